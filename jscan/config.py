@@ -1,0 +1,64 @@
+"""The options of a scan, validated once and frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from jscan.errors import UsageError
+
+DEVICES = ("auto", "cpu", "cuda")
+DEFAULT_MAX_PIXELS = 150_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ScanConfig:
+    """Everything that a run was asked to do. Raises UsageError where values do not fit together."""
+
+    sources: tuple[Path, ...]
+    """Files and folders to scan, in the order given."""
+    out: Path
+    """The Parquet file to write."""
+    heatmaps: Path | None = None
+    """Folder for `<sha256>.png`, or None."""
+    maps: Path | None = None
+    """Folder for `<sha256>.npz`, or None."""
+    workers: int = 0
+    """Processes; 0 chooses one per core."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+    include: tuple[str, ...] = ()
+    """Glob patterns of which one must match the path below its source; empty takes all."""
+    exclude: tuple[str, ...] = ()
+    """Glob patterns that leave a path out; stronger than `include`."""
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """Images with more pixels than this, by their header, become an error row."""
+    limit: int | None = None
+    """At most this many inputs, or None."""
+    overwrite: bool = False
+    """Whether an existing output may be replaced."""
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise UsageError("nothing to scan: name at least one file or folder")
+        if self.device not in DEVICES:
+            raise UsageError(f"--device is one of {', '.join(DEVICES)}, not {self.device!r}")
+        if self.workers < 0:
+            raise UsageError(f"--workers is 0 (one per core) or more, not {self.workers}")
+        if self.max_pixels < 1:
+            raise UsageError(f"--max-pixels is at least 1, not {self.max_pixels}")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit is at least 1, not {self.limit}")
+
+    def fingerprint(self) -> str:
+        """Hex digest of the options that decide what a row says (not of where it is written, or how fast)."""
+        parts = {
+            "sources": [str(s) for s in self.sources],
+            "include": self.include,
+            "exclude": self.exclude,
+            "max_pixels": self.max_pixels,
+            "limit": self.limit,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

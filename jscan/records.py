@@ -1,0 +1,217 @@
+"""What travels between the stages: references, decoded images, maps, regions, rows.
+
+Everything here is frozen. Arrays inside are not to be written to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatMap = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Where one input lies; it holds no pixels and is cheap to send to a worker."""
+
+    path: str
+    """Display path: undecodable bytes are shown as backslash escapes."""
+    path_bytes: bytes
+    """The exact bytes of the name; the key of the row."""
+    container: str | None = None
+    """The archive that holds it, else None."""
+    member: int | None = None
+    """Its index in the archive, else None."""
+    refused: tuple[str, str] | None = None
+    """(error code, sentence) where discovery already knows that it will not be read (a symbolic link, say)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What identifies the bytes that were decoded."""
+
+    size: int
+    """In bytes."""
+    mtime: datetime | None
+    """UTC; None for bytes and arrays."""
+    sha256: str
+    """Lower-case hex digest of exactly the bytes that were decoded."""
+    warnings: tuple[str, ...] = ()
+    """Such as `atime_changed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class JpegFacts:
+    """What a JPEG's markers say."""
+
+    q2_luma: tuple[int, ...]
+    """The table of the first component, 64 steps in zigzag order."""
+    q2_chroma: tuple[int, ...] | None
+    """The table of the second component, or None for one component."""
+    subsampling: str
+    """Such as `4:2:0`, `4:4:4`, or `gray`."""
+    progressive: bool
+    """Whether the frame is progressive."""
+    encoder: str
+    """`ijg`, `photoshop`, `camera` or `unknown`, by table and marker order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """EXIF facts; every field is None where the file does not say."""
+
+    camera_make: str | None = None
+    camera_model: str | None = None
+    software: str | None = None
+    capture_time: str | None = None
+    has_thumbnail: bool | None = None
+    thumbnail_differs: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """Pixels and header facts of one image."""
+
+    luma: Pixels
+    """(H, W) uint8. For a JPEG the Y component as decoded, on the file's own grid; else BT.601 luma of the colours."""
+    rgb: Pixels | None
+    """(H, W, 3) uint8 for drawing, or None where it was not asked for."""
+    format: str
+    """`jpeg`, `png`, `tiff`, `bmp`, `webp`, `gif` or `array`."""
+    components: int
+    """Channels in the file: 1, 3 or 4 (2 for grey with alpha)."""
+    jpeg: JpegFacts | None = None
+    """None for anything but JPEG."""
+    metadata: Metadata = field(default_factory=Metadata)
+    frames: int = 1
+    """How many images the file holds; the first was decoded."""
+    warnings: tuple[str, ...] = ()
+    """Such as `truncated`, `corrupt_data`, `trailing_bytes`."""
+    valid_rows: int | None = None
+    """Rows that hold decoded data when the file is truncated, else None: rows from here on are not to be estimated."""
+
+    @property
+    def height(self) -> int:
+        """Rows of pixels."""
+        return int(self.luma.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns of pixels."""
+        return int(self.luma.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """One cell per 8 x 8 block of the image, (ceil(H / 8), ceil(W / 8)) float32; NaN where nothing could be said."""
+
+    suspicion: FloatMap
+    """Probability, 0 to 1, that the cell has another history than the background."""
+    qf: FloatMap
+    """Quality factor of the last compression, 1 to 100."""
+    flag: FloatMap
+    """Probability, 0 to 1, that the cell was JPEG compressed."""
+    q1: FloatMap
+    """(15, rows, cols): primary quantisation steps in zigzag order."""
+    double: FloatMap
+    """Probability, 0 to 1, that there was a compression before the last one."""
+    coverage: FloatMap
+    """How sure the estimators are here, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A connected part of the image with another history than the background; pixel units."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+    area: int
+    """Pixels inside the region itself, not its box."""
+    score: float
+    """Calibrated probability that this region's history differs."""
+    qf1: float | None
+    """Nearest standard quality factor of its first compression, or None."""
+    q1: tuple[int, ...] | None
+    """Its 15 first steps, or None where its history has no first compression or is unknown."""
+    grid_shift: tuple[int, int] | None
+    """(dy, dx), 0 to 7: where the first compression's blocks begin on the image's grid, or None."""
+    kind: str
+    """`other_q1`, `no_first_compression`, `first_compression`, `other_shift`, `jpeg_in_uncompressed`,
+    `uncompressed_in_jpeg`, `other_qf`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRecord:
+    """One row of the results: what was found in one input, or why nothing was."""
+
+    path: str
+    path_bytes: bytes
+    container: str | None = None
+    member: int | None = None
+    size: int | None = None
+    mtime: datetime | None = None
+    sha256: str | None = None
+    status: str = "ok"
+    error_code: str | None = None
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+    format: str | None = None
+    frames: int | None = None
+    width: int | None = None
+    height: int | None = None
+    components: int | None = None
+    subsampling: str | None = None
+    progressive: bool | None = None
+    q2_luma: tuple[int, ...] | None = None
+    q2_chroma: tuple[int, ...] | None = None
+    qf2: float | None = None
+    encoder: str | None = None
+    camera_make: str | None = None
+    camera_model: str | None = None
+    software: str | None = None
+    capture_time: str | None = None
+    has_thumbnail: bool | None = None
+    thumbnail_differs: bool | None = None
+    qf_mean: float | None = None
+    qf_p10: float | None = None
+    qf_p90: float | None = None
+    compressed_fraction: float | None = None
+    q1_background: tuple[int, ...] | None = None
+    qf1_background: float | None = None
+    double_fraction: float | None = None
+    grid_shift: tuple[int, int] | None = None
+    n_regions: int | None = None
+    regions: tuple[Region, ...] | None = None
+    score: float | None = None
+    reasons: tuple[str, ...] = ()
+    coverage: float | None = None
+    models: tuple[str, ...] = ()
+    jscan_version: str | None = None
+    decode_ms: float | None = None
+    estimate_ms: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as plain values, regions as a list of dicts; for Arrow and JSON."""
+        row = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.regions is not None:
+            row["regions"] = [{f.name: getattr(r, f.name) for f in fields(r)} for r in self.regions]
+        return row
+
+
+@dataclass(frozen=True, slots=True)
+class ScanResult:
+    """What `scan_image` returns."""
+
+    record: ScanRecord
+    maps: Maps | None
+    """None where the input could not be estimated."""
+    image: DecodedImage | None
+    """The decoded image, for drawing; None where it could not be decoded."""
