@@ -39,6 +39,8 @@ class ScanConfig:
     """At most this many inputs, or None."""
     overwrite: bool = False
     """Whether an existing output may be replaced."""
+    json_log: Path | None = None
+    """File to which events are appended, one JSON object a line, or None."""
 
     def __post_init__(self) -> None:
         if not self.sources:

@@ -93,3 +93,15 @@ class ModelError(SetupError):
 
 class DeviceError(SetupError):
     """The device asked for is not there."""
+
+
+class EngineError(SetupError):
+    """Worker processes cannot be started or kept alive."""
+
+    exit_code = ExitCode.INTERNAL
+
+
+class LockedError(SetupError):
+    """Another run is writing this output."""
+
+    exit_code = ExitCode.LOCKED

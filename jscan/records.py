@@ -108,6 +108,22 @@ class DecodedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowPosteriors:
+    """What an estimator says of every window of an image."""
+
+    logp: npt.NDArray[np.float16]
+    """(R, C, K) log-posteriors: 226 steps in 15 groups for Q1, 100 quality factors for QF."""
+    shift: npt.NDArray[np.float16]
+    """(R, C, 64) log-posterior of where the blocks begin, dy * 8 + dx, seen from `origin`."""
+    present: npt.NDArray[np.float32]
+    """(R, C) probability that there was the compression that is looked for."""
+    origin: tuple[int, int]
+    """Row and column of the first window's corner."""
+    size: tuple[int, int]
+    """Rows and columns of the image."""
+
+
+@dataclass(frozen=True, slots=True)
 class Maps:
     """One cell per 8 x 8 block of the image, (ceil(H / 8), ceil(W / 8)) float32; NaN where nothing could be said."""
 

@@ -1,0 +1,54 @@
+# make demo                a small evidence folder, made and scanned
+# make test                formatting, lint, types and all tests
+# make weights SRC=folder  both models, trained anew on the images in the folder
+# make eval, make bench    the tables and the timings of the README
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --retries 10
+OUT := demo-out
+
+.PHONY: demo test weights eval bench clean
+.DELETE_ON_ERROR:
+
+# Each stamp says what the environment holds; a newer pyproject.toml makes it stale. `test` holds all that `demo` does.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jscan needs Python 3.11 or later; name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.has-demo: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.has-test: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[demo,dev,train]'
+	@touch $@ $(VENV)/.has-demo
+
+demo: $(VENV)/.has-demo
+	$(PY) demo/make_evidence.py $(OUT)
+	$(PY) -m jscan scan $(OUT)/evidence --out $(OUT)/results.parquet --heatmaps $(OUT)/heatmaps --overwrite
+	@echo
+	@echo "The Parquet file:   $(CURDIR)/$(OUT)/results.parquet"
+	@echo "The heatmaps:       $(CURDIR)/$(OUT)/heatmaps"
+	@echo "What was done:      $(CURDIR)/$(OUT)/truth/README.md"
+	@echo "One image closely:  $(VENV)/bin/jscan show $(OUT)/evidence/07_spliced_motorcycle.jpg"
+
+test: $(VENV)/.has-test
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy --strict jscan train
+	$(PY) -m pytest -n 2 --quiet
+
+weights: $(VENV)/.has-test
+	@test -n "$(SRC)" || { echo "name a folder of images: make weights SRC=folder"; exit 2; }
+	$(PY) -m train.build "$(SRC)" $(ARGS)
+
+eval: $(VENV)/.has-test
+	$(PY) -m train.evaluate $(ARGS)
+
+bench: $(VENV)/.has-test
+	$(PY) -m train.evaluate --bench $(ARGS)
+
+clean:
+	rm -rf $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

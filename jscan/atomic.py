@@ -1,0 +1,59 @@
+"""Files that appear whole or not at all: temporary file, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from jscan.errors import OutputError
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """A binary file open for writing; `path` takes its content when the block ends without an exception.
+
+    The temporary file lies in the same folder, because a rename does not cross file systems. When the block
+    raises, the temporary file is removed and `path` is as it was. Raises OutputError, naming the path, when
+    the file cannot be written, or exists already and `overwrite` is False.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _refuse_existing(path, overwrite)
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        _refuse_existing(path, overwrite)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as exc:
+        raise OutputError(f"{path} could not be written: {exc.strerror or exc}") from exc
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def sync_folder(folder: Path) -> None:
+    """Nothing; the folder's entries are on the disk when it returns. Raises OSError.
+
+    Systems that cannot open a folder (Windows) or sync one (some network file systems) are passed over.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _refuse_existing(path: Path, overwrite: bool) -> None:
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; name a file")
+    if not overwrite and os.path.lexists(path):
+        raise OutputError(f"{path} exists already; name another file, or add --overwrite to replace it")

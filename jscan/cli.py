@@ -1,0 +1,430 @@
+"""The command line: parsing, printing, exit codes; nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+
+from jscan import __version__
+from jscan.config import DEFAULT_MAX_PIXELS
+from jscan.errors import ExitCode, JscanError, SetupError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import TaskID
+
+    from jscan.records import ScanRecord
+    from jscan.run import Progress
+
+# Heavy modules (NumPy, OpenCV, ONNX Runtime, PyArrow) are imported inside the commands: --help does not wait for them.
+
+PLAIN_SECONDS = 5.0
+"""Between two lines of progress where there is no terminal."""
+
+Arguments = ParamSpec("Arguments")
+
+
+class Device(StrEnum):
+    """The values of --device; the same as `jscan.config.DEVICES`."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+app = typer.Typer(
+    name="jscan",
+    help="Finds the regions of an image that have another JPEG compression history than the rest.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Never returns: runs the command line and exits with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is shown escaped; it must not end the run.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    with contextlib.suppress(ValueError, AttributeError):
+        signal.signal(signal.SIGTERM, _interrupt)
+    code: Any = ExitCode.INTERRUPTED
+    try:
+        app(prog_name="jscan")
+    except SystemExit as leaving:
+        code = leaving.code
+    except KeyboardInterrupt:
+        pass
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
+    sys.exit(code)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Nothing: a SIGTERM is answered as Ctrl-C is."""
+    raise KeyboardInterrupt
+
+
+def _guarded(command: Callable[Arguments, ExitCode]) -> Callable[Arguments, None]:
+    """The command with its exceptions turned into messages and exit codes; this is the one place that does so."""
+
+    @functools.wraps(command)
+    def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        code = ExitCode.INTERNAL
+        try:
+            code = command(*args, **kwargs)
+        except KeyboardInterrupt:
+            code = ExitCode.INTERRUPTED
+            _complain("interrupted")
+        except BrokenPipeError:
+            # Whoever read our output has seen enough.
+            code = ExitCode.OK
+            _forget_stdout()
+        except JscanError as error:
+            code = error.exit_code if isinstance(error, SetupError) else ExitCode.INTERNAL
+            _complain(str(error))
+            _explain(error)
+        except Exception as error:
+            _complain(f"internal error: {type(error).__name__}: {error}; set JSCAN_DEBUG=1 for the whole story")
+            _explain(error)
+        raise typer.Exit(int(code))
+
+    return guarded
+
+
+def _complain(message: str) -> None:
+    """Nothing; one line on stderr."""
+    from jscan.discover import display_path
+
+    # A path in the message may hold control characters, which a terminal would obey.
+    typer.echo(f"jscan: {display_path(os.fsencode(message))}", err=True)
+
+
+def _explain(error: BaseException) -> None:
+    """Nothing; the traceback on stderr where JSCAN_DEBUG is set."""
+    if os.environ.get("JSCAN_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+
+
+def _forget_stdout() -> None:
+    """Nothing; what is still to be written to a closed stdout goes nowhere, quietly."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """A console that leaves a broken pipe to us."""
+    from rich.console import Console
+
+    class QuietConsole(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            _forget_stdout()
+
+    return QuietConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"jscan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@_guarded
+def scan(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SRC", help="Files and folders; folders with all that is below them.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write, one row per input.")],
+    heatmaps: Annotated[Path | None, typer.Option(help="Folder for <sha256>.png, the photo with its overlay.")] = None,
+    maps: Annotated[Path | None, typer.Option(help="Folder for <sha256>.npz, the maps themselves.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one that works.")] = Device.auto,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Scan only paths or names like this; may be repeated.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Leave out paths or names like this; may be repeated.")
+    ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Larger images become error rows, `pixel_limit`.")
+    ] = DEFAULT_MAX_PIXELS,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many inputs.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    json_log: Annotated[Path | None, typer.Option(help="File to append events to, one JSON object a line.")] = None,
+    fail_on_score: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, metavar="X", help="Exit with 4 if an image scores X or more.")
+    ] = None,
+) -> ExitCode:
+    """Scan images and write what was found to a Parquet file.
+
+    Exit codes: 0 all well; 3 some inputs could not be read (their rows say why); 4 see --fail-on-score; 2 wrong
+    arguments; 11 another run writes the same file; 12 the output could not be written; 130 interrupted.
+    """
+    from jscan.config import ScanConfig
+    from jscan.run import run_scan
+
+    config = ScanConfig(
+        sources=tuple(sources),
+        out=out,
+        heatmaps=heatmaps,
+        maps=maps,
+        workers=workers,
+        device=device.value,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        max_pixels=max_pixels,
+        limit=limit,
+        overwrite=overwrite,
+        json_log=json_log,
+    )
+    with _progress(quiet=quiet, asked=device.value) as progress:
+        run = run_scan(config, progress=progress)
+    if not quiet:
+        from jscan import show
+
+        _console().print(show.summary(run), crop=False)
+    if fail_on_score is not None and run.max_score is not None and run.max_score >= fail_on_score:
+        return ExitCode.SCORE
+    return ExitCode.ERROR_ROWS if run.errors else ExitCode.OK
+
+
+@app.command()
+@_guarded
+def show(
+    image: Annotated[Path, typer.Argument(metavar="IMG", help="The image.")],
+    save: Annotated[Path | None, typer.Option(metavar="PNG", help="Write the heatmap to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the row as JSON instead.")] = False,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one that works.")] = Device.auto,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --save file where it exists.")] = False,
+) -> ExitCode:
+    """Show what is found in one image: score, background, regions, reasons, and a preview of the heatmap."""
+    if not os.path.lexists(image):
+        raise UsageError(f"{image} does not exist; check the spelling of the path")
+    if image.is_dir():
+        raise UsageError(f"{image} is a folder; `jscan scan {image} --out results.parquet` scans it")
+    if save is not None:
+        _check_save(save, image, overwrite=overwrite)
+
+    from jscan import show as pages
+    from jscan.run import HEATMAP_SIDE, json_row, open_scanner, usable_cores
+
+    console = _console()
+    scanner = open_scanner(device.value, DEFAULT_MAX_PIXELS, usable_cores())
+    preview = not as_json and pages.can_preview(console)
+    result = scanner.scan(image, rgb=preview or save is not None)
+    drawn = None
+    if result.image is not None and result.maps is not None and (preview or save is not None):
+        from jscan import heatmap
+
+        drawn = heatmap.draw(result.image, result.maps, result.record, max_side=HEATMAP_SIDE)
+    if save is not None:
+        if drawn is None:
+            _complain(f"{save} was not written: there is nothing to draw")
+        else:
+            heatmap.write_png(save, drawn)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(json_row(result.record), indent=2))
+    else:
+        console.print(pages.findings(result.record), crop=False)
+        if preview and drawn is not None:
+            console.print(pages.Preview(drawn, console.width))
+        if save is not None and drawn is not None:
+            console.print(f"heatmap  {pages.plain(str(save))}", soft_wrap=True)
+        console.print(f"device   {scanner.provider}")
+    return ExitCode.ERROR_ROWS if result.record.status == "error" else ExitCode.OK
+
+
+def _check_save(save: Path, image: Path, *, overwrite: bool) -> None:
+    from jscan.errors import OutputError
+
+    if save.resolve() == image.resolve():
+        raise UsageError(f"--save {save} is the image itself, which is never written to; name another file")
+    if save.is_dir():
+        raise OutputError(f"--save {save} is a folder; name a file in it, such as {save / 'heatmap.png'}")
+    if not overwrite and os.path.lexists(save):
+        raise OutputError(f"--save {save} exists already; name another file, or add --overwrite to replace it")
+    if not save.parent.is_dir():
+        raise OutputError(f"--save {save} cannot be written: there is no folder {save.parent}; make it first")
+
+
+@app.command()
+@_guarded
+def models() -> ExitCode:
+    """List the models: whether their digests hold, what they are valid for, and their measured errors."""
+    from jscan import show as pages
+    from jscan import weights
+    from jscan.errors import ModelError
+
+    console = _console()
+    code = ExitCode.OK
+    parts: list[RenderableType] = []
+    for name in weights.names():
+        trouble = None
+        try:
+            weights.check(name)
+        except ModelError as error:
+            trouble, code = str(error), ExitCode.INTERNAL
+        try:
+            manifest = weights.manifest(name)
+        except ModelError as error:
+            manifest, trouble, code = {"name": name}, str(error), ExitCode.INTERNAL
+        parts.append(pages.model(manifest, trouble))
+    if not parts:
+        raise ModelError("no models were found; jscan was not installed completely")
+    for part in parts:
+        console.print(part)
+        console.print()
+    if code is not ExitCode.OK:
+        _complain("a model is not what its manifest says; install jscan again")
+    return code
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+class _Counts:
+    """What both kinds of progress show."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+        self.rows = 0
+        self.pixels = 0
+        self.by_status: Counter[str] = Counter()
+
+    def add(self, record: ScanRecord) -> None:
+        """Nothing; counts the row."""
+        self.rows += 1
+        self.by_status[record.status] += 1
+        if record.status == "ok":
+            self.pixels += (record.width or 0) * (record.height or 0)
+
+    def words(self) -> str:
+        """Counts and rates, such as `ok 12, skipped 1, error 0; 3.4 images/s, 2.1 MP/s`."""
+        seconds = max(time.monotonic() - self.start, 1e-9)
+        counts = ", ".join(f"{status} {self.by_status[status]:,}" for status in ("ok", "skipped", "error"))
+        return f"{counts}; {self.rows / seconds:.1f} images/s, {self.pixels / 1e6 / seconds:.1f} MP/s"
+
+
+class _PlainProgress:
+    """A line every few seconds, for logs and pipes."""
+
+    wants_total = False
+
+    def __init__(self, asked: str) -> None:
+        self._asked = asked
+        self._counts = _Counts()
+        self._last = time.monotonic()
+
+    def total(self, inputs: int) -> None:
+        """Nothing."""
+
+    def device(self, provider: str, workers: int) -> None:
+        """Nothing; one line."""
+        typer.echo(_device_line(self._asked, provider, workers), err=True)
+
+    def row(self, record: ScanRecord) -> None:
+        """Nothing; a line if the last one is old enough."""
+        self._counts.add(record)
+        if time.monotonic() - self._last >= PLAIN_SECONDS:
+            self._last = time.monotonic()
+            typer.echo(f"{self._counts.rows:,} done: {self._counts.words()}", err=True)
+
+
+class _BarProgress:
+    """A bar with counts, rates, elapsed and remaining time."""
+
+    wants_total = True
+
+    def __init__(self, asked: str, console: Console) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+        from rich.text import Text
+
+        counts = _Counts()
+
+        class TwoLines(RichProgress):
+            def get_renderables(self) -> Iterator[RenderableType]:
+                yield from super().get_renderables()
+                yield Text(counts.words(), style="dim", overflow="ellipsis", no_wrap=True)
+
+        self._asked = asked
+        self._counts = counts
+        self.bar = TwoLines(
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            expand=True,
+            transient=True,
+        )
+        self._task: TaskID = self.bar.add_task("scan", total=None)
+
+    def total(self, inputs: int) -> None:
+        """Nothing; the bar knows its length from here on."""
+        self.bar.update(self._task, total=inputs)
+
+    def device(self, provider: str, workers: int) -> None:
+        """Nothing; one line above the bar."""
+        self.bar.console.print(_device_line(self._asked, provider, workers))
+
+    def row(self, record: ScanRecord) -> None:
+        """Nothing; moves the bar."""
+        self._counts.add(record)
+        self.bar.advance(self._task)
+
+
+def _device_line(asked: str, provider: str, workers: int) -> str:
+    took = f"--device auto took {provider}" if asked == "auto" else f"device {provider}"
+    return f"{took}, at most {workers} worker{'s' * (workers != 1)}"
+
+
+@contextlib.contextmanager
+def _progress(*, quiet: bool, asked: str) -> Iterator[Progress]:
+    """The progress that fits: none, a bar on a terminal, or plain lines. The terminal is restored at the end."""
+    if quiet:
+        from jscan.run import Silent
+
+        yield Silent()
+        return
+    console = _console(stderr=True)
+    if console.is_terminal and not console.is_dumb_terminal:
+        shown = _BarProgress(asked, console)
+        with shown.bar:
+            yield shown
+    else:
+        yield _PlainProgress(asked)

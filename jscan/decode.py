@@ -1,0 +1,928 @@
+"""Bytes of one image to pixels and header facts; the type is told by the first bytes, never by the name.
+
+Luma of a JPEG is its first component, decoded on the file's own grid: no rotation by Exif, no profile, no trip
+through colours. JPEGs whose components are not Y, Cb, Cr, and all other formats, are turned into luma by one rule,
+that of ITU-R BT.601 at full range as libjpeg rounds it: (19595 R + 38470 G + 7471 B + 32768) >> 16. CMYK becomes
+R = (255 - C) (255 - K) / 255 and so on, with the values taken as inverted where a JPEG has an Adobe segment.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from jscan import jpegheader
+from jscan.errors import ErrorCode, InputError, UsageError
+from jscan.records import DecodedImage, Evidence, ImageRef, JpegFacts, Metadata, Pixels
+
+MIN_SIDE = 64
+"""Pixels. A smaller image does not hold one window of the estimators."""
+MAX_FILE_BYTES = 4 << 30
+"""A file is read whole; a larger one than this is refused."""
+MAX_UNREAD_BYTES = 64 << 20
+"""A larger file of a type that is not decoded (a film, an archive) is refused after a look at its first bytes."""
+MAX_EXIF_BYTES = 1 << 20
+"""Exif beyond this, possible outside of JPEG only, is not looked at."""
+MAX_THUMBNAIL_PIXELS = 4_000_000
+"""A larger embedded thumbnail is not compared with the image."""
+THUMBNAIL_CORRELATION = 0.7
+"""A thumbnail differs when its best normalised correlation with the scaled image stays below this."""
+
+_STRIP = 256  # rows converted at a time, so that no second full-size copy is held
+_TAIL = 4096  # bytes of made-up data appended in `_decoded_rows`
+_MAX_CHUNKS = 200_000
+_MAX_PAGES = 1000
+_MAX_GIF_BLOCKS = 2_000_000
+
+# What Pillow's readers raise for damaged files (found by running them over fuzzers' corpora).
+_PILLOW_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    SyntaxError,
+    EOFError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+_READABLE = "jscan reads JPEG, PNG, TIFF, BMP, WebP and GIF"
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def read(ref: ImageRef) -> tuple[bytes, Evidence]:
+    """The file's bytes and what identifies them: size, time of change, SHA-256 of exactly these bytes.
+
+    The file is opened without touching its access time where the system allows that; where the time did
+    change, the evidence's warnings say `atime_changed`. Links are not followed, and anything but a regular file is
+    not opened. Raises InputError: what discovery refused, `not_found`, `symlink`, `not_regular`, `os_error` with
+    the name of the errno, `changed` when the file changed meanwhile, `memory` when it is too large to hold, and
+    `unsupported_format` for large files whose first bytes are of no image type that is read.
+    """
+    if ref.refused is not None:
+        raise InputError(ErrorCode(ref.refused[0]), ref.refused[1])
+    try:
+        before = os.lstat(ref.path_bytes)
+        _check_regular(before)
+        handle, spared = _open(ref.path_bytes)
+        try:
+            opened = os.fstat(handle)
+            _check_regular(opened)
+            data = _read_all(handle, opened.st_size)
+            after = os.fstat(handle)
+        finally:
+            os.close(handle)
+    except OSError as exc:
+        raise _os_error(exc) from exc
+    except MemoryError as exc:
+        raise _no_memory() from exc
+    if not (_identity(before) == _identity(opened) == _identity(after)) or len(data) != after.st_size:
+        raise InputError(ErrorCode.CHANGED, "It changed while it was read. Scan it again when nothing writes to it.")
+    touched = () if spared or after.st_atime_ns == before.st_atime_ns else ("atime_changed",)
+    return data, Evidence(len(data), _utc(after.st_mtime_ns), hashlib.sha256(data).hexdigest(), touched)
+
+
+def _open(path: bytes) -> tuple[int, bool]:
+    """(descriptor, whether the access time is certainly spared)."""
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    spare = getattr(os, "O_NOATIME", 0)
+    if spare:
+        try:
+            return os.open(path, flags | spare), True
+        except PermissionError as exc:  # EPERM: only a file's owner may ask for that
+            if exc.errno != errno.EPERM:
+                raise
+    return os.open(path, flags), False
+
+
+def _read_all(handle: int, size: int) -> bytes:
+    with open(handle, "rb", buffering=0, closefd=False) as stream:
+        head = stream.read(4096)
+        if size > MAX_UNREAD_BYTES:
+            _format_of(head)
+        if size > MAX_FILE_BYTES:
+            raise InputError(
+                ErrorCode.MEMORY,
+                f"It has {size:,} bytes; files of up to {MAX_FILE_BYTES:,} are read. Split it, or convert it.",
+            )
+        parts = [head]
+        while parts[-1]:
+            parts.append(stream.read(max(size - stream.tell(), 0) + 1))
+        return b"".join(parts)
+
+
+def _check_regular(found: os.stat_result) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise InputError(ErrorCode.SYMLINK, "It is a symbolic link, which is not followed; scan what it points to.")
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(ErrorCode.NOT_REGULAR, "It is not a regular file, and was not opened.")
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _utc(nanoseconds: int) -> datetime | None:
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)
+    except OverflowError:
+        return None
+
+
+def _os_error(exc: OSError) -> InputError:
+    name = errno.errorcode.get(exc.errno or 0, "an unknown error")
+    if exc.errno in (errno.ENOENT, errno.ENOTDIR):
+        return InputError(
+            ErrorCode.NOT_FOUND, f"It is not there any more: {name}. It was removed or renamed meanwhile."
+        )
+    if exc.errno == errno.ELOOP:
+        return InputError(ErrorCode.SYMLINK, "It is a symbolic link, which is not followed; scan what it points to.")
+    return InputError(
+        ErrorCode.OS_ERROR,
+        f"It could not be read: {name} ({exc.strerror}). Mend the permissions or the disk, and scan it again.",
+    )
+
+
+def _no_memory() -> InputError:
+    return InputError(
+        ErrorCode.MEMORY, "There was not enough memory for it. Scan it with fewer workers, or lower --max-pixels."
+    )
+
+
+# --- type ---------------------------------------------------------------------------------------------------
+
+_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\xff\xd8", "jpeg"),
+    (0, b"\x89PNG\r\n\x1a\n", "png"),
+    (0, b"GIF87a", "gif"),
+    (0, b"GIF89a", "gif"),
+    (8, b"CR", "Canon CR2 raw"),
+    (0, b"II*\0", "tiff"),
+    (0, b"MM\0*", "tiff"),
+    (0, b"II+\0", "tiff"),
+    (0, b"MM\0+", "tiff"),
+    (0, b"8BPS", "Photoshop (PSD)"),
+    (0, b"%PDF", "PDF"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"\xc5\xd0\xd3\xc6", "EPS"),
+    (0, b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"II\xbc", "JPEG XR"),
+    (0, b"\0\0\1\0", "icon (ICO)"),
+    (0, b"\0\0\2\0", "cursor (CUR)"),
+    (0, b"FUJIFILMCCD-RAW", "Fujifilm raw"),
+    (0, b"IIRO", "Olympus raw"),
+    (0, b"IIRS", "Olympus raw"),
+    (0, b"MMOR", "Olympus raw"),
+    (0, b"IIU\0", "Panasonic raw"),
+    (0, b"II\x1a\0\0\0HEAPCCDR", "Canon CRW raw"),
+    (0, b"FOVb", "Sigma raw"),
+    (0, b"\0MRM", "Minolta raw"),
+    (0, b"DDS ", "DDS"),
+    (0, b"v/1\x01", "OpenEXR"),
+    (0, b"#?RADIANCE", "Radiance HDR"),
+    (0, b"qoif", "QOI"),
+    (0, b"BPG\xfb", "BPG"),
+    (0, b"FLIF", "FLIF"),
+    (0, b"\x8aMNG\r\n\x1a\n", "MNG"),
+    (0, b"\x8bJNG\r\n\x1a\n", "JNG"),
+    (0, b"gimp xcf", "GIMP (XCF)"),
+    (0, b"AT&TFORM", "DjVu"),
+    (0, b"SIMPLE  =", "FITS"),
+    (128, b"DICM", "DICOM"),
+    (0, b"PK\3\4", "ZIP archive"),
+    (0, b"PK\5\6", "ZIP archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "7-Zip archive"),
+    (0, b"Rar!\x1a\x07", "RAR archive"),
+    (0, b"\x1f\x8b", "gzip archive"),
+    (0, b"\xfd7zXZ\0", "xz archive"),
+    (0, b"BZh", "bzip2 archive"),
+    (0, b"\x28\xb5\x2f\xfd", "Zstandard archive"),
+    (257, b"ustar", "tar archive"),
+    (0, b"\x1aE\xdf\xa3", "Matroska film"),
+    (0, b"<?xml", "XML"),
+    (0, b"<svg", "SVG"),
+    (0, b"<!DOCTYPE", "HTML"),
+    (0, b"<html", "HTML"),
+)
+
+_BRANDS = {
+    b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"heim": "HEIC", b"heis": "HEIC",
+    b"hevc": "HEIC", b"hevx": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"crx ": "Canon CR3 raw",
+}  # fmt: skip
+
+_RAW_BY_TIFF = frozenset({"Canon CR2 raw"})
+_DIB_HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+
+
+def sniff(data: bytes) -> str | None:
+    """The type by the first bytes, or None.
+
+    `jpeg`, `png`, `tiff`, `bmp`, `webp` and `gif` are decoded; any other answer is a name for people to read.
+    """
+    for offset, magic, name in _SIGNATURES:
+        if data.startswith(magic, offset):
+            if name in _RAW_BY_TIFF and not data.startswith((b"II*\0", b"MM\0*")):
+                continue
+            return name
+    if data.startswith(b"RIFF") and len(data) >= 12:
+        return "webp" if data.startswith(b"WEBP", 8) else "RIFF (film or sound)"
+    if data.startswith(b"ftyp", 4):
+        brand = data[8:12]
+        return _BRANDS.get(brand, "MP4 or QuickTime film")
+    if data.startswith(b"BM") and len(data) >= 18 and int.from_bytes(data[14:18], "little") in _DIB_HEADERS:
+        return "bmp"
+    if len(data) > 2 and data[:1] == b"P" and data[1:2] in b"1234567" and data[2:3].isspace():
+        return "netpbm (PBM, PGM, PPM)"
+    return None
+
+
+def _format_of(data: bytes) -> str:
+    """The type of data that are to be decoded. Raises InputError for all others."""
+    if not data:
+        raise InputError(ErrorCode.EMPTY, "It is empty (0 bytes). Fetch it again from where it came from.")
+    name = sniff(data)
+    if name is not None and name in _DECODERS:
+        return name
+    if name is not None:
+        raise InputError(
+            ErrorCode.UNSUPPORTED_FORMAT,
+            f"It is a file of type {name}. {_READABLE}; convert it losslessly, or leave such files out with --exclude.",
+        )
+    what = "text" if _is_text(data[:512]) else "no type of image that jscan knows"
+    raise InputError(
+        ErrorCode.UNSUPPORTED_FORMAT,
+        f"By its first bytes ({data[:8].hex(' ')}) it is {what}. {_READABLE}; leave such files out with --exclude.",
+    )
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        if exc.start < len(head) - 3:
+            return False
+        text = head[: exc.start].decode("utf-8")
+    return all(c.isprintable() or c in "\t\r\n\f" for c in text)
+
+
+# --- decoding -----------------------------------------------------------------------------------------------
+
+
+def decode(data: bytes, *, max_pixels: int, rgb: bool) -> DecodedImage:
+    """The image in `data`: luma (H, W) uint8, with `rgb` also colours (H, W, 3) uint8; both arrays are read-only.
+
+    What was odd but did not prevent an estimate stands in `warnings`:
+
+    - `truncated`: a JPEG ends early; `valid_rows` says how many rows are there in full
+    - `corrupt_data`: libjpeg complained, and decoded all the same
+    - `trailing_bytes`: data follow the image (further images of a multi-picture file do not count)
+    - `metadata_limit`: metadata beyond a limit were not looked at
+    - `rgb_jpeg`, `cmyk`: the colours of the file are not Y, Cb, Cr; see the head of this module
+    - `reduced_depth`: samples of more than 8 bits were scaled to 8
+    - `alpha_dropped`: transparency was left away, not blended
+    - `jpeg_in_tiff`: the TIFF's own compression is JPEG
+
+    Raises InputError with codes `empty`, `unsupported_format`, `bad_header`, `unsupported_sof`, `scan_limit`,
+    `pixel_limit` (before any pixel is decoded), `too_small`, `corrupt_data`, `memory`.
+    """
+    decoder = _DECODERS[_format_of(data)]
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of odd tags and large images on stderr; limits and warnings here are jscan's own.
+            warnings.simplefilter("ignore")
+            image = decoder(data, max_pixels, rgb)
+    except MemoryError as exc:
+        raise _no_memory() from exc
+    image.luma.setflags(write=False)
+    if image.rgb is not None:
+        image.rgb.setflags(write=False)
+    return image
+
+
+def from_array(array: npt.NDArray[np.uint8], *, rgb: bool) -> DecodedImage:
+    """The image of an (H, W), (H, W, 3) or (H, W, 4) uint8 array of grey or RGB samples; alpha is dropped.
+
+    The arrays inside are read-only and may share memory with `array`. Raises UsageError for another shape
+    or type, and InputError `too_small`.
+    """
+    array = np.asarray(array)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise UsageError(f"an image is (H, W) or (H, W, 3 or 4) uint8, not {array.shape} {array.dtype}")
+    _check_size(array.shape[1], array.shape[0], None)
+    notes: tuple[str, ...] = ()
+    if array.ndim == 2:
+        luma = array.view()
+        colours = np.repeat(luma[:, :, None], 3, axis=2) if rgb else None
+    else:
+        luma = np.empty(array.shape[:2], np.uint8)
+        for rows in _strips(array.shape[0]):
+            luma[rows] = _bt601(array[rows, :, :3])
+        colours = array[:, :, :3] if rgb else None
+        notes = ("alpha_dropped",) if array.shape[2] == 4 else ()
+    luma.setflags(write=False)
+    if colours is not None:
+        colours.setflags(write=False)
+    components = 1 if array.ndim == 2 else array.shape[2]
+    return DecodedImage(luma=luma, rgb=colours, format="array", components=components, warnings=notes)
+
+
+def _strips(height: int) -> Iterator[slice]:
+    for top in range(0, height, _STRIP):
+        yield slice(top, min(top + _STRIP, height))
+
+
+def _bt601(rgb: Pixels) -> Pixels:
+    """Luma (H, W) of colours (H, W, 3), by libjpeg's fixed-point rule (jccolor.c, rgb_ycc_convert)."""
+    weights = np.array([19595, 38470, 7471], np.int32)
+    total = rgb.astype(np.int32) @ weights
+    luma: Pixels = ((total + 32768) >> 16).astype(np.uint8)
+    return luma
+
+
+def _check_size(width: int, height: int, max_pixels: int | None) -> None:
+    if width < 1 or height < 1:
+        raise InputError(
+            ErrorCode.BAD_HEADER, f"Its header states a size of {width} x {height}. Look for an undamaged copy."
+        )
+    if max_pixels is not None and width * height > max_pixels:
+        raise InputError(
+            ErrorCode.PIXEL_LIMIT,
+            f"It has {width} x {height} pixels, {width * height:,} in all; the limit is {max_pixels:,}. "
+            "Raise --max-pixels to read it; decoding takes 2 to 16 bytes of memory for each pixel, by format.",
+        )
+    if min(width, height) < MIN_SIDE:
+        raise InputError(
+            ErrorCode.TOO_SMALL,
+            f"It has {width} x {height} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed to estimate anything.",
+        )
+
+
+def _say(exc: BaseException) -> str:
+    """The library's reason as one short line."""
+    text = " ".join(str(exc).split()) or type(exc).__name__
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _corrupt(exc: BaseException) -> InputError:
+    return InputError(
+        ErrorCode.CORRUPT, f"Its pixels cannot be decoded: {_say(exc)}. It is damaged; look for an undamaged copy."
+    )
+
+
+# --- JPEG ---------------------------------------------------------------------------------------------------
+
+
+def _decode_jpeg(data: bytes, max_pixels: int, rgb: bool) -> DecodedImage:
+    header = jpegheader.parse(data)
+    _check_size(header.width, header.height, max_pixels)
+    if not header.luma_full_size:
+        raise InputError(
+            ErrorCode.UNSUPPORTED_SOF,
+            f"It is a JPEG with sampling {header.subsampling}: its luma is stored below the image's size, so that "
+            "it has no grid of 8 x 8 pixels. Nothing can be said about its history.",
+        )
+    notes = list(header.warnings)
+    body = data if header.has_eoi else data[: header.end]
+    del data
+    luma, colours, complaint = _jpeg_pixels(body, header, rgb)
+
+    valid_rows = None
+    if complaint is not None or not header.has_eoi:
+        ended = not header.has_eoi or "premature end" in (complaint or "").lower()
+        if header.has_eoi:
+            notes.append("corrupt_data")
+        else:
+            notes.append("truncated")
+        if ended:
+            valid_rows = _decoded_rows(body, header)
+    if header.trailing and header.frames == 1:
+        notes.append("trailing_bytes")
+    if header.colours == "rgb":
+        notes.append("rgb_jpeg")
+    elif header.colours in ("cmyk", "ycck"):
+        notes.append("cmyk")
+
+    metadata = Metadata()
+    if header.exif is not None:
+        metadata = _exif_facts(body[slice(*header.exif)], luma if valid_rows is None else None)
+    tables = [c.table for c in header.components]
+    return DecodedImage(
+        luma=luma,
+        rgb=colours,
+        format="jpeg",
+        components=len(header.components),
+        jpeg=JpegFacts(
+            q2_luma=tables[0],
+            q2_chroma=tables[1] if len(tables) > 1 else None,
+            subsampling=header.subsampling,
+            progressive=header.progressive,
+            encoder=jpegheader.guess_encoder(header, metadata.camera_make, metadata.software),
+        ),
+        metadata=metadata,
+        frames=header.frames,
+        warnings=tuple(notes),
+        valid_rows=valid_rows,
+    )
+
+
+def _jpeg_pixels(body: bytes, header: jpegheader.JpegHeader, rgb: bool) -> tuple[Pixels, Pixels | None, str | None]:
+    """(luma, colours, libjpeg's complaint or None)."""
+    try:
+        if header.colours in ("cmyk", "ycck"):
+            four, complaint = _turbo(body, header, "CMYK")
+            luma, colours = _from_cmyk(four, inverted=header.adobe_transform is not None, rgb=rgb)
+            return luma, colours, complaint
+        # For Y, Cb, Cr this is the Y component as it stands; for R, G, B libjpeg applies the rule of `_bt601`.
+        grey, complaint = _turbo(body, header, "GRAY")
+        luma = grey[:, :, 0]
+        if not rgb:
+            return luma, None, complaint
+        if header.colours == "gray":
+            return luma, np.repeat(grey, 3, axis=2), complaint
+        return luma, _turbo(body, header, "RGB", strict=False)[0], complaint
+    except ValueError as exc:
+        # TurboJPEG knows the usual samplings only, and takes any complaint about the header for a failure even
+        # when told to be lenient; libjpeg itself, which Pillow calls, does neither.
+        reason = None if "subsampling" in str(exc) else str(exc)
+        try:
+            luma, colours = _jpeg_by_pillow(body, header, rgb)
+        except _PILLOW_ERRORS as failure:
+            raise _corrupt(exc if reason else failure) from exc
+        return luma, colours, reason
+
+
+def _turbo(
+    body: bytes, header: jpegheader.JpegHeader, colours: str, *, strict: bool = True
+) -> tuple[Pixels, str | None]:
+    """((H, W, n) pixels, libjpeg's complaint or None). Raises ValueError where nothing can be decoded."""
+    channels = {"GRAY": 1, "RGB": 3, "CMYK": 4}[colours]
+    # A buffer of our own, so that what a damaged file leaves out is mid-grey and not old memory.
+    buffer = np.full((header.height, header.width, channels), 128, np.uint8)
+    if strict:
+        try:
+            return simplejpeg.decode_jpeg(body, colours, buffer=buffer, strict=True), None
+        except ValueError as exc:
+            complaint = str(exc)
+        buffer[:] = 128
+        return simplejpeg.decode_jpeg(body, colours, buffer=buffer, strict=False), complaint
+    return simplejpeg.decode_jpeg(body, colours, buffer=buffer, strict=False), None
+
+
+def _jpeg_by_pillow(body: bytes, header: jpegheader.JpegHeader, rgb: bool) -> tuple[Pixels, Pixels | None]:
+    image: Image.Image = JpegImagePlugin.JpegImageFile(io.BytesIO(body))
+    if image.size != (header.width, header.height):
+        raise ValueError("its header can be read in two ways")
+    if header.colours != "ycbcr":
+        image.load()
+        return _convert(image, rgb)
+    image.draft("L", image.size)  # libjpeg then gives the Y component alone
+    luma = np.array(image)
+    if not rgb:
+        return luma, None
+    return luma, np.array(JpegImagePlugin.JpegImageFile(io.BytesIO(body)).convert("RGB"))
+
+
+def _from_cmyk(four: Pixels, *, inverted: bool, rgb: bool) -> tuple[Pixels, Pixels | None]:
+    luma = np.empty(four.shape[:2], np.uint8)
+    colours = np.empty((*four.shape[:2], 3), np.uint8) if rgb else None
+    for rows in _strips(four.shape[0]):
+        ink = four[rows].astype(np.uint16)
+        if not inverted:
+            ink = 255 - ink
+        strip = ((ink[:, :, :3] * ink[:, :, 3:] + 127) // 255).astype(np.uint8)
+        luma[rows] = _bt601(strip)
+        if colours is not None:
+            colours[rows] = strip
+    return luma, colours
+
+
+def _decoded_rows(body: bytes, header: jpegheader.JpegHeader) -> int:
+    """How many rows, from the top, do not depend on data that are missing.
+
+    The file is decoded twice, once as it is and once with made-up data put where its own data end; the first row
+    that comes out differently is the first one that lacks data. That holds for any order of scans and with restart
+    markers, and needs no knowledge of how libjpeg fills the rest. In a progressive file cut off before its
+    last luma scan every row lacks some bits: then 0.
+    """
+    if not header.luma_complete:
+        return 0
+    own = body[: header.data_end].rstrip(b"\xff")
+    tail = np.random.default_rng(0).integers(1, 255, _TAIL, dtype=np.uint8).tobytes()  # holds neither 0 nor 0xFF
+    try:
+        plain, _ = _turbo(own + b"\xff\xd9", header, "GRAY", strict=False)
+        other, _ = _turbo(own + tail + b"\xff\xd9", header, "GRAY", strict=False)
+    except ValueError:
+        return 0
+    for rows in _strips(header.height):
+        same = (plain[rows] == other[rows]).all(axis=(1, 2))
+        if not same.all():
+            return int(rows.start) + int(np.argmin(same))
+    return header.height
+
+
+# --- Exif ---------------------------------------------------------------------------------------------------
+
+
+def _exif_facts(tiff: bytes, luma: Pixels | None) -> Metadata:
+    """The facts of an Exif block (a TIFF structure). `luma` is the image to compare the thumbnail with, or None."""
+    try:
+        exif = Image.Exif()
+        exif.load(b"Exif\0\0" + tiff)
+        make, model, software = (_text(exif.get(tag)) for tag in (271, 272, 305))
+        taken = _text(exif.get_ifd(ExifTags.IFD.Exif).get(36867))
+        second = exif.get_ifd(ExifTags.IFD.IFD1)
+        start, length = second.get(513), second.get(514)
+    except _PILLOW_ERRORS:
+        return Metadata()
+    has, differs = False, None
+    if isinstance(start, int) and isinstance(length, int) and start > 0 and length > 0:
+        has = True
+        if luma is not None:
+            differs = _thumbnail_differs(tiff[start : start + length], luma)
+    elif 273 in second:  # an uncompressed thumbnail, in strips
+        has = True
+    return Metadata(make, model, software, taken, has, differs)
+
+
+def _text(value: object) -> str | None:
+    """An Exif string as one clean line of at most 200 characters, or None."""
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    if not isinstance(value, str):
+        return None
+    text = "".join(c if c.isprintable() else " " for c in value.partition("\0")[0])
+    return " ".join(text.split())[:200] or None
+
+
+def _thumbnail_differs(thumbnail: bytes, luma: Pixels) -> bool | None:
+    """Whether the thumbnail shows something else than the image; None where that cannot be told.
+
+    The image is scaled to the thumbnail in three ways, stretched, with bars (so cameras put 3:2 into 4:3), and
+    cropped, each in four turns, because many a viewer turns the image alone; the best correlation decides. So it
+    tells of another picture, not of a small retouch. (Of 37 cameras' own files the lowest was 0.82.)
+    """
+    try:
+        header = jpegheader.parse(thumbnail)
+        if header.width * header.height > MAX_THUMBNAIL_PIXELS or min(header.width, header.height) < 32:
+            return None
+        small = _turbo(thumbnail, header, "GRAY", strict=False)[0][:, :, 0]
+    except (InputError, ValueError, MemoryError):
+        return None
+    image = Image.fromarray(luma)
+    image = image.reduce(max(1, min(luma.shape) // (4 * max(small.shape))))  # so that a large image is gone over once
+    found = [_likeness(np.rot90(small, turn), image) for turn in range(4)]
+    known = [c for c in found if c is not None]
+    return max(known) < THUMBNAIL_CORRELATION if known else None
+
+
+def _likeness(small: Pixels, image: Image.Image) -> float | None:
+    """The best normalised correlation of a thumbnail with the image stretched, with bars, and cropped."""
+    rows, cols = small.shape
+    width, height = image.size
+
+    fit = min(cols / width, rows / height)
+    box_w, box_h = max(1, round(width * fit)), max(1, round(height * fit))
+    top, left = (rows - box_h) // 2, (cols - box_w) // 2
+    fill = max(cols / width, rows / height)
+    crop_w, crop_h = min(cols / fill, width), min(rows / fill, height)
+    x, y = (width - crop_w) / 2, (height - crop_h) / 2
+
+    box = Image.Resampling.BOX
+    pairs = [
+        (small, image.resize((cols, rows), box)),
+        (small[top : top + box_h, left : left + box_w], image.resize((box_w, box_h), box)),
+        (small, image.resize((cols, rows), box, (x, y, x + crop_w, y + crop_h))),
+    ]
+    found = [c for c in (_correlation(a, np.asarray(b)) for a, b in pairs) if c is not None]
+    return max(found) if found else None
+
+
+def _correlation(a: Pixels, b: Pixels) -> float | None:
+    """Normalised correlation, -1 to 1, or None where one of the two is flat."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    x -= x.mean()
+    y -= y.mean()
+    power = float((x * x).sum() * (y * y).sum())
+    return float((x * y).sum()) / power**0.5 if power > 0 else None
+
+
+# --- all other formats --------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Opened:
+    """What is known of an image before its pixels are decoded."""
+
+    image: Image.Image
+    frames: int = 1
+    metadata: Metadata = field(default_factory=Metadata)
+    notes: list[str] = field(default_factory=list)
+
+
+def _by_pillow(name: str, opener: Callable[[bytes, int], _Opened]) -> Callable[[bytes, int, bool], DecodedImage]:
+    """A decoder: `opener` reads the header and may refuse; then the size is checked and the pixels are decoded."""
+
+    def decoder(data: bytes, max_pixels: int, rgb: bool) -> DecodedImage:
+        try:
+            opened = opener(data, max_pixels)
+        except _PILLOW_ERRORS as exc:
+            raise InputError(
+                ErrorCode.BAD_HEADER,
+                f"It begins as a {name.upper()} file, but its header cannot be read: {_say(exc)}. "
+                "Look for an undamaged copy.",
+            ) from exc
+        image, notes = opened.image, opened.notes
+        _check_size(*image.size, max_pixels)
+        try:
+            image.load()
+            # Some readers learn the true size while loading.
+            _check_size(*image.size, max_pixels)
+            bands, transparent = image.getbands(), "transparency" in image.info
+            luma, colours = _convert(image, rgb)
+        except _PILLOW_ERRORS as exc:
+            raise _corrupt(exc) from exc
+        if image.mode in ("I", "F") or image.mode.startswith("I;"):
+            notes.append("reduced_depth")
+        if bands[-1] in "Aa" or transparent:
+            notes.append("alpha_dropped")
+        if image.mode == "CMYK":
+            notes.append("cmyk")
+        return DecodedImage(
+            luma=luma,
+            rgb=colours,
+            format=name,
+            components=3 + (len(bands) - 1) if bands[0] == "P" else len(bands),
+            metadata=opened.metadata,
+            frames=opened.frames,
+            warnings=tuple(dict.fromkeys(notes)),
+        )
+
+    return decoder
+
+
+def _convert(image: Image.Image, rgb: bool) -> tuple[Pixels, Pixels | None]:
+    """(luma, colours or None) of a loaded Pillow image, strip by strip. Raises ValueError for unknown modes."""
+    width, height = image.size
+    luma = np.empty((height, width), np.uint8)
+    colours = np.empty((height, width, 3), np.uint8) if rgb else None
+    to_grey = _grey_rule(image)
+    for rows in _strips(height):
+        strip = image.crop((0, rows.start, width, rows.stop))
+        if to_grey is not None:
+            luma[rows] = to_grey(strip)
+            if colours is not None:
+                colours[rows] = luma[rows][:, :, None]
+        else:
+            if strip.mode == "RGBa":
+                strip = strip.convert("RGBA")
+            # Pillow drops alpha here, and its L of RGB is the rule of `_bt601`.
+            strip = strip.convert("RGB")
+            luma[rows] = np.asarray(strip.convert("L"))
+            if colours is not None:
+                colours[rows] = np.asarray(strip)
+    return luma, colours
+
+
+def _grey_rule(image: Image.Image) -> Callable[[Image.Image], Pixels] | None:
+    """How strips of an image without colours become 8 bits, or None for an image with colours."""
+    mode = image.mode
+    if mode in ("1", "L"):
+        return lambda strip: np.asarray(strip.convert("L"))
+    if mode in ("LA", "La"):
+        return lambda strip: np.asarray(strip.convert("LA").getchannel(0))
+    if mode == "LAB":
+        return lambda strip: np.asarray(strip.getchannel(0))
+    if mode.startswith("I;16"):
+        # The high byte, as Pillow itself does for 16-bit colours; exact for files that were 8-bit once.
+        return lambda strip: (np.asarray(strip) >> 8).astype(np.uint8)
+    if mode in ("I", "F"):
+        return _scaled_rule(image)
+    return None
+
+
+def _scaled_rule(image: Image.Image) -> Callable[[Image.Image], Pixels]:
+    """For 32-bit samples, which do not state their white: 1 (floats), 255 or 65,535 if none is above, else range."""
+    width, height = image.size
+    low, high = np.inf, -np.inf
+    for rows in _strips(height):
+        strip = np.asarray(image.crop((0, rows.start, width, rows.stop)))
+        strip = strip[np.isfinite(strip)]
+        if strip.size:
+            low, high = min(low, float(strip.min())), max(high, float(strip.max()))
+    if low >= 0:
+        whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        low, high = 0.0, next((w for w in whites if high <= w), high)
+    scale = 255.0 / (high - low) if high > low else 0.0
+
+    def rule(strip: Image.Image) -> Pixels:
+        values = (np.nan_to_num(np.asarray(strip, dtype=np.float64), nan=low, posinf=high, neginf=low) - low) * scale
+        return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
+
+    return rule
+
+
+def _open_png(data: bytes, max_pixels: int) -> _Opened:
+    """A PNG stripped of everything that is not its pixels, so that no compressed text or profile is ever inflated."""
+    critical, exif, software, frames = [data[:8]], None, None, 1
+    notes: list[str] = []
+    pos, ended = 8, False
+    for _ in range(_MAX_CHUNKS):
+        if pos + 8 > len(data):
+            break
+        length, kind = struct.unpack_from(">I4s", data, pos)
+        stop = pos + 12 + length
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
+            if kind == b"IHDR" and length == 13 and pos == 8:
+                # Checked before the data are copied.
+                width, height = struct.unpack_from(">II", data, 16)
+                _check_size(width, height, max_pixels)
+                if data[24] == 16:
+                    notes.append("reduced_depth")
+            critical.append(data[pos:stop])
+        elif kind == b"tRNS":
+            notes.append("alpha_dropped")
+        elif kind == b"acTL" and length == 8:
+            frames = max(1, int.from_bytes(data[pos + 8 : pos + 12], "big"))
+            frames = frames if frames < 1 << 31 else 1
+        elif kind == b"eXIf" and exif is None:
+            if length <= MAX_EXIF_BYTES:
+                exif = data[pos + 8 : stop - 4]
+            else:
+                notes.append("metadata_limit")
+        elif kind == b"tEXt" and data.startswith(b"Software\0", pos + 8):
+            software = _text(data[pos + 17 : min(stop - 4, pos + 1024)])
+        elif kind in (b"zTXt", b"iTXt") and length > MAX_EXIF_BYTES:
+            notes.append("metadata_limit")
+        pos = stop
+        if kind == b"IEND":
+            ended = True
+            break
+    else:
+        raise ValueError(f"more than {_MAX_CHUNKS:,} chunks")
+    if ended and pos < len(data):
+        notes.append("trailing_bytes")
+    facts = _exif_facts(exif, None) if exif else Metadata()
+    if facts.software is None and software is not None:
+        facts = Metadata(facts.camera_make, facts.camera_model, software, facts.capture_time, facts.has_thumbnail, None)
+    image = PngImagePlugin.PngImageFile(io.BytesIO(b"".join(critical)))
+    return _Opened(image, frames, facts, notes)
+
+
+def _open_tiff(data: bytes, max_pixels: int) -> _Opened:
+    image = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+    tags = image.tag_v2
+    # Raw files of many makers are TIFFs whose first page is a preview, with the sensor's data in a sub-page.
+    reduced = isinstance(tags.get(254), int) and tags[254] & 1 and 330 in tags
+    if 50706 in tags or tags.get(262) in (32803, 34892) or reduced:
+        raise InputError(
+            ErrorCode.UNSUPPORTED_FORMAT,
+            f"It is a camera's raw file in a TIFF container. {_READABLE}; scan the JPEG that the camera wrote.",
+        )
+    notes = []
+    if tags.get(259) in (6, 7):
+        notes.append("jpeg_in_tiff")
+    depths = tags.get(258)
+    if max(depths if isinstance(depths, tuple) else (8,)) > 8:
+        notes.append("reduced_depth")
+    facts = Metadata(_text(tags.get(271)), _text(tags.get(272)), _text(tags.get(305)))
+    return _Opened(image, _tiff_pages(data), facts, notes)
+
+
+def _tiff_pages(data: bytes) -> int:
+    """Pages in the chain of directories, which may loop or leave the file; at least 1, at most 1,000."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    where, offset_fmt, count_fmt, entry = (8, "Q", "Q", 20) if big else (4, "I", "H", 12)
+    offset_fmt, count_fmt = order + offset_fmt, order + count_fmt
+    seen: set[int] = set()
+    while len(seen) < _MAX_PAGES and where + struct.calcsize(offset_fmt) <= len(data):
+        (at,) = struct.unpack_from(offset_fmt, data, where)
+        if at == 0 or at in seen or at + struct.calcsize(count_fmt) > len(data):
+            break
+        seen.add(at)
+        (count,) = struct.unpack_from(count_fmt, data, at)
+        where = at + struct.calcsize(count_fmt) + entry * count
+    return max(1, len(seen))
+
+
+def _open_bmp(data: bytes, max_pixels: int) -> _Opened:
+    return _Opened(BmpImagePlugin.BmpImageFile(io.BytesIO(data)))
+
+
+def _open_gif(data: bytes, max_pixels: int) -> _Opened:
+    frames, end = _gif_blocks(data)
+    return _Opened(
+        GifImagePlugin.GifImageFile(io.BytesIO(data)), frames, notes=["trailing_bytes"] if end < len(data) else []
+    )
+
+
+def _gif_blocks(data: bytes) -> tuple[int, int]:
+    """(images, offset after the trailer), by the lengths of the blocks alone."""
+    pos = 13 + (3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 0x80 else 0)
+    frames, in_blocks = 0, False
+    for _ in range(_MAX_GIF_BLOCKS):
+        if pos >= len(data):
+            break
+        code = data[pos]
+        if in_blocks:  # a chain of sub-blocks, each with its length in front, ends with one of length 0
+            pos += 1 + code
+            in_blocks = code > 0
+        elif code == 0x2C and pos + 9 < len(data):
+            frames += 1
+            flags = data[pos + 9]
+            pos += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+            in_blocks = True
+        elif code == 0x21:
+            pos += 2
+            in_blocks = True
+        elif code == 0x3B:
+            return max(1, frames), pos + 1
+        else:
+            break
+    return max(1, frames), len(data)
+
+
+def _open_webp(data: bytes, max_pixels: int) -> _Opened:
+    # libwebp allocates the canvas when the file is opened, so its size is checked first.
+    width, height = _webp_size(data)
+    _check_size(width, height, max_pixels)
+    notes: list[str] = []
+    exif, frames = None, 0
+    pos, end = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    for _ in range(_MAX_CHUNKS):
+        if pos + 8 > end:
+            break
+        kind, length = struct.unpack_from("<4sI", data, pos)
+        if kind == b"ANMF":
+            frames += 1
+        elif kind == b"EXIF" and exif is None:
+            if length <= MAX_EXIF_BYTES:
+                exif = data[pos + 8 : pos + 8 + length].removeprefix(b"Exif\0\0")
+            else:
+                notes.append("metadata_limit")
+        pos += 8 + length + (length & 1)
+    if len(data) > end + (end & 1):
+        notes.append("trailing_bytes")
+    facts = _exif_facts(exif, None) if exif else Metadata()
+    return _Opened(WebPImagePlugin.WebPImageFile(io.BytesIO(data)), max(1, frames), facts, notes)
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """(width, height) by the first chunk. Raises ValueError."""
+    kind, body = data[12:16], data[20:30]
+    if len(body) == 10:
+        if kind == b"VP8X":
+            return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+        if kind == b"VP8L" and body[0] == 0x2F:
+            bits = int.from_bytes(body[1:5], "little")
+            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
+            return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
+    raise ValueError("its first chunk states no size")
+
+
+_DECODERS: dict[str, Callable[[bytes, int, bool], DecodedImage]] = {
+    "jpeg": _decode_jpeg,
+    "png": _by_pillow("png", _open_png),
+    "tiff": _by_pillow("tiff", _open_tiff),
+    "bmp": _by_pillow("bmp", _open_bmp),
+    "webp": _by_pillow("webp", _open_webp),
+    "gif": _by_pillow("gif", _open_gif),
+}

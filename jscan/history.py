@@ -1,0 +1,255 @@
+"""The background's history, and how each window compares with it.
+
+The background is the history that most of the image's evidence speaks for. It is found coefficient by coefficient,
+so that it need not be a standard table. The comparison is a stack of maps, one value a window, that the
+consistency model reads (`regions.py`); what a map holds is told by its name in `JPEG_CHANNELS` and `PIXEL_CHANNELS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, standard_table
+from jscan.records import WindowPosteriors
+from jscan.tiling import STRIDE, WINDOW
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+_FLOOR = 0.01
+"""Added to a window's posterior before its log is summed up, so that no window can veto a history."""
+_DEPENDENCE = 4.0
+"""The 15 posteriors of a window come from the same pixels; their joint log-likelihood is divided by this."""
+_QF1_RANGE = range(45, 101)
+
+JPEG_CHANNELS = (
+    "double_logit",
+    "background_low",
+    "background_high",
+    "sure_low",
+    "sure_high",
+    "coarser_low",
+    "coarser_high",
+    "shift_background",
+    "shift_best",
+    "shift_elsewhere_3",
+    "shift_elsewhere_7",
+    "table_elsewhere_3",
+    "table_elsewhere_7",
+    "over_q2",
+    "texture",
+    "saturated",
+    "mean_double_logit",
+    "mean_background_low",
+    "mean_shift_background",
+    "mean_shift_best",
+    "mean_table_elsewhere",
+    "background_over_q2",
+    "log_q2",
+)
+PIXEL_CHANNELS = (
+    "flag_logit",
+    "background_qf",
+    "sure_qf",
+    "qf_difference",
+    "shift_background",
+    "shift_best",
+    "shift_elsewhere_3",
+    "shift_elsewhere_7",
+    "qf_elsewhere_3",
+    "qf_elsewhere_7",
+    "texture",
+    "saturated",
+    "mean_flag_logit",
+    "mean_background_qf",
+    "mean_shift_background",
+    "mean_shift_best",
+    "background_qf_value",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """The history that most of an image shares."""
+
+    table: tuple[int, ...]
+    """15 steps of the first compression (JPEG), or (qf,) of the last one (pixels); a guess where `fraction` is low."""
+    shift: int
+    """Where its blocks begin, dy * 8 + dx, seen from the windows' origin."""
+    fraction: float
+    """Share of the windows, weighed by how sure they are, that show the compression."""
+
+
+def _summed(logp: npt.NDArray[np.float16], weight: FloatArray) -> npt.NDArray[np.float64]:
+    """(K,) sum over windows of weight * log(p + floor)."""
+    p = np.exp(logp.astype(np.float32))
+    total: npt.NDArray[np.float64] = np.einsum("rck,rc->k", np.log(p + _FLOOR), weight, dtype=np.float64)
+    return total
+
+
+def sureness(found: WindowPosteriors) -> FloatArray:
+    """(R, C) how sure each window is whether there was a compression: 0 (no idea) to 1."""
+    return np.abs(2 * found.present - 1)
+
+
+def background(found: WindowPosteriors) -> Background:
+    """The background of an image from its windows' posteriors."""
+    weight = found.present.astype(np.float32)
+    groups = list(pairwise(Q1_OFFSET)) if found.logp.shape[2] == Q1_OFFSET[-1] else [(0, found.logp.shape[2])]
+    table = tuple(int(np.argmax(_summed(found.logp[..., a:b], weight))) + 1 for a, b in groups)
+    shift = int(np.argmax(_summed(found.shift, weight)))
+    sure = sureness(found)
+    fraction = float((found.present * sure).sum() / max(float(sure.sum()), 1e-6))
+    return Background(table, shift, fraction)
+
+
+def _logit(p: FloatArray) -> FloatArray:
+    return np.clip(np.log((p + 1e-4) / (1 - p + 1e-4)), -6, 6).astype(np.float32)
+
+
+def _mean_filter(x: FloatArray, side: int) -> FloatArray:
+    """Mean over side x side windows of (R, C), edges repeated."""
+    return np.asarray(cv2.blur(x, (side, side), borderType=cv2.BORDER_REPLICATE), np.float32)
+
+
+def _elsewhere(scores: FloatArray, at: int) -> tuple[FloatArray, FloatArray]:
+    """By how much the best other candidate of (R, C, K) beats candidate `at`, in means over 3 x 3 and 7 x 7 windows."""
+    rivals = [k for k in range(scores.shape[2]) if k != at]
+
+    def lead(side: int) -> FloatArray:
+        best = np.full(scores.shape[:2], -np.inf, np.float32)
+        for k in rivals:  # one candidate at a time: the filtered stack would be as large as the posteriors
+            np.maximum(best, _mean_filter(np.ascontiguousarray(scores[..., k]), side), out=best)
+        here = _mean_filter(np.ascontiguousarray(scores[..., at]), side)
+        return np.clip(best - here, -8, 8) / np.float32(3)
+
+    return lead(3), lead(7)
+
+
+def _content(luma: npt.NDArray[np.uint8], found: WindowPosteriors) -> tuple[FloatArray, FloatArray]:
+    """Texture, log(1 + standard deviation), and the share of saturated pixels, of each window."""
+    rows, cols = found.present.shape
+    y0, x0 = found.origin
+    texture, saturated = np.zeros((rows, cols), np.float32), np.zeros((rows, cols), np.float32)
+    for r in range(rows):
+        strip = luma[y0 + r * STRIDE : y0 + r * STRIDE + WINDOW, x0:]
+        values = strip.astype(np.float32)
+        columns = np.stack([values.sum(0), (values * values).sum(0), ((strip < 2) | (strip > 253)).sum(0)])
+        total = np.concatenate([np.zeros((3, 1)), np.cumsum(columns, axis=1, dtype=np.float64)], axis=1)
+        start = np.minimum(np.arange(cols) * STRIDE, strip.shape[1] - 1)
+        end = np.minimum(start + WINDOW, strip.shape[1])
+        count = (end - start) * strip.shape[0]
+        mean, square, flat = (total[:, end] - total[:, start]) / count
+        texture[r] = np.log1p(np.sqrt(np.maximum(square - mean * mean, 0)))
+        saturated[r] = flat
+    return texture / 3, saturated
+
+
+def _stack(names: tuple[str, ...], maps: dict[str, FloatArray | float], shape: tuple[int, int]) -> FloatArray:
+    out = np.empty((len(names), *shape), np.float32)
+    for k, name in enumerate(names):
+        out[k] = maps[name]
+    return out
+
+
+def jpeg_channels(
+    found: WindowPosteriors, base: Background, q2: tuple[int, ...], luma: npt.NDArray[np.uint8]
+) -> FloatArray:
+    """(channels, R, C) float32: Q1 posteriors compared with the background; the order is `JPEG_CHANNELS`."""
+    shape = found.present.shape
+    log_q2 = np.log(np.array(q2[:N_COEFS], np.float64))
+    log_base = np.log(np.array(base.table, np.float64))
+    tables = np.stack([np.minimum(standard_table(qf)[:N_COEFS], Q1_MAX) for qf in _QF1_RANGE])
+    joint = np.zeros((*shape, len(tables) + 1), np.float32)
+    at, sure, coarser, over = [], [], [], []
+    for i, (a, b) in enumerate(pairwise(Q1_OFFSET)):
+        logp = found.logp[..., a:b].astype(np.float32)
+        p, steps = np.exp(logp), np.arange(1, b - a + 1)
+        near = np.abs(steps - base.table[i]) <= base.table[i] // 12
+        at.append(np.log(p[..., near].sum(axis=2) + 3e-4))
+        sure.append(logp.max(axis=2))
+        mean_log = p @ np.log(steps).astype(np.float32)
+        coarser.append(mean_log - np.float32(log_base[i]))
+        over.append(mean_log - np.float32(log_q2[i]))
+        floored = np.log(p + _FLOOR)
+        joint[..., :-1] += floored[..., tables[:, i] - 1]
+        joint[..., -1] += floored[..., base.table[i] - 1]
+    joint /= _DEPENDENCE
+
+    def mean(parts: list[FloatArray]) -> FloatArray:
+        return np.asarray(np.mean(np.stack(parts), axis=0))
+
+    shift = np.maximum(found.shift.astype(np.float32), np.log(np.float32(_FLOOR)))
+    shift_3, shift_7 = _elsewhere(shift, base.shift)
+    table_3, table_7 = _elsewhere(joint, len(tables))
+    texture, saturated = _content(luma, found)
+    logit = _logit(found.present) / 3
+    low, elsewhere = mean(at[:6]) / 4, np.clip(joint[..., :-1].max(axis=2) - joint[..., -1], -8, 8) / 3
+    at_shift, best_shift = shift[..., base.shift] / 4, shift.max(axis=2) / 4
+    maps: dict[str, FloatArray | float] = {
+        "double_logit": logit,
+        "background_low": low,
+        "background_high": mean(at[6:]) / 4,
+        "sure_low": mean(sure[:6]),
+        "sure_high": mean(sure[6:]),
+        "coarser_low": mean(coarser[:6]),
+        "coarser_high": mean(coarser[6:]),
+        "shift_background": at_shift,
+        "shift_best": best_shift,
+        "shift_elsewhere_3": shift_3,
+        "shift_elsewhere_7": shift_7,
+        "table_elsewhere_3": table_3,
+        "table_elsewhere_7": table_7,
+        "over_q2": mean(over),
+        "texture": texture,
+        "saturated": saturated,
+        "mean_double_logit": float(logit.mean()),
+        "mean_background_low": float(low.mean()),
+        "mean_shift_background": float(at_shift.mean()),
+        "mean_shift_best": float(best_shift.mean()),
+        "mean_table_elsewhere": float(elsewhere.mean()),
+        "background_over_q2": float((log_base - log_q2).mean()),
+        "log_q2": float(log_q2.mean()) / 2,
+    }
+    return _stack(JPEG_CHANNELS, maps, shape)
+
+
+def pixel_channels(found: WindowPosteriors, base: Background, luma: npt.NDArray[np.uint8]) -> FloatArray:
+    """(channels, R, C) float32: QF posteriors compared with the background; the order is `PIXEL_CHANNELS`."""
+    shape = found.present.shape
+    logp = found.logp.astype(np.float32)
+    p, qf = np.exp(logp), np.arange(1, 101, dtype=np.float32)
+    at = np.log(p[..., np.abs(qf - base.table[0]) <= 3].sum(axis=2) + 3e-4) / 4
+    floored = np.log(p + _FLOOR)
+    coarse = np.stack([floored[..., k : k + 5].max(axis=2) for k in range(0, 100, 5)], axis=2)
+    shift = np.maximum(found.shift.astype(np.float32), np.log(np.float32(_FLOOR)))
+    shift_3, shift_7 = _elsewhere(shift, base.shift)
+    qf_3, qf_7 = _elsewhere(coarse, (base.table[0] - 1) // 5)
+    texture, saturated = _content(luma, found)
+    logit = _logit(found.present) / 3
+    at_shift, best_shift = shift[..., base.shift] / 4, shift.max(axis=2) / 4
+    maps: dict[str, FloatArray | float] = {
+        "flag_logit": logit,
+        "background_qf": at,
+        "sure_qf": logp.max(axis=2) / 3,
+        "qf_difference": (p @ qf - base.table[0]) / 20,
+        "shift_background": at_shift,
+        "shift_best": best_shift,
+        "shift_elsewhere_3": shift_3,
+        "shift_elsewhere_7": shift_7,
+        "qf_elsewhere_3": qf_3,
+        "qf_elsewhere_7": qf_7,
+        "texture": texture,
+        "saturated": saturated,
+        "mean_flag_logit": float(logit.mean()),
+        "mean_background_qf": float(at.mean()),
+        "mean_shift_background": float(at_shift.mean()),
+        "mean_shift_best": float(best_shift.mean()),
+        "background_qf_value": base.table[0] / 50 - 1,
+    }
+    return _stack(PIXEL_CHANNELS, maps, shape)

@@ -1,0 +1,109 @@
+"""The last compression of decoded pixels: where its grid lies, and its quantisation table.
+
+Coefficients of a decoded JPEG lie on multiples of their step, blurred by the rounding of pixels. For each coefficient
+the step is found by maximum likelihood over the blocks of the right grid: a finer step explains anything, but spreads
+its probability over more places. A coefficient that is zero everywhere only says that its step
+is large; it takes the value of the nearest standard table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from jscan.jpegtables import ZIGZAG, standard_table
+from jscan.records import WindowPosteriors
+from jscan.tiling import BLOCK, STRIDE, WINDOW
+
+ROUNDING_NOISE = 0.4
+"""Standard deviation of a coefficient after rounding to 8-bit pixels: 0.29 from the luma, more from the colours."""
+MAX_STEP = 160
+MAX_BLOCKS = 2500
+"""Blocks looked at; more add time and nothing else."""
+OUTLIERS = 0.03
+"""Share of coefficients that obey no comb, from clipped or edited blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastCompression:
+    """What is known of the last compression."""
+
+    origin: tuple[int, int]
+    """Row and column, 0 to 7, where its first whole block begins."""
+    table: tuple[int, ...]
+    """64 steps in zigzag order; those that leave no trace are a standard table's."""
+    qf: int
+    """The standard quality factor that explains the coefficients best."""
+    exact: bool
+    """Whether that standard table explains them as well as free steps do."""
+
+
+def _basis() -> npt.NDArray[np.float64]:
+    m = np.arange(8)
+    rows = [np.sqrt((1 if k == 0 else 2) / 8) * np.cos((2 * m + 1) * k * np.pi / 16) for k in range(8)]
+    return np.stack(rows)
+
+
+def _coefficients(
+    luma: npt.NDArray[np.uint8], origin: tuple[int, int], found: WindowPosteriors
+) -> npt.NDArray[np.float32]:
+    """(n, 64) zigzag DCT coefficients of blocks in windows that were compressed, at most MAX_BLOCKS of them."""
+    oy, ox = origin
+    rows, cols = (luma.shape[0] - oy) // BLOCK, (luma.shape[1] - ox) // BLOCK
+    y, x = np.mgrid[:rows, :cols].reshape(2, -1)
+    wy = np.clip((y * BLOCK + oy - WINDOW // 2) // STRIDE, 0, found.present.shape[0] - 1)
+    wx = np.clip((x * BLOCK + ox - WINDOW // 2) // STRIDE, 0, found.present.shape[1] - 1)
+    pick = np.flatnonzero(found.present[wy, wx] > 0.5)
+    if len(pick) > MAX_BLOCKS:
+        pick = pick[np.linspace(0, len(pick) - 1, MAX_BLOCKS).astype(np.int64)]
+    whole = luma[oy : oy + BLOCK * rows, ox : ox + BLOCK * cols].reshape(rows, BLOCK, cols, BLOCK)
+    blocks = whole[y[pick], :, x[pick], :]
+    clipped = ((blocks == 0) | (blocks == 255)).any(axis=(1, 2))
+    blocks = blocks[~clipped]
+    basis = _basis()
+    dct = np.einsum("ua,nab,vb->nuv", basis, blocks.astype(np.float64) - 128, basis, optimize=True)
+    zigzag = np.array(ZIGZAG)
+    picked: npt.NDArray[np.float32] = dct[:, zigzag[:, 0], zigzag[:, 1]].astype(np.float32)
+    return picked
+
+
+def _log_likelihood(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """(MAX_STEP,) log-likelihood of each step 1, 2, ... for the values of one coefficient."""
+    steps = np.arange(1, MAX_STEP + 1, dtype=np.float32)
+    index = np.rint(values[:, None] / steps)
+    residual = values[:, None] - steps * index
+    # The two places next to the nearest one matter for steps of 1 and 2, which the noise blurs together.
+    near, next_to = np.abs(residual), steps - np.abs(residual)
+    noise = np.exp(-0.5 * (near / ROUNDING_NOISE) ** 2) + np.exp(-0.5 * (next_to / ROUNDING_NOISE) ** 2)
+    noise /= ROUNDING_NOISE * np.sqrt(2 * np.pi)
+    # Coefficients are about Laplacian; the comb moves the mass of each cell of width q to its centre.
+    scale = max(float(np.abs(values).mean()), 0.1)
+    smooth = np.maximum(np.exp(-np.abs(values[:, None]) / scale), 1e-12) / (2 * scale)
+    mass = np.where(index == 0, 1 - np.exp(-steps / (2 * scale)), steps * smooth)
+    density = (1 - OUTLIERS) * mass * noise + OUTLIERS * smooth
+    total: npt.NDArray[np.float64] = np.log(density).sum(axis=0, dtype=np.float64)
+    return total
+
+
+def estimate(luma: npt.NDArray[np.uint8], found: WindowPosteriors, shift: int) -> LastCompression | None:
+    """The last compression of an image (H, W) uint8, or None where too few blocks speak.
+
+    `found` are its QF posteriors, `shift` (dy * 8 + dx, seen from the image's corner) where most blocks begin.
+    """
+    origin = divmod(shift, 8)
+    values = _coefficients(luma, origin, found)
+    if len(values) < 30:
+        return None
+    likelihood = np.stack([_log_likelihood(values[:, i]) for i in range(64)])
+    tables = np.stack([np.minimum(standard_table(qf), MAX_STEP) for qf in range(1, 101)])
+    joint = likelihood[np.arange(64), tables - 1].sum(axis=1)
+    qf = int(np.argmax(joint)) + 1
+    standard = tables[qf - 1]
+    free = np.argmax(likelihood, axis=1) + 1
+    gain = likelihood.max(axis=1) - likelihood[np.arange(64), standard - 1]
+    # A free step must beat the standard one clearly; by chance the best of many is a little better.
+    better = gain > 12 + 0.005 * len(values)
+    table = np.where(better, free, standard)
+    return LastCompression((origin[0], origin[1]), tuple(int(q) for q in table), qf, not bool(better.any()))

@@ -1,0 +1,46 @@
+"""The Q1 map: for every window, posteriors of the first compression's table, its grid shift, and whether there was one.
+
+The estimator is a comb network (see `train/networks/comb.py`); what is estimated, and how windows are cut, is that
+of Tondi 2021: the first 15 zigzag coefficients of the primary quantisation table, in 64 x 64 windows.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+
+from jscan.jpegtables import N_COEFS, Q1_OFFSET
+from jscan.records import WindowPosteriors
+from jscan.weights import Model
+from jscan.windows import run_windows
+
+MODEL = "q1-comb"
+
+SPREAD_COST = 0.5
+"""Weight of the expected distance in `decode`; chosen on training images."""
+
+
+def estimate(
+    model: Model, luma: npt.NDArray[np.uint8], q2: tuple[int, ...], origin: tuple[int, int] = (0, 0)
+) -> WindowPosteriors:
+    """The Q1 posteriors of an image whose last compression had table `q2` (zigzag) and blocks beginning at `origin`."""
+    steps = np.array([q2[:N_COEFS]], np.float32)
+    return run_windows(model, luma, origin, q2=steps)
+
+
+def decode(logp: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:
+    """(..., 15) int16 steps from log-posteriors (..., 226).
+
+    The step that maximises log p(q) - SPREAD_COST * E|q - q'|: the most likely one where the posterior is sharp, and one near
+    its middle where it is not, which keeps the mean square error down.
+    """
+    out = np.empty((*logp.shape[:-1], N_COEFS), np.int16)
+    for i, (a, b) in enumerate(itertools.pairwise(Q1_OFFSET)):
+        part = logp[..., a:b].astype(np.float32)
+        p = np.exp(part)
+        steps = np.arange(b - a)
+        spread = np.abs(steps[:, None] - steps[None, :]).astype(np.float32)
+        out[..., i] = np.argmax(np.maximum(part, -8) - SPREAD_COST * (p @ spread), axis=-1) + 1
+    return out

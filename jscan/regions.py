@@ -1,0 +1,136 @@
+"""From the suspicion map to regions: connected parts of the image, each with the history found in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from jscan.history import Background
+from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
+from jscan.records import Region, WindowPosteriors
+from jscan.score import probability, smooth, summary
+from jscan.tiling import BLOCK, nearest_window
+
+SUSPICIOUS = 0.0
+"""Smoothed logit from which a cell may belong to a region."""
+SMALLEST = 9
+"""Cells of the smallest region that is looked at: 24 x 24 pixels."""
+PRESENT, ABSENT = 0.6, 0.4
+"""Mean probability of the compression above and below which a region counts as having, or lacking, it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    """What the consistency model found in an image."""
+
+    suspicion: npt.NDArray[np.float32]
+    """(ceil(H / 8), ceil(W / 8)) smoothed probability of another history."""
+    regions: tuple[Region, ...]
+    """The strongest first."""
+    score: float
+    """Calibrated probability that the image holds such a region."""
+
+
+def find(
+    logits: npt.NDArray[np.float32],
+    found: WindowPosteriors,
+    base: Background,
+    calibration: Mapping[str, Any],
+    *,
+    least: float = 0.5,
+) -> Consistency:
+    """Suspicion, score, and the regions whose score is at least `least`.
+
+    `logits` (ceil(H / 8), ceil(W / 8)) are the consistency model's answers at the cells of the image.
+    """
+    smoothed = smooth(logits)
+    score = probability(summary(smoothed), smoothed.size, calibration)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((smoothed > SUSPICIOUS).astype(np.uint8), connectivity=8)
+    height, width = found.size
+    regions = []
+    for label in range(1, count):
+        left, top, across, down, area = (int(v) for v in stats[label])
+        if area < SMALLEST:
+            continue
+        box = (slice(top, top + down), slice(left, left + across))
+        inside = labels[box] == label
+        strength = probability(summary(smoothed[box][inside]), smoothed.size, calibration)
+        if strength < least:
+            continue
+        y, x = top * BLOCK, left * BLOCK
+        kind, qf1, q1, shift = _history(found, base, box, inside)
+        regions.append(
+            Region(
+                y=y,
+                x=x,
+                height=min(down * BLOCK, height - y),
+                width=min(across * BLOCK, width - x),
+                area=_area(inside, y, x, height, width),
+                score=strength,
+                qf1=qf1,
+                q1=q1,
+                grid_shift=shift,
+                kind=kind,
+            )
+        )
+    regions.sort(key=lambda r: (-r.score, -r.area, r.y, r.x))
+    return Consistency((1 / (1 + np.exp(-smoothed))).astype(np.float32), tuple(regions), score)
+
+
+def _area(inside: npt.NDArray[np.bool_], y: int, x: int, height: int, width: int) -> int:
+    """Pixels of the cells that lie inside the image."""
+    rows = np.minimum(BLOCK, height - y - BLOCK * np.arange(inside.shape[0]))
+    cols = np.minimum(BLOCK, width - x - BLOCK * np.arange(inside.shape[1]))
+    return int((inside * rows[:, None] * cols[None, :]).sum())
+
+
+def _history(
+    found: WindowPosteriors, base: Background, box: tuple[slice, slice], inside: npt.NDArray[np.bool_]
+) -> tuple[str, float | None, tuple[int, ...] | None, tuple[int, int] | None]:
+    """Kind, QF, table and grid shift of a region, from the windows whose centres lie deepest inside it."""
+    depth = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    core = depth >= min(3.0, float(depth.max()))
+    rows = nearest_window(found.size[0], found.present.shape[0], found.origin[0])[box[0]]
+    cols = nearest_window(found.size[1], found.present.shape[1], found.origin[1])[box[1]]
+    cell_y, cell_x = np.nonzero(core)
+    windows = np.unique(rows[cell_y] * found.present.shape[1] + cols[cell_x])
+    r, c = np.divmod(windows, found.present.shape[1])
+    present = float(found.present[r, c].mean())
+    is_q1 = found.logp.shape[2] == Q1_OFFSET[-1]
+    has_base = base.fraction > 0.5
+    if present < ABSENT:
+        kind = ("no_first_compression" if is_q1 else "uncompressed_in_jpeg") if has_base else "unclear"
+        return kind, None, None, None
+    logp = np.log(np.exp(found.logp[r, c].astype(np.float32)) + 0.01).mean(axis=0)
+    shift = np.log(np.exp(found.shift[r, c].astype(np.float32)) + 0.01).mean(axis=0)
+    best_shift = int(np.argmax(shift))
+    shift_is_sure = bool(shift[best_shift] > np.log(0.3))
+    place = None
+    if shift_is_sure:
+        dy, dx = divmod(best_shift, 8)
+        place = ((dy + found.origin[0]) % 8, (dx + found.origin[1]) % 8)
+    if is_q1:
+        table = tuple(int(np.argmax(logp[a:b])) + 1 for a, b in pairwise(Q1_OFFSET))
+        sure = float(np.mean([logp[a:b].max() for a, b in pairwise(Q1_OFFSET)])) > np.log(0.3)
+        differs = sum(abs(q - b) > b // 12 for q, b in zip(table, base.table, strict=True)) > N_COEFS // 4
+        qf1 = nearest_qf(table)
+    else:
+        table, sure = None, bool(logp.max() > np.log(0.05))
+        qf1 = float(np.argmax(logp) + 1)
+        differs = abs(qf1 - base.table[0]) > 5
+    if not has_base:
+        kind = "first_compression" if is_q1 else "jpeg_in_uncompressed"
+        kind = kind if present > PRESENT else "unclear"
+    elif sure and differs:
+        kind = "other_q1" if is_q1 else "other_qf"
+    elif shift_is_sure and best_shift != base.shift:
+        kind = "other_shift"
+    else:
+        kind = "no_first_compression" if is_q1 and present < PRESENT else "unclear"
+    return (kind, qf1 if sure else None, table if sure else None, place)

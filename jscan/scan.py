@@ -1,0 +1,364 @@
+"""One image from its bytes to its row and maps: the only place where the order of the stages is written."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jscan import __version__, decode, history, lastjpeg, q1map, qfmap, regions, score, suspicion, tiling, weights
+from jscan.config import DEFAULT_MAX_PIXELS
+from jscan.discover import display_path
+from jscan.errors import ErrorCode, InputError, UsageError
+from jscan.history import Background
+from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
+from jscan.records import DecodedImage, Evidence, ImageRef, Maps, ScanRecord, ScanResult, WindowPosteriors
+from jscan.regions import Consistency
+
+NOT_LUMA = frozenset({"rgb_jpeg", "cmyk"})
+"""Warnings of JPEG files whose first component is not the luma; they are treated as decoded pixels."""
+MUTE_DEVIATION = 0.7
+"""Windows whose pixels deviate less than this from their mean hold no information."""
+MUTE_SATURATED = 0.95
+"""Windows of which more than this share is black or white hold no information."""
+CONFIDENT = 0.5
+"""Coverage from which a cell counts as one on which the estimators were confident."""
+
+Source = ImageRef | str | Path | bytes | npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class _Estimate:
+    """What was found in one image, before it is written into a row."""
+
+    consistency: Consistency
+    maps: Maps
+    notes: tuple[str, ...] = ()
+    q1: tuple[int, ...] | None = None
+    grid_shift: tuple[int, int] | None = None
+    double_fraction: float | None = None
+
+
+class Scanner:
+    """Opens the models once and scans any number of images with them.
+
+    `provider` says what the models run on, `CPU` or `CUDA`; `models` names them with their digests. Raises ModelError
+    where a model is missing or damaged, and DeviceError where `device="cuda"` and there is no GPU.
+    """
+
+    def __init__(self, *, device: str = "auto", max_pixels: int = DEFAULT_MAX_PIXELS, threads: int = 1) -> None:
+        self.provider = weights.resolve_device(device)
+        self.max_pixels = max_pixels
+        self._threads = threads
+        self._names = (q1map.MODEL, qfmap.MODEL, suspicion.JPEG_MODEL, suspicion.PIXEL_MODEL)
+        for name in self._names:
+            weights.check(name)
+        self.models = tuple(weights.label(name) for name in self._names)
+        self._loaded: dict[str, weights.Model] = {}
+
+    def _model(self, name: str) -> weights.Model:
+        """The model, opened when it is first wanted: a run over photographs never needs those for pixels."""
+        if name not in self._loaded:
+            # The consistency models take milliseconds; moving their maps to a GPU would cost more.
+            provider = self.provider if name in (q1map.MODEL, qfmap.MODEL) else "CPU"
+            self._loaded[name] = weights.load(name, provider=provider, threads=self._threads)
+        return self._loaded[name]
+
+    def _calibration(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = weights.manifest(name)["calibration"]
+        return found
+
+    def scan(self, source: Source, *, rgb: bool = False) -> ScanResult:
+        """The row of an image, its maps, and the decoded image.
+
+        `source` is a path, a reference, the bytes of a file, or pixels: (H, W) or (H, W, 3) uint8, RGB. With `rgb` the
+        colours are decoded as well, for drawing. An input that cannot be estimated gives a row that says why;
+        only a source of another type raises (UsageError).
+        """
+        ref = _reference(source)
+        row = ScanRecord(
+            path=ref.path,
+            path_bytes=ref.path_bytes,
+            container=ref.container,
+            member=ref.member,
+            models=self.models,
+            jscan_version=__version__,
+        )
+        started = time.perf_counter()
+        try:
+            data, evidence = self._read(source, ref)
+            row = _with_evidence(row, evidence)
+            if data is None:
+                image = decode.from_array(np.asarray(source), rgb=rgb)
+            else:
+                image = decode.decode(data, max_pixels=self.max_pixels, rgb=rgb)
+            row = _with_facts(row, image)
+            decoded = time.perf_counter()
+            row = replace(row, decode_ms=1000 * (decoded - started))
+            estimate = self._estimate(image)
+            if estimate is None:
+                too_few = f"Fewer than {tiling.WINDOW} rows of the image could be decoded; nothing was estimated."
+                return ScanResult(replace(row, reasons=(too_few,)), None, image)
+            row = _with_estimate(row, image, estimate)
+            row = replace(row, estimate_ms=1000 * (time.perf_counter() - decoded))
+            return ScanResult(row, estimate.maps, image)
+        except InputError as error:
+            return ScanResult(
+                replace(row, status=error.status, error_code=str(error.code), error=str(error)), None, None
+            )
+        except MemoryError:
+            said = "There was not enough memory for this image; scan it with fewer --workers or lower --max-pixels."
+            return ScanResult(replace(row, status="error", error_code=str(ErrorCode.MEMORY), error=said), None, None)
+        except UsageError:
+            raise
+        except Exception as error:  # the one place where an unforeseen fault becomes a row, so that a run goes on
+            said = f"jscan failed on this image ({type(error).__name__}: {error}); please report it with the file."
+            return ScanResult(replace(row, status="error", error_code=str(ErrorCode.INTERNAL), error=said), None, None)
+
+    def _read(self, source: Source, ref: ImageRef) -> tuple[bytes | None, Evidence]:
+        """The bytes to decode (None for an array), and what identifies them."""
+        if isinstance(source, np.ndarray):
+            digest = hashlib.sha256(np.ascontiguousarray(source).data).hexdigest()
+            return None, Evidence(size=source.nbytes, mtime=None, sha256=digest)
+        if isinstance(source, bytes):
+            return source, Evidence(len(source), None, hashlib.sha256(source).hexdigest())
+        return decode.read(ref)
+
+    def _estimate(self, image: DecodedImage) -> _Estimate | None:
+        luma = image.luma if image.valid_rows is None else image.luma[: image.valid_rows]
+        if luma.shape[0] < tiling.WINDOW:
+            return None
+        if image.jpeg is not None and not NOT_LUMA & set(image.warnings):
+            estimate = self._jpeg(luma, image.jpeg.q2_luma)
+        else:
+            estimate = self._pixels(luma)
+        return estimate if luma is image.luma else replace(estimate, maps=_extend(estimate.maps, image))
+
+    def _jpeg(self, luma: npt.NDArray[np.uint8], q2: tuple[int, ...], origin: tuple[int, int] = (0, 0)) -> _Estimate:
+        """Estimates from the double compression of a JPEG whose blocks begin at `origin`."""
+        found = q1map.estimate(self._model(q1map.MODEL), luma, q2, origin)
+        base = history.background(found)
+        channels = history.jpeg_channels(found, base, q2, luma)
+        answers = suspicion.estimate(self._model(suspicion.JPEG_MODEL), channels)
+        mute = _mute(channels, history.JPEG_CHANNELS)
+        covered = np.where(mute, 0, _q1_coverage(found))
+        cells = _Cells(found)
+        logits = suspicion.to_cells(answers, found.size, origin)
+        logits[cells(mute)] = np.nan
+        consistency = regions.find(logits, found, base, self._calibration(suspicion.JPEG_MODEL))
+        steps = q1map.decode(found.logp).astype(np.float32)
+        steps[mute] = np.nan
+        double = np.where(mute, np.nan, found.present).astype(np.float32)
+        size = consistency.suspicion.shape
+        maps = Maps(
+            suspicion=np.where(np.isnan(logits), np.nan, consistency.suspicion).astype(np.float32),
+            qf=np.full(size, nearest_qf(np.maximum(q2, 1)), np.float32),
+            flag=np.ones(size, np.float32),
+            q1=np.ascontiguousarray(cells(steps).transpose(2, 0, 1)),
+            double=cells(double),
+            coverage=cells(covered.astype(np.float32)),
+        )
+        table, place = _background_facts(found, base, mute)
+        return _Estimate(consistency, maps, q1=table, grid_shift=place, double_fraction=base.fraction)
+
+    def _pixels(self, luma: npt.NDArray[np.uint8]) -> _Estimate:
+        """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""
+        found = qfmap.estimate(self._model(qfmap.MODEL), luma)
+        base = history.background(found)
+        channels = history.pixel_channels(found, base, luma)
+        answers = suspicion.estimate(self._model(suspicion.PIXEL_MODEL), channels)
+        mute = _mute(channels, history.PIXEL_CHANNELS)
+        cells = _Cells(found)
+        logits = suspicion.to_cells(answers, found.size, (0, 0))
+        logits[cells(mute)] = np.nan
+        consistency = regions.find(logits, found, base, self._calibration(suspicion.PIXEL_MODEL))
+        smoothed = qfmap.smooth(found)
+        quality = qfmap.decode(smoothed)
+        near = np.abs(np.arange(1, 101) - quality[..., None]) <= 5
+        sure = (np.exp(smoothed) * near).sum(axis=2)
+        covered = history.sureness(found) * np.where(found.present > 0.5, sure, 1)
+        size = consistency.suspicion.shape
+        maps = Maps(
+            suspicion=np.where(np.isnan(logits), np.nan, consistency.suspicion).astype(np.float32),
+            qf=cells(np.where(mute | (found.present < 0.5), np.nan, quality).astype(np.float32)),
+            flag=cells(np.where(mute, np.nan, found.present).astype(np.float32)),
+            q1=np.full((N_COEFS, *size), np.nan, np.float32),
+            double=np.full(size, np.nan, np.float32),
+            coverage=cells(np.where(mute, 0, covered).astype(np.float32)),
+        )
+        estimate = _Estimate(consistency, maps)
+        last = lastjpeg.estimate(luma, found, base.shift) if base.fraction > 0.5 else None
+        if last is None or min(luma.shape[0] - last.origin[0], luma.shape[1] - last.origin[1]) < tiling.WINDOW:
+            return estimate
+        # The pixels were a JPEG: estimate what came before it, on its grid and with its table.
+        before = self._jpeg(luma, last.table, last.origin)
+        note = f"The pixels show JPEG compression of quality about {last.qf} with blocks from x {last.origin[1]}, "
+        note += f"y {last.origin[0]}; the file's own format does not keep its table, which was estimated."
+        deeper = consistency.score < 0.5 and before.consistency.score > consistency.score
+        if deeper:
+            maps = replace(maps, suspicion=before.maps.suspicion)
+        return replace(
+            before,
+            consistency=before.consistency if deeper else consistency,
+            maps=replace(maps, q1=before.maps.q1, double=before.maps.double),
+            notes=(note,),
+        )
+
+
+class _Cells:
+    """Spreads what was found for windows over the cells of the image."""
+
+    def __init__(self, found: WindowPosteriors) -> None:
+        rows = tiling.nearest_window(found.size[0], found.present.shape[0], found.origin[0])
+        cols = tiling.nearest_window(found.size[1], found.present.shape[1], found.origin[1])
+        self._index = np.ix_(rows, cols)
+
+    def __call__(self, windows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return windows[self._index]
+
+
+def _reference(source: Source) -> ImageRef:
+    if isinstance(source, ImageRef):
+        return source
+    if isinstance(source, (str, Path)):
+        raw = str(source).encode("utf-8", "surrogateescape")
+        return ImageRef(display_path(raw), raw)
+    if isinstance(source, bytes):
+        return ImageRef("<bytes>", b"<bytes>")
+    if isinstance(source, np.ndarray):
+        return ImageRef("<array>", b"<array>")
+    raise UsageError(f"an image is a path, bytes or an array, not {type(source).__name__}")
+
+
+def _with_evidence(row: ScanRecord, evidence: Evidence) -> ScanRecord:
+    """The row with what identifies the bytes, which holds even where they are no image."""
+    return replace(row, size=evidence.size, mtime=evidence.mtime, sha256=evidence.sha256, warnings=evidence.warnings)
+
+
+def _with_facts(row: ScanRecord, image: DecodedImage) -> ScanRecord:
+    """The row with what is known from the header."""
+    jpeg, said = image.jpeg, image.metadata
+    row = replace(
+        row,
+        warnings=row.warnings + image.warnings,
+        format=image.format,
+        frames=image.frames,
+        width=image.width,
+        height=image.height,
+        components=image.components,
+        camera_make=said.camera_make,
+        camera_model=said.camera_model,
+        software=said.software,
+        capture_time=said.capture_time,
+        has_thumbnail=said.has_thumbnail,
+        thumbnail_differs=said.thumbnail_differs,
+    )
+    if jpeg is None:
+        return row
+    return replace(
+        row,
+        subsampling=jpeg.subsampling,
+        progressive=jpeg.progressive,
+        q2_luma=jpeg.q2_luma,
+        q2_chroma=jpeg.q2_chroma,
+        qf2=nearest_qf(np.maximum(jpeg.q2_luma, 1)),
+        encoder=jpeg.encoder,
+    )
+
+
+def _with_estimate(row: ScanRecord, image: DecodedImage, found: _Estimate) -> ScanRecord:
+    """The row with what was estimated."""
+    maps, consistency = found.maps, found.consistency
+    quality = maps.qf[np.isfinite(maps.qf)]
+    flags = maps.flag[np.isfinite(maps.flag)]
+    coverage = float((maps.coverage >= CONFIDENT).mean())
+    notes = found.notes
+    if image.valid_rows is not None:
+        notes += (f"Only the first {image.valid_rows} of {image.height} rows could be decoded.",)
+    mean, low, high = (None, None, None)
+    if quality.size:
+        mean, low, high = (float(v) for v in (quality.mean(), *np.percentile(quality, (10, 90))))
+    return replace(
+        row,
+        qf_mean=mean,
+        qf_p10=low,
+        qf_p90=high,
+        compressed_fraction=float((flags > 0.5).mean()) if flags.size else None,
+        q1_background=found.q1,
+        qf1_background=nearest_qf(found.q1) if found.q1 is not None else None,
+        double_fraction=found.double_fraction,
+        grid_shift=found.grid_shift,
+        n_regions=len(consistency.regions),
+        regions=consistency.regions,
+        score=consistency.score,
+        reasons=score.reasons(consistency.regions, consistency.score, coverage) + notes,
+        coverage=coverage,
+    )
+
+
+def _mute(channels: npt.NDArray[Any], names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+    """(R, C) windows without information: flat or saturated ones."""
+    texture, saturated = (channels[names.index(name)] for name in ("texture", "saturated"))
+    mute: npt.NDArray[np.bool_] = (texture < np.log1p(MUTE_DEVIATION) / 3) | (saturated > MUTE_SATURATED)
+    return mute
+
+
+def _q1_coverage(found: WindowPosteriors) -> npt.NDArray[np.float32]:
+    """(R, C) how sure the Q1 network is of its answer: of the steps where there was a first compression, or of none."""
+    groups = itertools.pairwise(Q1_OFFSET)
+    sure = np.mean([np.exp(found.logp[..., a:b].max(axis=2).astype(np.float32)) for a, b in groups], axis=0)
+    none = np.maximum(0, 1 - 2 * found.present)
+    covered: npt.NDArray[np.float32] = found.present * sure + (1 - found.present) * none
+    return covered
+
+
+def _background_facts(
+    found: WindowPosteriors, base: Background, mute: npt.NDArray[np.bool_]
+) -> tuple[tuple[int, ...] | None, tuple[int, int] | None]:
+    """The background's table and grid shift on the image, each None unless most of the evidence is for it."""
+    weight = np.where(mute, 0, found.present)
+    total = float(weight.sum())
+    if base.fraction <= 0.5 or total < 1e-3:
+        return None, None
+    chosen = [a + q - 1 for a, q in zip(Q1_OFFSET, base.table, strict=False)]
+    held = float((np.exp(found.logp[..., chosen].astype(np.float32)).mean(axis=2) * weight).sum()) / total
+    placed = float((np.exp(found.shift[..., base.shift].astype(np.float32)) * weight).sum()) / total
+    dy, dx = divmod(base.shift, 8)
+    place = ((dy + found.origin[0]) % 8, (dx + found.origin[1]) % 8)
+    return (base.table if held > 0.3 else None), (place if placed > 0.3 else None)
+
+
+def _extend(maps: Maps, image: DecodedImage) -> Maps:
+    """Maps of a truncated image with NaN (no coverage) where nothing was decoded."""
+    rows, cols = tiling.cells(image.height), tiling.cells(image.width)
+
+    def grown(x: npt.NDArray[np.float32], fill: float) -> npt.NDArray[np.float32]:
+        out = np.full((*x.shape[:-2], rows, cols), fill, np.float32)
+        out[..., : x.shape[-2], :] = x
+        return out
+
+    nan = float("nan")
+    return Maps(
+        suspicion=grown(maps.suspicion, nan),
+        qf=grown(maps.qf, nan),
+        flag=grown(maps.flag, nan),
+        q1=grown(maps.q1, nan),
+        double=grown(maps.double, nan),
+        coverage=grown(maps.coverage, 0.0),
+    )
+
+
+def scan_image(
+    source: Source, *, device: str = "auto", max_pixels: int = DEFAULT_MAX_PIXELS, rgb: bool = False
+) -> ScanResult:
+    """The row, the maps and the decoded image of one image; see `Scanner.scan`.
+
+    Opens the models each time: for many images make a `Scanner` once. Raises ModelError and DeviceError as that does.
+    """
+    return Scanner(device=device, max_pixels=max_pixels, threads=0).scan(source, rgb=rgb)

@@ -1,0 +1,88 @@
+"""The image's score: how probable it is that some region has another history, and why.
+
+A score is a logistic function of how strongly the most suspicious places stand out; its coefficients were fitted on
+forgeries of images that trained nothing else (`train/fit_regions.py`) and travel in the model's manifest. Places are
+counted: in a larger image more of them can look odd by chance, so its odds are divided by how many times more
+places than a calibration image it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from jscan.records import Region
+
+TOP_CELLS = (40, 160)
+"""The summary holds the mean of the smoothed logits over this many most suspicious cells of 8 x 8 pixels."""
+CALIBRATION_CELLS = 3000
+"""About the cells of a calibration image."""
+
+
+def smooth(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Logits (R, C) averaged over 3 x 3 cells; NaN counts as the most innocent."""
+    known = np.where(np.isnan(logits), np.float32(-8), np.clip(logits, -8, 8))
+    return cv2.blur(known, (3, 3), borderType=cv2.BORDER_REPLICATE).astype(np.float32)
+
+
+def summary(smoothed: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """(2,) mean of the largest 40 and 160 values of smoothed logits, of whatever shape."""
+    flat = smoothed.ravel()
+    out = []
+    for count in TOP_CELLS:
+        if flat.size >= count:
+            out.append(float(np.partition(flat, flat.size - count)[-count:].mean()))
+        else:  # what is not there counts as innocent
+            out.append((float(flat.sum()) - 8.0 * (count - flat.size)) / count)
+    return np.array(out)
+
+
+def probability(summed: npt.NDArray[np.float64], cells: int, calibration: Mapping[str, Any]) -> float:
+    """The calibrated probability, 0 to 1, of a summary in an image of this many cells."""
+    logit = float(np.dot(calibration["weights"], summed) + calibration["bias"])
+    logit -= max(0.0, float(np.log(max(cells, 1) / CALIBRATION_CELLS)))
+    return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
+
+
+_KINDS = {
+    "other_q1": "was first compressed with another table than the rest",
+    "other_shift": "was first compressed on another block grid than the rest, as a part moved or pasted in would be",
+    "no_first_compression": "lacks the first compression that the rest shows",
+    "first_compression": "shows a first compression that the rest lacks",
+    "jpeg_in_uncompressed": "shows JPEG compression, the rest none",
+    "uncompressed_in_jpeg": "shows no JPEG compression, the rest does",
+    "other_qf": "was last compressed with another quality than the rest",
+    "unclear": "has another history than the rest; which one cannot be said",
+}
+
+
+def describe(region: Region, number: int) -> str:
+    """One sentence on a region."""
+    what = f"Region {number} at x {region.x}, y {region.y} ({region.width} x {region.height} pixels) "
+    what += _KINDS.get(region.kind, _KINDS["unclear"])
+    facts = []
+    if region.qf1 is not None:
+        facts.append(f"quality about {region.qf1:.0f}")
+    if region.grid_shift is not None:
+        facts.append(f"grid shift {region.grid_shift[0]}, {region.grid_shift[1]}")
+    facts.append(f"score {region.score:.2f}")
+    return f"{what} ({', '.join(facts)})."
+
+
+def reasons(regions: Sequence[Region], score: float, coverage: float) -> tuple[str, ...]:
+    """Sentences, the strongest region first, and what limits the answer."""
+    found = [describe(region, k + 1) for k, region in enumerate(regions)]
+    if not found and score >= 0.5:
+        found.append("Parts of the image disagree on its history, but no connected region stands out.")
+    if not found:
+        found.append("No region with another compression history was found.")
+    if coverage < 0.25:
+        found.append(
+            f"Only {100 * coverage:.0f} % of the image holds enough information for a sure answer; "
+            "a low score says little here."
+        )
+    return tuple(found)

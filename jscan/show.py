@@ -1,0 +1,271 @@
+"""What `jscan show` and the end of `jscan scan` print: findings as tables and sentences, a heatmap as half blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.segment import Segment
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from jscan.discover import display_path
+from jscan.records import Pixels, Region, ScanRecord
+
+if TYPE_CHECKING:
+    from jscan.run import Finding, RunSummary
+
+NOTABLE = 0.5
+"""Images that score this or more are named in a summary."""
+PREVIEW_COLUMNS = 100
+PREVIEW_LINES = 40
+KINDS = {
+    "other_q1": "other first quantisation",
+    "no_first_compression": "no first compression",
+    "first_compression": "compressed before, unlike the rest",
+    "other_shift": "other grid",
+    "jpeg_in_uncompressed": "JPEG in an uncompressed image",
+    "uncompressed_in_jpeg": "uncompressed in a JPEG's pixels",
+    "other_qf": "other quality",
+}
+"""Words for `Region.kind`."""
+
+
+def plain(text: str) -> str:
+    """The text as one line that a terminal shows and does not obey: control characters as backslash escapes."""
+    return display_path(text.encode("utf-8", "backslashreplace"))
+
+
+def _line(text: str, style: str = "") -> Text:
+    """One line that is never broken, because it holds a path that somebody may want to copy."""
+    return Text(text, style=style, no_wrap=True, overflow="ignore")
+
+
+def findings(record: ScanRecord) -> RenderableType:
+    """Everything that a person wants to know of one row."""
+    parts: list[RenderableType] = [_line(plain(record.path), "bold"), _facts(record)]
+    if record.status != "ok":
+        parts.append(Text(f"{record.status} ({record.error_code}): {plain(record.error or '')}", style="red"))
+    if record.regions:
+        parts.append(_regions(record.regions, (record.width or 0) * (record.height or 0)))
+    elif record.status == "ok":
+        parts.append(Text("No region has a history of its own."))
+    parts.extend(Text(f"- {plain(reason)}") for reason in record.reasons)
+    if record.warnings:
+        parts.append(Text(f"warnings: {', '.join(plain(w) for w in record.warnings)}", style="yellow"))
+    return Group(*parts)
+
+
+def _facts(record: ScanRecord) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    rows = {
+        "file": _file(record),
+        "last compression": _last_compression(record),
+        "camera": " ".join(plain(v) for v in (record.camera_make, record.camera_model) if v),
+        "software": plain(record.software or ""),
+        "background": _background(record),
+        "score": _number(record.score, "{:.2f}", "  (probability that a region has another history)"),
+        "coverage": _number(record.coverage, "{:.0%}", " of the image told the estimators something"),
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, Text(value))
+    return table
+
+
+def _file(record: ScanRecord) -> str:
+    parts = []
+    if record.format:
+        parts.append(record.format.upper() + (" progressive" if record.progressive else ""))
+    if record.width and record.height:
+        parts.append(f"{record.width} x {record.height}")
+    if record.subsampling:
+        parts.append(record.subsampling)
+    if record.size is not None:
+        parts.append(f"{record.size:,} bytes")
+    return ", ".join(parts)
+
+
+def _last_compression(record: ScanRecord) -> str:
+    parts = []
+    if record.qf2 is not None:
+        parts.append(f"quality {record.qf2:g}")
+        if record.encoder:
+            parts.append(f"encoder {record.encoder}")
+    elif record.compressed_fraction is not None:
+        parts.append(f"{record.compressed_fraction:.0%} of the pixels show one")
+    if record.qf_mean is not None:
+        spread = (
+            "" if record.qf_p10 is None or record.qf_p90 is None else f" ({record.qf_p10:.0f} to {record.qf_p90:.0f})"
+        )
+        parts.append(f"estimated from the pixels: {record.qf_mean:.0f}{spread}")
+    return ", ".join(parts)
+
+
+def _background(record: ScanRecord) -> str:
+    if record.status != "ok":
+        return ""
+    if record.qf1_background is None and record.q1_background is None:
+        text = "no first compression found"
+    else:
+        quality = "" if record.qf1_background is None else f", quality {record.qf1_background:.0f}"
+        text = f"compressed before{quality}"
+        if record.grid_shift is not None:
+            text += f", grid at (dy, dx) = {record.grid_shift}"
+        if record.q1_background is not None:
+            text += f", steps {' '.join(str(q) for q in record.q1_background)}"
+    if record.double_fraction is not None:
+        text += f"; {record.double_fraction:.0%} of the image was compressed before"
+    return text
+
+
+def _number(value: float | None, form: str, words: str) -> str:
+    return "" if value is None else form.format(value) + words
+
+
+def _regions(regions: tuple[Region, ...], pixels: int) -> Group:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for name in ("#", "score", "x, y", "width x height", "area", "QF1", "grid dy, dx"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("history", overflow="fold")
+    steps = []
+    for number, r in enumerate(regions, 1):
+        table.add_row(
+            str(number),
+            f"{r.score:.2f}",
+            f"{r.x}, {r.y}",
+            f"{r.width} x {r.height}",
+            f"{r.area / pixels:.1%}" if pixels else str(r.area),
+            "" if r.qf1 is None else f"{r.qf1:.0f}",
+            "" if r.grid_shift is None else f"{r.grid_shift[0]}, {r.grid_shift[1]}",
+            KINDS.get(r.kind, plain(r.kind)),
+        )
+        if r.q1 is not None:
+            steps.append(Text(f"first steps of region {number}: {' '.join(str(q) for q in r.q1)}", style="dim"))
+    words = (
+        "1 region with a history of its own" if len(regions) == 1 else f"{len(regions)} regions with other histories"
+    )
+    title = Text(words, style="bold")
+    return Group(title, table, *steps)
+
+
+def can_preview(console: Console) -> bool:
+    """Whether the terminal shows half blocks in true colour; elsewhere they would be garbage."""
+    return console.is_terminal and console.color_system == "truecolor" and console.encoding.lower().startswith("utf")
+
+
+class Preview:
+    """A picture as lines of upper half blocks, two pixels of each column in one character."""
+
+    def __init__(self, picture: Pixels, columns: int) -> None:
+        self._pixels = _shrink(picture, min(columns, PREVIEW_COLUMNS), 2 * PREVIEW_LINES)
+
+    def __rich_console__(self, console: Console, options: object) -> Iterator[Segment]:
+        """The segments that Rich prints."""
+        for top, bottom in zip(self._pixels[0::2], self._pixels[1::2], strict=True):
+            for above, below in zip(top.tolist(), bottom.tolist(), strict=True):
+                yield Segment(
+                    "▀", Style(color="#{:02x}{:02x}{:02x}".format(*above), bgcolor="#{:02x}{:02x}{:02x}".format(*below))
+                )
+            yield Segment.line()
+
+
+def _shrink(picture: Pixels, columns: int, rows: int) -> Pixels:
+    """The picture at most that large, with an even number of rows."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    scale = min(columns / width, rows / height, 1.0)
+    size = (max(1, round(width * scale)), max(2, 2 * round(height * scale / 2)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def summary(run: RunSummary) -> RenderableType:
+    """The end of a run: counts, the highest scoring images, and where the output lies."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right")
+    table.add_column()
+    for status in ("ok", "skipped", "error"):
+        if run.by_status.get(status):
+            table.add_row(f"{run.by_status[status]:,}", status)
+    for code, count in run.by_code.items():
+        table.add_row(f"{count:,}", Text(f"  {code}", style="dim"))
+    parts: list[RenderableType] = []
+    if not run.rows:
+        parts.append(Text("Nothing to scan was found; the results hold no row.", style="yellow"))
+    else:
+        parts += [Text(_pace(run)), table]
+    notable = [f for f in run.top if f.score >= NOTABLE]
+    if notable:
+        parts.append(Text(f"\nHighest scores ({NOTABLE} or more, at most {len(run.top)}):", style="bold"))
+        parts.extend(_finding(f) for f in notable)
+    elif run.top:
+        parts.append(Text(f"No image scores {NOTABLE} or more; the highest is {run.top[0].score:.2f}."))
+    parts += [Text(), _line(f"results   {plain(str(run.out))}")]
+    if run.heatmaps is not None:
+        parts.append(_line(f"heatmaps  {plain(str(run.heatmaps))}  (named by the sha256 column)"))
+    if run.maps is not None:
+        parts.append(_line(f"maps      {plain(str(run.maps))}  (named by the sha256 column)"))
+    return Group(*parts)
+
+
+def _pace(run: RunSummary) -> str:
+    seconds = max(run.seconds, 1e-9)
+    device = f" on {run.provider}" if run.provider else ""
+    return (
+        f"{run.rows:,} input{'s' * (run.rows != 1)} in {run.seconds:.1f} s{device}: "
+        f"{run.rows / seconds:.1f} images/s, {run.pixels / 1e6 / seconds:.1f} MP/s"
+    )
+
+
+def _finding(finding: Finding) -> Group:
+    reasons = (Padding(Text(plain(reason), style="dim"), (0, 0, 0, 8), expand=False) for reason in finding.reasons)
+    return Group(_line(f"  {finding.score:.2f}  {plain(finding.path)}"), *reasons)
+
+
+def model(manifest: Mapping[str, Any], trouble: str | None) -> RenderableType:
+    """One model: what it is, whether its digest holds (`trouble` says why not), its limits and measured errors."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("version", str(manifest.get("version", "unknown")))
+    digest = str(manifest.get("digest", "unknown"))
+    table.add_row(
+        "digest", Text(f"{digest}  checked", style="green") if trouble is None else Text(trouble, style="red")
+    )
+    training = manifest.get("training")
+    if isinstance(training, Mapping):
+        for key in ("command", "commit", "data"):
+            if training.get(key):
+                table.add_row("training" if key == "command" else f"  {key}", Text(plain(_words(training[key]))))
+    for i, limit in enumerate(_listed(manifest.get("limits"))):
+        table.add_row("" if i else "valid for", Text(plain(str(limit))))
+    metrics = manifest.get("metrics")
+    for i, (name, value) in enumerate(_flat(metrics if isinstance(metrics, Mapping) else {})):
+        table.add_row("" if i else "measured", Text(f"{plain(name)}: {plain(value)}"))
+    return Group(Text(str(manifest.get("name", "unnamed")), style="bold"), table)
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _words(value: object) -> str:
+    return ", ".join(f"{k} {v}" for k, v in _flat(value)) if isinstance(value, Mapping) else str(value)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Names and values of a nested mapping, one line each."""
+    for name, value in values.items():
+        full = f"{prefix} / {name}" if prefix else str(name)
+        if isinstance(value, Mapping):
+            yield from _flat(value, full)
+        else:
+            yield full, f"{value:.4g}" if isinstance(value, float) else str(value)

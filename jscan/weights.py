@@ -1,0 +1,159 @@
+"""Models: where they lie, whether they are what their manifest says, and sessions that run them.
+
+A model is a folder with `model.onnx` and `manifest.json`. It lies in `jscan/_weights` of an installed jscan, or in
+`weights` of a checkout. Nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jscan.errors import DeviceError, ModelError
+
+MANIFEST_KEYS = ("name", "version", "digest", "inputs", "outputs", "training", "metrics", "limits")
+
+
+@cache
+def folder() -> Path:
+    """The folder that holds the models. Raises ModelError where there is none."""
+    here = Path(__file__).resolve().parent
+    for candidate in (here / "_weights", here.parent / "weights"):
+        if candidate.is_dir():
+            return candidate
+    raise ModelError(f"no models found beside {here}: install jscan again, or make them with `make weights`")
+
+
+def names() -> tuple[str, ...]:
+    """Sorted names of the models at hand."""
+    return tuple(sorted(p.parent.name for p in folder().glob("*/manifest.json")))
+
+
+def manifest(name: str) -> dict[str, Any]:
+    """What the model says of itself. Raises ModelError where it cannot be read or lacks something."""
+    path = folder() / name / "manifest.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); install jscan again") from error
+    missing = [key for key in MANIFEST_KEYS if key not in found]
+    if missing:
+        raise ModelError(f"{path}: lacks {', '.join(missing)}; install jscan again")
+    return found
+
+
+def _read(name: str) -> bytes:
+    path = folder() / name / "model.onnx"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error}); install jscan again") from error
+    wanted = manifest(name)["digest"]
+    found = hashlib.sha256(data).hexdigest()
+    if found != wanted:
+        raise ModelError(f"{path}: its SHA-256 is {found}, but the manifest says {wanted}; install jscan again")
+    return data
+
+
+def check(name: str) -> None:
+    """Raises ModelError unless the model's bytes have the digest that its manifest states."""
+    _read(name)
+
+
+def label(name: str) -> str:
+    """`name@` and the first 12 digits of the digest, as rows name a model."""
+    return f"{name}@{manifest(name)['digest'][:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A session that runs one model."""
+
+    label: str
+    """As in `label`."""
+    provider: str
+    """`CPU` or `CUDA`: what it really runs on."""
+    session: Any
+    """The ONNX Runtime session."""
+    outputs: tuple[str, ...]
+    """Names of its outputs, in order."""
+
+    def __call__(self, **inputs: np.ndarray[Any, Any]) -> dict[str, Any]:
+        """The outputs by name."""
+        values = self.session.run(list(self.outputs), inputs)
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def resolve_device(device: str) -> str:
+    """The provider, `CPU` or `CUDA`, that `auto`, `cpu` or `cuda` comes to on this machine.
+
+    A GPU counts as usable only if the CUDA driver answers and counts at least one device: ONNX Runtime lists its CUDA
+    provider on machines that have none. Raises DeviceError where `cuda` was asked for and is not there.
+    """
+    if device == "cpu":
+        return "CPU"
+    reason = _cuda_missing()
+    if reason is None:
+        return "CUDA"
+    if device == "cuda":
+        raise DeviceError(f"--device cuda: {reason}; use --device cpu, or mend the GPU's set-up")
+    return "CPU"
+
+
+@cache
+def _cuda_missing() -> str | None:
+    """Why CUDA cannot be used here, or None."""
+    import ctypes
+    import sys
+
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "this ONNX Runtime has no CUDA provider (on Linux and Windows x86-64: pip install 'jscan[cuda]')"
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return f"no NVIDIA driver on this machine ({library} cannot be loaded)"
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value < 1:
+        return "the NVIDIA driver finds no GPU"
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    return None
+
+
+def load(name: str, *, provider: str = "CPU", threads: int = 1) -> Model:
+    """The model, checked, on this provider. Raises ModelError or DeviceError.
+
+    ONNX Runtime would fall back to the CPU without a word; the provider that the session got is compared with the
+    one asked for.
+    """
+    import onnxruntime
+
+    said = manifest(name)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    wanted = f"{provider}ExecutionProvider"
+    providers = [wanted] if provider == "CPU" else [wanted, "CPUExecutionProvider"]
+    try:
+        session = onnxruntime.InferenceSession(_read(name), options, providers=providers)
+    except ModelError:
+        raise
+    except Exception as error:  # ONNX Runtime's own exceptions share no public base
+        raise ModelError(f"{folder() / name}: cannot be loaded ({error}); install jscan again") from error
+    if session.get_providers()[0] != wanted:
+        raise DeviceError(f"--device {provider.lower()}: ONNX Runtime could not start it; use --device cpu")
+    got_in = sorted(i.name for i in session.get_inputs())
+    got_out = [o.name for o in session.get_outputs()]
+    if got_in != sorted(said["inputs"]) or sorted(got_out) != sorted(said["outputs"]):
+        raise ModelError(f"{folder() / name}: inputs or outputs are not those of its manifest; install jscan again")
+    return Model(label(name), provider, session, tuple(got_out))

@@ -1,0 +1,38 @@
+"""Runs a window model over a whole image, tile by tile, in bounded memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from jscan import tiling
+from jscan.records import WindowPosteriors
+from jscan.weights import Model
+
+LOWEST = -30.0
+"""Log-posteriors below this are cut off: half precision holds the rest to 1 %."""
+
+
+def run_windows(
+    model: Model, luma: npt.NDArray[np.uint8], origin: tuple[int, int] = (0, 0), **inputs: npt.NDArray[np.float32]
+) -> WindowPosteriors:
+    """The posteriors of all windows of an image (H, W) uint8, computed tile by tile.
+
+    Raises ValueError where less than one window is left from `origin` on.
+    """
+    height, width = luma.shape
+    rows, cols = tiling.window_grid(height - origin[0], width - origin[1])
+    logp: npt.NDArray[np.float16] | None = None
+    shift = np.empty((rows, cols, 64), np.float16)
+    present = np.empty((rows, cols), np.float32)
+    for tile in tiling.tiles(rows, cols):
+        pixels, valid = tiling.cut_tile(luma, tile, origin)
+        out = model(luma=pixels[None, None], valid=valid, **inputs)
+        if logp is None:
+            logp = np.empty((rows, cols, out["logp"].shape[1]), np.float16)
+        here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))
+        logp[here] = np.maximum(out["logp"], LOWEST).reshape(*tile.shape, -1)
+        shift[here] = np.maximum(out["shift"], LOWEST).reshape(*tile.shape, -1)
+        present[here] = out["present"].reshape(tile.shape)
+    assert logp is not None
+    return WindowPosteriors(logp, shift, present, origin, (height, width))

@@ -1,0 +1,88 @@
+"""A scanner that does what the file's text says, so that tests of the run need no model. Workers import it by name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from jscan import __version__
+from jscan.errors import DeviceError, ModelError
+from jscan.records import DecodedImage, ImageRef, Maps, Region, ScanRecord, ScanResult
+
+
+class FakeScanner:
+    """Reads `ok 0.9`, `error`, `skipped`, `kill`, `raise`, `memory`, `slow 2` from the input."""
+
+    provider = "CPU"
+    models: tuple[str, ...] = ("fake@000000000000",)
+
+    def scan(self, source: ImageRef | Path, *, rgb: bool = False) -> ScanResult:
+        """What the file asks for."""
+        if not isinstance(source, ImageRef):
+            source = ImageRef(str(source), os.fsencode(source))
+        content = Path(os.fsdecode(source.path_bytes)).read_bytes()
+        verb, _, argument = content.decode().partition(" ")
+        base = ScanRecord(source.path, source.path_bytes, jscan_version=__version__, models=self.models)
+        match verb:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "raise":
+                raise RuntimeError("not foreseen")
+            case "memory":
+                raise MemoryError
+            case "slow":
+                time.sleep(float(argument))
+            case "error":
+                return ScanResult(replace(base, status="error", error_code="corrupt_data", error="broken"), None, None)
+            case "skipped":
+                return ScanResult(
+                    replace(base, status="skipped", error_code="unsupported_format", error="no image"), None, None
+                )
+        score = float(argument) if verb == "ok" else 0.1
+        regions = (Region(8, 16, 24, 32, 500, score, 75.0, (4,) * 15, (1, 2), "other_q1"),) if score >= 0.5 else ()
+        record = replace(
+            base,
+            sha256=hashlib.sha256(content).hexdigest(),
+            size=len(content),
+            format="png",
+            width=64,
+            height=48,
+            components=3,
+            qf_mean=90.0,
+            n_regions=len(regions),
+            regions=regions,
+            score=score,
+            coverage=0.5,
+            reasons=("a region has another history",) if regions else (),
+        )
+        plane = np.zeros((6, 8), np.float32)
+        maps = Maps(plane, plane, plane, np.zeros((15, 6, 8), np.float32), plane, plane)
+        pixels = np.full((48, 64), 128, np.uint8)
+        image = DecodedImage(pixels, np.stack([pixels] * 3, -1) if rgb else None, "png", 3)
+        return ScanResult(record, maps, image)
+
+
+def open_fake(device: str, max_pixels: int, threads: int) -> FakeScanner:
+    """In place of `jscan.run.open_scanner` and `open_in_worker`."""
+    if device == "cuda":
+        raise DeviceError("--device cuda: no GPU can be used here")
+    return FakeScanner()
+
+
+def open_broken(device: str, max_pixels: int, threads: int) -> FakeScanner:
+    """A scanner whose model is damaged."""
+    raise ModelError("weights/fake/model.onnx is damaged")
+
+
+def make_inputs(folder: Path, **contents: str) -> Path:
+    """The folder, holding one file for each name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / f"{name}.jpg").write_text(content)
+    return folder

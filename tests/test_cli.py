@@ -1,0 +1,432 @@
+"""The command line: exit codes, messages, and nothing garbled."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import fake_scanner
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from fake_scanner import make_inputs
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+import jscan
+import jscan.run
+from jscan import cli, show
+from jscan.config import DEVICES
+from jscan.errors import ModelError
+from jscan.records import Region, ScanRecord
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jscan.run, "open_in_worker", fake_scanner.open_fake)
+    monkeypatch.setattr(jscan.run, "open_scanner", fake_scanner.open_fake)
+    monkeypatch.delenv("JSCAN_DEBUG", raising=False)
+
+
+def invoke(*arguments: object) -> Result:
+    """What the command line answers, in this process."""
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def scan(folder: Path, *arguments: object) -> Result:
+    """`jscan scan folder/in --out folder/out.parquet ...`."""
+    return invoke("scan", folder / "in", "--out", folder / "out.parquet", "--workers", 1, *arguments)
+
+
+def test_version() -> None:
+    assert invoke("--version").output == f"jscan {jscan.__version__}\n"
+
+
+def test_devices_are_those_of_the_config() -> None:
+    assert tuple(d.value for d in cli.Device) == DEVICES
+
+
+def test_every_command_is_documented() -> None:
+    for command in ("scan", "show", "models"):
+        assert invoke(command, "--help").exit_code == 0
+    assert "--fail-on-score" in invoke("scan", "--help").output
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from jscan.cli import app\n"
+        "CliRunner().invoke(app, ['scan', '--help'])\n"
+        "print([m for m in ('numpy', 'cv2', 'onnxruntime', 'pyarrow', 'torch', 'PIL') if m in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert answer.stdout == "[]\n"
+
+
+def test_the_package_gives_its_names_lazily() -> None:
+    assert jscan.ScanRecord is ScanRecord
+    assert "ScanRecord" in dir(jscan)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = jscan.nonsense
+
+
+def test_scan_says_what_it_found(tmp_path: Path) -> None:
+    make_inputs(tmp_path / "in", good="ok 0.93", dull="ok 0.1", text="skipped")
+    answer = scan(tmp_path)
+    assert answer.exit_code == 0, answer.output
+    for words in ("2  ok", "1  skipped", "unsupported_format", "0.93", "good.jpg", "another history", "out.parquet"):
+        assert words in answer.stdout
+    assert "dull.jpg" not in answer.stdout
+    assert "--device auto took CPU" in answer.stderr
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 3
+
+
+def test_scan_without_findings_says_so(tmp_path: Path) -> None:
+    make_inputs(tmp_path / "in", dull="ok 0.1")
+    assert "No image scores 0.5 or more; the highest is 0.10" in scan(tmp_path).stdout
+
+
+def test_quiet_is_quiet(tmp_path: Path) -> None:
+    make_inputs(tmp_path / "in", good="ok 0.93", bad="error")
+    answer = scan(tmp_path, "--quiet")
+    assert (answer.exit_code, answer.output) == (3, "")
+
+
+@pytest.mark.parametrize(
+    ("contents", "options", "code"),
+    [
+        ({"a": "ok 0.9"}, (), 0),
+        ({"a": "skipped"}, (), 0),
+        ({"a": "ok 0.9", "b": "error"}, (), 3),
+        ({"a": "ok 0.9", "b": "kill"}, (), 3),
+        ({"a": "ok 0.9"}, ("--fail-on-score", 0.9), 4),
+        ({"a": "ok 0.9"}, ("--fail-on-score", 0.91), 0),
+        ({"a": "ok 0.9", "b": "error"}, ("--fail-on-score", 0.5), 4),
+        ({"a": "ok 0.9"}, ("--device", "cuda"), 2),
+        ({"a": "ok 0.9"}, ("--device", "tpu"), 2),
+        ({"a": "ok 0.9"}, ("--workers", "-1"), 2),
+        ({"a": "ok 0.9"}, ("--limit", "0"), 2),
+    ],
+)
+def test_exit_codes(tmp_path: Path, contents: dict[str, str], options: tuple[object, ...], code: int) -> None:
+    make_inputs(tmp_path / "in", **contents)
+    answer = scan(tmp_path, *options)
+    assert answer.exit_code == code, answer.output
+    assert (tmp_path / "out.parquet").exists() == (code != 2)
+
+
+def test_no_gpu_is_said_and_never_passed_over(tmp_path: Path) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    answer = scan(tmp_path, "--device", "cuda")
+    assert answer.stderr == "jscan: --device cuda: no GPU can be used here\n"
+
+
+def test_a_missing_path(tmp_path: Path) -> None:
+    answer = scan(tmp_path)
+    assert answer.exit_code == 2
+    assert "does not exist" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_an_output_that_exists(tmp_path: Path) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    assert scan(tmp_path).exit_code == 0
+    answer = scan(tmp_path)
+    assert answer.exit_code == 12
+    assert "--overwrite" in answer.stderr
+    assert scan(tmp_path, "--overwrite").exit_code == 0
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    make_inputs(tmp_path / "in", a="kill")
+    (tmp_path / "file").touch()
+    answer = invoke("scan", tmp_path / "in", "--out", tmp_path / "file" / "out.parquet")
+    assert answer.exit_code == 12
+    assert "no folder" in answer.stderr
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    answer = scan(tmp_path)
+    assert answer.exit_code == 0
+    assert "Nothing to scan was found" in answer.stdout
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
+
+
+def test_an_unforeseen_error_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(jscan.run, "run_scan", broken)
+    answer = scan(tmp_path)
+    assert answer.exit_code == 1
+    assert "ZeroDivisionError: oh" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    monkeypatch.setenv("JSCAN_DEBUG", "1")
+    assert "Traceback" in scan(tmp_path).stderr
+
+
+def test_hostile_names_are_escaped(tmp_path: Path) -> None:
+    make_inputs(tmp_path / "in", **{"red\x1b[31m[bold]": "ok 0.93"})
+    answer = scan(tmp_path)
+    assert answer.exit_code == 0
+    assert "\x1b" not in answer.output
+    assert "red\\x1b[31m[bold].jpg" in answer.stdout
+    answer = invoke("show", tmp_path / "no\x1bthing")
+    assert "\x1b" not in answer.output
+
+
+# --- show -------------------------------------------------------------------------------------------------------------
+
+
+def test_show_prints_the_findings(tmp_path: Path) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.93")
+    answer = invoke("show", folder / "a.jpg")
+    assert answer.exit_code == 0, answer.output
+    for words in ("64 x 48", "0.93", "1 region", "16, 8", "32 x 24", "75", "1, 2", "other first", "50%"):
+        assert words in answer.stdout
+    assert "▀" not in answer.stdout
+
+
+def test_show_as_json(tmp_path: Path) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.93")
+    row = json.loads(invoke("show", folder / "a.jpg", "--json").stdout)
+    assert row["score"] == 0.93
+    assert row["regions"][0]["grid_shift"] == [1, 2]
+    assert bytes.fromhex(row["path_bytes"]) == os.fsencode(folder / "a.jpg")
+
+
+def test_show_saves_the_heatmap(tmp_path: Path) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.93")
+    save = tmp_path / "heat.png"
+    assert invoke("show", folder / "a.jpg", "--save", save).exit_code == 0
+    assert save.read_bytes().startswith(b"\x89PNG")
+    answer = invoke("show", folder / "a.jpg", "--save", save)
+    assert answer.exit_code == 12
+    assert "--overwrite" in answer.stderr
+    assert invoke("show", folder / "a.jpg", "--save", folder / "a.jpg", "--overwrite").exit_code == 2
+    assert invoke("show", folder / "a.jpg", "--save", tmp_path / "nowhere" / "x.png").exit_code == 12
+    assert (folder / "a.jpg").read_text() == "ok 0.93"
+
+
+def test_show_of_what_cannot_be_shown(tmp_path: Path) -> None:
+    folder = make_inputs(tmp_path / "in", bad="error", text="skipped")
+    assert invoke("show", tmp_path / "nowhere").exit_code == 2
+    assert "jscan scan" in invoke("show", folder).stderr
+    answer = invoke("show", folder / "bad.jpg", "--save", tmp_path / "x.png")
+    assert answer.exit_code == 3
+    assert "corrupt_data" in answer.stdout
+    assert "was not written" in answer.stderr
+    assert invoke("show", folder / "text.jpg").exit_code == 0
+    assert invoke("show", folder / "bad.jpg", "--device", "cuda").exit_code == 2
+
+
+def test_the_preview_has_two_pixels_in_each_character() -> None:
+    picture = np.zeros((400, 300, 3), np.uint8)
+    picture[:200] = (255, 0, 0)
+    console = Console(force_terminal=True, color_system="truecolor", width=60, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(show.Preview(picture, 60))
+    lines = capture.get().rstrip("\n").split("\n")
+    assert len(lines) == 40
+    assert {line.count("▀") for line in lines} == {60}
+    assert "38;2;255;0;0" in lines[0]
+    assert "38;2;0;0;0" in lines[-1]
+
+
+@pytest.mark.parametrize(("system", "terminal", "expected"), [("truecolor", True, True), ("256", True, False)])
+def test_a_preview_only_where_it_can_be_shown(system: Any, terminal: bool, expected: bool) -> None:
+    console = Console(force_terminal=terminal, color_system=system)
+    assert show.can_preview(console) == (expected and console.encoding.startswith("utf"))
+    assert not show.can_preview(Console(force_terminal=False, color_system=None))
+
+
+def test_findings_of_every_kind_of_row() -> None:
+    console = Console(width=100, force_terminal=False, color_system=None)
+    region = Region(0, 0, 64, 64, 4096, 0.8, None, None, None, "no_first_compression")
+    records = [
+        ScanRecord("a", b"a"),
+        ScanRecord("b", b"b", status="error", error_code="empty", error="It is empty."),
+        ScanRecord("c", b"c", width=0, height=0, regions=(region,), warnings=("truncated",)),
+        ScanRecord("d", b"d", q1_background=(2,) * 15, qf1_background=None, grid_shift=(1, 2), double_fraction=0.4),
+        ScanRecord("e", b"e", qf2=90.0, encoder="ijg", qf_mean=88.0, qf_p10=80.0, qf_p90=91.0, score=0.2),
+        ScanRecord("f", b"f", compressed_fraction=0.5, camera_make="Make\x07r"),
+    ]
+    with console.capture() as capture:
+        for record in records:
+            console.print(show.findings(record))
+    text = capture.get()
+    for words in (
+        "It is empty.",
+        "no first compression",
+        "truncated",
+        "grid at (dy, dx) = (1, 2)",
+        "80 to 91",
+        "\\x07",
+    ):
+        assert words in text
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def _fake_weights(monkeypatch: pytest.MonkeyPatch, *, damaged: bool) -> None:
+    def check(name: str) -> None:
+        if damaged and name == "qf":
+            raise ModelError("weights/qf/model.onnx is damaged: its digest differs")
+
+    def manifest(name: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "version": "1.2",
+            "digest": "ab" * 32,
+            "training": {"command": "make weights", "commit": "abc", "data": {"images": 221}},
+            "metrics": {"kodak": {"accuracy": 0.7512345, "mse": 0.8}, "patches": 100},
+            "limits": ["windows of 64 x 64", "QF2 60 to 100"],
+        }
+
+    fake = SimpleNamespace(names=lambda: ("q1", "qf"), check=check, manifest=manifest)
+    monkeypatch.setitem(sys.modules, "jscan.weights", fake)
+    monkeypatch.setattr(jscan, "weights", fake, raising=False)
+
+
+def test_models_lists_what_the_manifests_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake_weights(monkeypatch, damaged=False)
+    answer = invoke("models")
+    assert answer.exit_code == 0, answer.output
+    for words in (
+        "q1",
+        "qf",
+        "1.2",
+        "ab" * 20,
+        "checked",
+        "64 x 64",
+        "QF2 60 to 100",
+        "kodak / accuracy: 0.7512",
+        "221",
+    ):
+        assert words in answer.stdout
+
+
+def test_a_damaged_model_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake_weights(monkeypatch, damaged=True)
+    answer = invoke("models")
+    assert answer.exit_code == 1
+    assert "is damaged" in answer.stdout
+    assert "install jscan again" in answer.stderr
+
+
+# --- real processes ---------------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+import fake_scanner, jscan.run
+from jscan.cli import main
+jscan.run.open_in_worker = jscan.run.open_scanner = fake_scanner.open_fake
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> list[str]:
+    """A command that is `jscan` with a fake scanner."""
+    path = tmp_path / "main.py"
+    path.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    return [sys.executable, str(path)]
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_python_m_jscan() -> None:
+    answer = subprocess.run([sys.executable, "-m", "jscan", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert answer.stdout == f"jscan {jscan.__version__}\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_run_cleanly(
+    tmp_path: Path, script: list[str], environment: dict[str, str], number: signal.Signals
+) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.1", b="slow 60")
+    log = tmp_path / "log"
+    process = subprocess.Popen(
+        [*script, "scan", tmp_path / "in", "-o", tmp_path / "out.parquet", "--workers", "1", "--json-log", log],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (log.exists() and '"row"' in log.read_text()):
+        time.sleep(0.05)
+    # Ctrl-C reaches the whole group; SIGTERM is sent to the one process that somebody named.
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.endswith("jscan: interrupted\n")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "log", "main.py"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_a_broken_pipe_is_quiet(tmp_path: Path, script: list[str], environment: dict[str, str]) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.93")
+    for arguments in (["show", folder / "a.jpg"], ["show", folder / "a.jpg", "--json"], ["--help"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        answer = subprocess.run(
+            [*script, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False
+        )
+        os.close(writer)
+        assert answer.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_a_bar_and_is_left_as_it_was(
+    tmp_path: Path, script: list[str], environment: dict[str, str]
+) -> None:
+    pty = pytest.importorskip("pty")
+    make_inputs(tmp_path / "in", a="ok 0.93", b="slow 0.3", c="error")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*script, "scan", tmp_path / "in", "-o", tmp_path / "out.parquet", "--workers", "1"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**environment, "TERM": "xterm-256color", "COLUMNS": "100"},
+    )
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:
+            break
+        if not chunk:
+            break
+        seen += chunk
+    os.close(ours)
+    assert process.wait(30) == 3
+    assert b"images/s" in seen
+    assert b"3/3" in seen or b"2/3" in seen or b"1/3" in seen
+    assert seen.count(b"\x1b[?25h") == seen.count(b"\x1b[?25l") >= 1, "the cursor is shown again"
+    assert b"good" not in seen
+    assert b"0.93" in seen

@@ -1,0 +1,584 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import struct
+import warnings
+import zipfile
+import zlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as pictures
+
+from jscan.decode import decode, from_array, read, sniff
+from jscan.errors import InputError, UsageError
+from jscan.records import DecodedImage, ImageRef
+
+RGB = pictures.astronaut()[40:240, 100:340]  # (200, 240, 3)
+PHOTO = Image.fromarray(RGB)
+LIMIT = 10_000_000
+HOSTILE = Path(__file__).resolve().parents[2] / "shared" / "data" / "hostile.zip"
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def luma_of(rgb: np.ndarray) -> np.ndarray:
+    r, g, b = (rgb[..., i].astype(np.float64) for i in range(3))
+    return np.floor(0.299 * r + 0.587 * g + 0.114 * b + 0.5).astype(np.uint8)
+
+
+def near(a: np.ndarray, b: np.ndarray, by: int = 0) -> bool:
+    return a.shape == b.shape and int(np.abs(a.astype(int) - b.astype(int)).max()) <= by
+
+
+def open_(data: bytes, *, rgb: bool = False) -> DecodedImage:
+    return decode(data, max_pixels=LIMIT, rgb=rgb)
+
+
+def error_of(data: bytes, max_pixels: int = LIMIT) -> tuple[str, str]:
+    with pytest.raises(InputError) as caught:
+        decode(data, max_pixels=max_pixels, rgb=False)
+    message = str(caught.value)
+    assert message.endswith(".") and "\n" not in message and "0x7f" not in message
+    return caught.value.code.value, message
+
+
+# --- JPEG ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 0}])
+def test_jpeg_luma_is_the_y_component(options: dict[str, Any]) -> None:
+    data = saved(PHOTO, "JPEG", quality=88, **options)
+    image = open_(data, rgb=True)
+    oracle = Image.open(io.BytesIO(data))
+    oracle.draft("YCbCr", oracle.size)
+    assert near(image.luma, np.asarray(oracle)[:, :, 0])
+    assert image.rgb is not None and near(image.rgb, np.asarray(Image.open(io.BytesIO(data))))
+    assert not image.luma.flags.writeable and not image.rgb.flags.writeable
+    assert (image.format, image.components, image.frames) == ("jpeg", 3, 1)
+    assert image.warnings == () and image.valid_rows is None
+    assert image.jpeg is not None and image.jpeg.encoder == "ijg"
+    assert image.jpeg.progressive == bool(options.get("progressive"))
+
+
+def test_jpeg_is_not_rotated() -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    assert open_(saved(PHOTO, "JPEG", exif=exif)).luma.shape == (200, 240)
+
+
+def test_grey_jpeg() -> None:
+    image = open_(saved(PHOTO.convert("L"), "JPEG"), rgb=True)
+    assert image.components == 1 and image.jpeg is not None and image.jpeg.subsampling == "gray"
+    assert image.jpeg.q2_chroma is None
+    assert image.rgb is not None and near(image.rgb[:, :, 1], image.luma)
+
+
+def test_rgb_jpeg() -> None:
+    data = saved(PHOTO, "JPEG", quality=95, keep_rgb=True)
+    image = open_(data, rgb=True)
+    assert image.warnings == ("rgb_jpeg",)
+    assert near(image.luma, np.asarray(Image.open(io.BytesIO(data)).convert("L")))
+
+
+@pytest.mark.parametrize("transform", [0, 2])
+def test_cmyk_jpeg(transform: int) -> None:
+    data = bytearray(saved(PHOTO.convert("CMYK"), "JPEG", quality=95))
+    data[data.index(b"Adobe") + 11] = transform
+    image = open_(bytes(data), rgb=True)
+    oracle = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert image.warnings == ("cmyk",) and image.components == 4
+    assert image.rgb is not None and near(image.rgb, oracle, 1)
+    assert near(image.luma, luma_of(image.rgb), 1)
+
+
+@pytest.mark.parametrize("luma", [0x22, 0x31])
+def test_sampling_unknown_to_turbojpeg(luma: int) -> None:
+    data = bytearray(saved(PHOTO, "JPEG", subsampling=0))
+    at = data.index(b"\xff\xc0")
+    data[at + 11], data[at + 14], data[at + 17] = luma, 0x12 if luma == 0x22 else 0x11, 0x11
+    image = open_(bytes(data))
+    oracle = Image.open(io.BytesIO(data))
+    oracle.draft("L", oracle.size)
+    assert near(image.luma, np.asarray(oracle))
+    data[at + 11], data[at + 14] = 0x11, 0x22
+    assert error_of(bytes(data))[0] == "unsupported_sof"
+
+
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 3}, {"subsampling": 0}, {"subsampling": 2}])
+@pytest.mark.parametrize("part", [0.15, 0.5, 0.83])
+def test_truncated_jpeg(options: dict[str, Any], part: float) -> None:
+    data = saved(PHOTO, "JPEG", quality=90, **options)
+    whole = open_(data).luma
+    header = data.index(b"\xff\xda") + 14
+    cut = data[: header + round((len(data) - header) * part)]
+    image = open_(cut, rgb=True)
+    assert image.warnings == ("truncated",) and image.valid_rows is not None
+    assert near(image.luma[: image.valid_rows], whole[: image.valid_rows])
+    # Not too careful either: the next two rows of MCUs are not all there.
+    assert not near(image.luma[: image.valid_rows + 32], whole[: image.valid_rows + 32])
+    assert image.valid_rows % 8 == 0 and 0 < image.valid_rows < 200
+    # The same with an EOI put at the end, as tools that mend files do.
+    mended = open_(cut.rstrip(b"\xff") + b"\xff\xd9")
+    assert mended.warnings == ("corrupt_data",) and mended.valid_rows == image.valid_rows
+
+
+def test_only_the_end_marker_is_missing() -> None:
+    data = saved(PHOTO, "JPEG")
+    image = open_(data[:-2])
+    assert image.warnings == ("truncated",) and image.valid_rows == 200
+    assert near(image.luma, open_(data).luma)
+
+
+def test_truncated_progressive_jpeg() -> None:
+    data = saved(PHOTO, "JPEG", progressive=True, quality=90)
+    last = data.rindex(b"\xff\xda")  # the last bit of the luma
+    assert open_(data[: len(data) // 2]).valid_rows == 0
+    assert open_(data[:last]).valid_rows == 0
+    image = open_(data[: (last + len(data)) // 2])
+    assert image.valid_rows is not None and 0 < image.valid_rows < 200
+    assert near(image.luma[: image.valid_rows], open_(data).luma[: image.valid_rows])
+
+
+def test_corrupt_jpeg_is_decoded_all_the_same() -> None:
+    data = bytearray(saved(PHOTO, "JPEG", restart_marker_rows=1))
+    at = data.index(b"\xff\xd3")
+    data[at + 1] = 0xD5
+    image = open_(bytes(data))
+    assert image.warnings == ("corrupt_data",)
+    assert near(image.luma[:32], open_(saved(PHOTO, "JPEG")).luma[:32])
+
+
+def test_bytes_between_segments() -> None:
+    data = saved(PHOTO, "JPEG")
+    at = data.index(b"\xff\xdb")
+    image = open_(data[:at] + b"\0\0" + data[at:], rgb=True)
+    assert image.warnings == ("corrupt_data",) and near(image.luma, open_(data).luma)
+
+
+def test_trailing_bytes() -> None:
+    assert open_(saved(PHOTO, "JPEG") + bytes(10)).warnings == ("trailing_bytes",)
+    assert open_(saved(PHOTO, "PNG") + bytes(10)).warnings == ("trailing_bytes",)
+    assert open_(saved(PHOTO.convert("P"), "GIF") + b"x").warnings == ("trailing_bytes",)
+    assert open_(saved(PHOTO, "WEBP") + bytes(10)).warnings == ("trailing_bytes",)
+
+
+def test_multi_picture_file() -> None:
+    image = open_(saved(PHOTO, "MPO", save_all=True, append_images=[PHOTO.rotate(180)]))
+    assert image.frames == 2 and image.warnings == () and image.format == "jpeg"
+
+
+def test_jpeg_limits() -> None:
+    data = bytearray(saved(PHOTO, "JPEG"))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = b"\xff\xff\xff\xff"
+    assert error_of(bytes(data))[0] == "pixel_limit"
+    assert error_of(saved(PHOTO, "JPEG"), max_pixels=47_999)[0] == "pixel_limit"
+    assert decode(saved(PHOTO, "JPEG"), max_pixels=48_000, rgb=False).width == 240
+    assert error_of(saved(PHOTO.crop((0, 0, 63, 200)), "JPEG"))[0] == "too_small"
+    assert open_(saved(PHOTO.crop((0, 0, 64, 64)), "JPEG")).luma.shape == (64, 64)
+
+
+# --- Exif ---------------------------------------------------------------------------------------------------
+
+
+def exif_with_thumbnail(thumbnail: bytes | None) -> bytes:
+    """A little-endian Exif block with Make, Software and, in IFD1, a JPEG thumbnail; written by hand."""
+    texts = b"Acme\0\0\0\0Editor 1\0\0\0\0"
+    count = 2
+    first = struct.pack("<H", count)
+    at = 8 + 2 + 12 * count + 4
+    first += struct.pack("<HHII", 271, 2, 5, at) + struct.pack("<HHII", 305, 2, 9, at + 8)
+    second_at = at + len(texts)
+    if thumbnail is None:
+        return b"Exif\0\0II*\0\x08\0\0\0" + first + struct.pack("<I", 0) + texts
+    second = struct.pack("<H", 3) + struct.pack("<HHII", 259, 3, 1, 6)
+    second += struct.pack("<HHII", 513, 4, 1, second_at + 2 + 36 + 4) + struct.pack("<HHII", 514, 4, 1, len(thumbnail))
+    return b"Exif\0\0II*\0\x08\0\0\0" + first + struct.pack("<I", second_at) + texts + second + bytes(4) + thumbnail
+
+
+def test_exif_facts() -> None:
+    exif = Image.Exif()
+    exif[271], exif[272], exif[305] = "Acme\0junk", " Model\t7 ", "Firmware"
+    exif.get_ifd(0x8769)[36867] = "2024:02:03 04:05:06"
+    for kind in ("JPEG", "PNG", "WEBP"):
+        facts = open_(saved(PHOTO, kind, exif=exif)).metadata
+        assert (facts.camera_make, facts.camera_model, facts.software) == ("Acme", "Model 7", "Firmware"), kind
+        assert facts.capture_time == "2024:02:03 04:05:06" and facts.has_thumbnail is False
+        assert facts.thumbnail_differs is None
+    bare = open_(saved(PHOTO, "JPEG")).metadata
+    assert bare.camera_make is None and bare.has_thumbnail is None
+
+
+def test_thumbnail() -> None:
+    other = Image.fromarray(pictures.chelsea())
+    small = PHOTO.resize((160, 133))
+    barred = Image.new("RGB", (160, 120))
+    barred.paste(PHOTO.resize((144, 120)), (8, 0))
+    same = [small, barred, small.rotate(90, expand=True), PHOTO.crop((0, 10, 240, 190)).resize((160, 120))]
+    for picture, differs in [(p, False) for p in same] + [(other.resize((160, 120)), True)]:
+        exif = exif_with_thumbnail(saved(picture, "JPEG"))
+        facts = open_(saved(PHOTO, "JPEG", exif=exif)).metadata
+        assert (facts.camera_make, facts.software) == ("Acme", "Editor 1")
+        assert facts.has_thumbnail is True and facts.thumbnail_differs is differs
+    for broken in (b"\xff\xd8broken", saved(small, "PNG"), saved(Image.new("L", (160, 133)), "JPEG")):
+        facts = open_(saved(PHOTO, "JPEG", exif=exif_with_thumbnail(broken))).metadata
+        assert facts.has_thumbnail is True and facts.thumbnail_differs is None
+    assert open_(saved(PHOTO, "JPEG", exif=exif_with_thumbnail(None))).metadata.has_thumbnail is False
+
+
+def test_damaged_exif_never_hurts() -> None:
+    good = exif_with_thumbnail(saved(PHOTO.resize((160, 133)), "JPEG"))
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        bad = bytearray(good)
+        for at in rng.integers(6, 130, 4):
+            bad[at] = rng.integers(0, 256)
+        assert near(open_(saved(PHOTO, "JPEG", exif=bytes(bad))).luma, open_(saved(PHOTO, "JPEG")).luma)
+
+
+# --- other formats ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "name"),
+    [
+        ("PNG", {}, "png"),
+        ("TIFF", {}, "tiff"),
+        ("TIFF", {"compression": "tiff_lzw"}, "tiff"),
+        ("TIFF", {"big_tiff": True}, "tiff"),
+        ("BMP", {}, "bmp"),
+        ("WEBP", {"lossless": True}, "webp"),
+    ],
+)
+def test_lossless_formats(kind: str, options: dict[str, Any], name: str) -> None:
+    image = open_(saved(PHOTO, kind, **options), rgb=True)
+    assert (image.format, image.components, image.frames, image.warnings) == (name, 3, 1, ())
+    assert image.jpeg is None and image.rgb is not None
+    assert near(image.rgb, RGB) and near(image.luma, luma_of(RGB), 1)
+    assert not image.luma.flags.writeable and not image.rgb.flags.writeable
+
+
+def test_luma_is_rounded_as_libjpeg_rounds() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    exact = (rgb.astype(np.int64) @ np.array([19595, 38470, 7471]) + 32768) >> 16
+    assert near(from_array(rgb, rgb=False).luma, exact)
+    assert near(open_(saved(Image.fromarray(rgb), "PNG")).luma, exact)
+    assert near(open_(saved(Image.fromarray(rgb), "JPEG", keep_rgb=True, quality=100)).luma, exact, 3)
+
+
+def test_alpha_palette_and_one_bit() -> None:
+    clear = PHOTO.copy()
+    clear.putalpha(0)
+    for kind in ("PNG", "TIFF"):
+        image = open_(saved(clear, kind), rgb=True)
+        assert image.rgb is not None and near(image.rgb, RGB)
+        assert image.warnings == ("alpha_dropped",) and image.components == 4
+    grey = PHOTO.convert("LA")
+    assert open_(saved(grey, "PNG")).components == 2
+    palette = PHOTO.quantize(64)
+    image = open_(saved(palette, "PNG", transparency=3), rgb=True)
+    assert image.rgb is not None and near(image.rgb, np.asarray(palette.convert("RGB")))
+    assert image.warnings == ("alpha_dropped",)
+    bits = PHOTO.convert("1")
+    assert near(open_(saved(bits, "PNG")).luma, np.asarray(bits.convert("L")))
+    assert open_(saved(bits, "PNG")).components == 1
+
+
+def test_deep_samples() -> None:
+    grey = luma_of(RGB)
+    deep = [
+        saved(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"),
+        saved(Image.fromarray(grey.astype(np.uint16) * 257), "TIFF"),
+        saved(Image.fromarray(grey.astype(np.float32) / np.float32(255)), "TIFF"),
+        saved(Image.fromarray(grey.astype(np.float32)), "TIFF"),
+        saved(Image.fromarray(grey.astype(np.int32)), "TIFF"),
+    ]
+    for data in deep:
+        image = open_(data, rgb=True)
+        assert near(image.luma, grey) and image.warnings == ("reduced_depth",) and image.components == 1
+        assert image.rgb is not None and near(image.rgb[:, :, 2], grey)
+    odd = grey.astype(np.float32) - 100
+    odd[0, 0], odd[0, 1] = np.nan, np.inf
+    image = open_(saved(Image.fromarray(odd), "TIFF"))
+    assert image.luma.min() == 0 and image.luma.max() == 255
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    out = [b"\x89PNG\r\n\x1a\n"]
+    for kind, body in chunks:
+        out.append(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
+    return b"".join(out)
+
+
+def test_sixteen_bit_colours() -> None:
+    rows = RGB.astype(np.uint16) * 257
+    raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
+    data = png(
+        (b"IHDR", struct.pack(">IIBBBBB", 240, 200, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")
+    )
+    image = open_(data, rgb=True)
+    assert image.rgb is not None and near(image.rgb, RGB) and image.warnings == ("reduced_depth",)
+
+
+def test_compressed_text_is_never_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = zlib.compress(bytes(300 << 20), 9)
+    profile = b"x\0\0" + bomb
+    chunks = [
+        (b"iCCP", profile),
+        (b"zTXt", b"k\0\0" + bomb),
+        (b"iTXt", b"k\0\1\0\0\0" + bomb * 5),
+        (b"zTXt", b"k\0\0" * 10),
+    ]
+    plain = saved(PHOTO, "PNG")
+    body = png(*chunks)[8:]
+    image = open_(plain[:33] + body + plain[33:], rgb=True)
+    assert image.rgb is not None and near(image.rgb, RGB)
+    assert image.warnings == ("metadata_limit",)
+
+
+def test_png_limits_and_damage() -> None:
+    data = bytearray(saved(PHOTO, "PNG"))
+    data[16:24] = struct.pack(">II", 100_000, 100_000)
+    assert error_of(bytes(data))[0] == "pixel_limit"
+    assert error_of(saved(PHOTO, "PNG")[:5000])[0] == "corrupt_data"
+    assert error_of(b"\x89PNG\r\n\x1a\n")[0] == "bad_header"
+    assert error_of(saved(PHOTO.resize((300, 20)), "PNG"))[0] == "too_small"
+
+
+def test_frames() -> None:
+    more = [PHOTO.rotate(90), PHOTO.rotate(180)]
+    flat = [p.convert("P") for p in (PHOTO, *more)]
+    assert open_(saved(flat[0], "GIF", save_all=True, append_images=flat[1:])).frames == 3
+    for kind in ("TIFF", "PNG", "WEBP"):
+        image = open_(saved(PHOTO, kind, save_all=True, append_images=more, lossless=True), rgb=True)
+        assert image.frames == 3 and image.rgb is not None and near(image.rgb, RGB), kind
+
+
+def test_tiff_with_a_loop_of_pages() -> None:
+    data = bytearray(saved(PHOTO, "TIFF"))
+    (ifd,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, ifd)
+    struct.pack_into("<I", data, ifd + 2 + 12 * count, ifd)
+    assert open_(bytes(data)).frames == 1
+
+
+def test_tiff_with_jpeg_inside_and_raw_files() -> None:
+    assert open_(saved(PHOTO, "TIFF", compression="jpeg")).warnings == ("jpeg_in_tiff",)
+    code, message = error_of(saved(PHOTO, "TIFF", tiffinfo={50706: b"\1\4\0\0"}))
+    assert code == "unsupported_format" and "raw" in message
+
+
+def test_webp_canvas_is_checked_before_it_is_allocated() -> None:
+    data = bytearray(saved(PHOTO, "WEBP", save_all=True, append_images=[PHOTO.rotate(90)]))
+    assert data[12:16] == b"VP8X"
+    data[24:30] = b"\xff\x3f\x00\xff\x3f\x00"
+    assert error_of(bytes(data))[0] == "pixel_limit"
+
+
+def test_large_image_is_no_affair_of_pillows() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        big = Image.new("1", (20_000, 10_000))
+        data = saved(big, "PNG")
+        assert decode(data, max_pixels=10**9, rgb=False).width == 20_000
+    assert error_of(data)[0] == "pixel_limit"
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0", "AVIF"),
+        (b"\0\0\0\x18ftypqt  \0\0\0\0", "film"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"%PDF-1.7", "PDF"),
+        (b"%!PS-Adobe-3.0", "PostScript"),
+        (b"II*\0\x10\0\0\0CR\2\0", "CR2"),
+        (b"\xff\x0a\0\0", "JPEG XL"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"PK\3\4", "ZIP"),
+        (b"P6 8 8 255 ", "netpbm"),
+        (b"Hello, this is a letter.\n", "text"),
+        ("Größe".encode() * 90, "text"),
+        (bytes(range(100)), "no type"),
+        (b"\0", "no type"),
+    ],
+)
+def test_types_that_are_not_read(data: bytes, word: str) -> None:
+    code, message = error_of(data)
+    assert code == "unsupported_format" and word in message
+
+
+def test_type_is_by_content() -> None:
+    assert error_of(b"")[0] == "empty"
+    assert error_of(b"\xff\xd8")[0] == "bad_header"
+    kinds = {"JPEG": "jpeg", "PNG": "png", "TIFF": "tiff", "BMP": "bmp", "WEBP": "webp", "GIF": "gif"}
+    for kind, name in kinds.items():
+        assert sniff(saved(PHOTO, kind)) == name
+    assert sniff(b"BM is how this sentence begins") is None
+
+
+def test_damaged_files_of_every_format_only_raise_input_errors() -> None:
+    kinds = ["JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF"]
+    rng = np.random.default_rng(0)
+    for kind in kinds:
+        whole = saved(PHOTO.crop((0, 0, 80, 80)), kind)
+        for _ in range(120):
+            data = bytearray(whole)
+            for at in rng.integers(0, min(len(data), int(rng.choice([60, 700, 10**6]))), 3):
+                data[at] = rng.integers(0, 256)
+            try:
+                image = decode(bytes(data), max_pixels=1_000_000, rgb=True)
+            except InputError:
+                continue
+            assert image.rgb is not None and image.rgb.shape == (*image.luma.shape, 3)
+
+
+@pytest.mark.skipif(not HOSTILE.exists(), reason="the collection of hostile files is not here")
+def test_hostile_collection() -> None:
+    decoded = 0
+    with zipfile.ZipFile(HOSTILE) as archive:
+        for entry in archive.infolist()[::6]:
+            if entry.is_dir():
+                continue
+            try:
+                decode(archive.read(entry), max_pixels=LIMIT, rgb=True)
+                decoded += 1
+            except InputError:
+                continue
+    assert decoded > 5
+
+
+# --- arrays -------------------------------------------------------------------------------------------------
+
+
+def test_from_array() -> None:
+    for array, components in ((RGB, 3), (np.dstack([RGB, RGB[:, :, 0]]), 4), (RGB[:, :, 0], 1)):
+        array = array.copy()
+        array.setflags(write=False)
+        image = from_array(array, rgb=True)
+        assert (image.format, image.components) == ("array", components)
+        assert image.rgb is not None and image.rgb.shape == RGB.shape and not image.luma.flags.writeable
+        assert near(image.luma, luma_of(image.rgb), 1)
+        assert from_array(array, rgb=False).rgb is None
+    ours = RGB[:, :, 0].copy()
+    from_array(ours, rgb=False)
+    assert ours.flags.writeable  # the caller's array stays as it was
+    for bad in (RGB.astype(np.float32), RGB[None], RGB[:, :, :2]):
+        with pytest.raises(UsageError):
+            from_array(bad, rgb=False)
+    with pytest.raises(InputError, match="64"):
+        from_array(RGB[:63], rgb=False)
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def ref(path: Path) -> ImageRef:
+    return ImageRef(str(path), os.fsencode(path))
+
+
+def read_error(path: Path) -> tuple[str, str]:
+    with pytest.raises(InputError) as caught:
+        read(ref(path))
+    return caught.value.code.value, str(caught.value)
+
+
+def test_read(tmp_path: Path) -> None:
+    content = os.urandom(100_000)
+    path = tmp_path / "x.bin"
+    path.write_bytes(content)
+    os.utime(path, ns=(10**18, 1_700_000_000_123_456_789))
+    data, evidence = read(ref(path))
+    assert data == content and evidence.size == 100_000
+    assert evidence.sha256 == hashlib.sha256(content).hexdigest()
+    assert evidence.mtime == datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=UTC)
+    assert path.stat().st_atime_ns == 10**18 or evidence.warnings == ("atime_changed",)
+    (tmp_path / "empty").write_bytes(b"")
+    assert read(ref(tmp_path / "empty"))[0] == b""
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOATIME"), reason="this system has no O_NOATIME")
+def test_access_time_when_it_cannot_be_spared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"content")
+    real = os.open
+
+    def refuse(name: bytes, flags: int, *rest: int) -> int:
+        if flags & os.O_NOATIME:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return real(name, flags, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+    os.utime(path, ns=(10**18, 10**18))
+    data, evidence = read(ref(path))
+    changed = path.stat().st_atime_ns != 10**18
+    assert data == b"content" and evidence.warnings == (("atime_changed",) if changed else ())
+
+
+def test_what_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert read_error(tmp_path / "link")[0] == "symlink"
+    assert read_error(tmp_path)[0] == "not_regular"
+    assert read_error(tmp_path / "gone")[0] == "not_found"
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        assert read_error(tmp_path / "pipe")[0] == "not_regular"
+    refused = ImageRef("x", b"x", refused=("symlink", "It is a link."))
+    with pytest.raises(InputError, match="It is a link") as caught:
+        read(refused)
+    assert caught.value.status == "skipped"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_errors_of_the_system_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"x")
+
+    def fail(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "open", fail)
+    found, message = read_error(path)
+    assert found == "os_error" and errno.errorcode[code] in message
+
+
+def test_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(bytes(10_000))
+    real = os.fstat
+    calls = []
+
+    def grow(handle: int) -> os.stat_result:
+        calls.append(handle)
+        if len(calls) == 2:
+            with open(path, "ab") as stream:
+                stream.write(b"more")
+        return real(handle)
+
+    monkeypatch.setattr(os, "fstat", grow)
+    assert read_error(path)[0] == "changed"
+
+
+def test_huge_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jscan.decode.MAX_UNREAD_BYTES", 1000)
+    monkeypatch.setattr("jscan.decode.MAX_FILE_BYTES", 100_000)
+    film, photo = tmp_path / "film", tmp_path / "photo"
+    film.write_bytes(b"\0\0\0\x18ftypqt  " + bytes(5000))
+    photo.write_bytes(saved(PHOTO, "BMP"))
+    assert read_error(film)[0] == "unsupported_format"
+    code, message = read_error(photo)
+    assert code == "memory" and "100,000" in message

@@ -1,0 +1,206 @@
+"""The local engine: every item gets exactly one outcome, whatever happens to the processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+
+from jscan.engine.local import run
+from jscan.errors import EngineError, ErrorCode, InputError, ModelError
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests kill with POSIX signals")
+
+
+def _state() -> str:
+    return "state"
+
+
+def _broken_state() -> str:
+    raise ModelError("the digest is wrong")
+
+
+def _dying_state() -> str:
+    os._exit(7)
+
+
+def _state_once_in_two(folder: Path) -> str:
+    """Dies in the first process, works in the next ones."""
+    try:
+        (folder / "first").touch(exist_ok=False)
+    except FileExistsError:
+        return "state"
+    os._exit(7)
+
+
+def _task(state: str, item: str) -> str:
+    match item.split(":")[0]:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(3)
+        case "raise":
+            raise ValueError("no such thing")
+        case "awkward":
+            raise InputError(ErrorCode.CORRUPT, "an error that pickle cannot rebuild")
+        case "sleep":
+            time.sleep(float(item.split(":")[1]))
+    return f"{state} {item}"
+
+
+def _unpicklable(state: str, item: str) -> object:
+    return lambda: item
+
+
+def _dies_once(folder: Path, state: str, item: int) -> int:
+    """Item 3 dies the first time; alone it is fine. Every start and end is noted, to see who ran beside whom."""
+    log = folder / f"{item}-{time.monotonic_ns()}"
+    log.write_text("start")
+    if item == 3 and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.02)
+    (folder / f"{item}-{time.monotonic_ns()}").write_text("end")
+    return item
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_item_has_one_outcome(workers: int) -> None:
+    items = ["a", "kill", "b", "raise", "c", "exit", "d", "awkward"]
+    outcomes = sorted(run(_task, items, init=_state, workers=workers), key=lambda o: o.index)
+    assert [o.index for o in outcomes] == list(range(len(items)))
+    assert [o.item for o in outcomes] == items
+    assert [o.kind for o in outcomes] == ["done", "crashed", "done", "raised", "done", "crashed", "done", "raised"]
+    assert outcomes[0].value == "state a"
+    assert "SIGKILL" in outcomes[1].message
+    assert isinstance(outcomes[3].error, ValueError)
+    assert outcomes[3].message == "ValueError: no such thing"
+    assert "exit code 3" in outcomes[5].message
+    assert "an error that pickle cannot rebuild" in outcomes[7].message
+    assert not active_children()
+
+
+def test_results_do_not_depend_on_the_number_of_workers() -> None:
+    items = [f"sleep:{(i * 7) % 3 / 100}" for i in range(12)]
+    answers = [
+        [o.value for o in sorted(run(_task, items, init=_state, workers=n), key=lambda o: o.index)] for n in (1, 3)
+    ]
+    assert answers[0] == answers[1] == [f"state {i}" for i in items]
+
+
+def test_a_result_that_cannot_be_pickled_is_that_items_error() -> None:
+    outcomes = list(run(_unpicklable, ["a", "b"], init=_state, workers=1))
+    assert [o.kind for o in outcomes] == ["raised", "raised"]
+
+
+def test_an_item_is_tried_again_alone(tmp_path: Path) -> None:
+    outcomes = list(run(partial(_dies_once, tmp_path), range(8), init=_state, workers=2))
+    assert sorted(o.value for o in outcomes if o.value is not None) == list(range(8))
+    notes = sorted(
+        (int(stamp), int(item), path.read_text())
+        for path in tmp_path.glob("*-*")
+        for item, stamp in [path.name.split("-")]
+    )
+    tries = [i for i, (_, item, what) in enumerate(notes) if item == 3 and what == "start"]
+    assert len(tries) == 2
+    assert notes[tries[1] + 1][1:] == (3, "end"), "something ran beside the second try"
+
+
+def test_items_are_drawn_only_as_they_are_needed() -> None:
+    drawn = 0
+
+    def items() -> Iterator[str]:
+        nonlocal drawn
+        for i in range(1000):
+            drawn += 1
+            yield str(i)
+
+    outcomes = run(_task, items(), init=_state, workers=2)
+    for _ in range(3):
+        next(outcomes)
+    assert drawn <= 3 + 2
+    outcomes.close()
+    assert not active_children()
+
+
+def test_no_items_no_processes() -> None:
+    assert list(run(_task, [], init=_broken_state, workers=2)) == []
+
+
+def test_a_failing_init_stops_the_run() -> None:
+    with pytest.raises(ModelError, match="the digest is wrong"):
+        list(run(_task, ["a", "b"], init=_broken_state, workers=2))
+    assert not active_children()
+
+
+def test_workers_that_die_while_starting_stop_the_run() -> None:
+    with pytest.raises(EngineError, match="exit code 7"):
+        list(run(_task, ["a", "b"], init=_dying_state, workers=1))
+    assert not active_children()
+
+
+def test_one_failed_start_costs_nothing(tmp_path: Path) -> None:
+    outcomes = list(run(_task, ["a", "b"], init=partial(_state_once_in_two, tmp_path), workers=1))
+    assert [o.value for o in outcomes] == ["state a", "state b"]
+
+
+def test_an_exception_in_the_caller_leaves_no_process() -> None:
+    def consume() -> None:
+        for _ in run(_task, ["a", "sleep:60"], init=_state, workers=2):
+            raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        consume()
+    assert not active_children()
+    assert time.monotonic() - start < 30
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_engine_local import _task, _state
+from jscan.engine.local import run
+if __name__ == "__main__":
+    try:
+        for outcome in run(_task, ["a"] + ["sleep:60"] * 4, init=_state, workers=2):
+            print("first", flush=True)
+    except KeyboardInterrupt:
+        from multiprocessing import active_children
+        print("stopped", len(active_children()), flush=True)
+        sys.exit(130)
+"""
+
+
+def test_ctrl_c_stops_everything_without_a_traceback(tmp_path: Path) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "first\n"
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == "stopped 0\n"
+    assert err == ""
+
+
+def test_at_least_one_worker() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        list(run(_task, ["a"], init=_state, workers=0))

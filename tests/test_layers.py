@@ -1,0 +1,111 @@
+"""Imports point downward only. A module that this file does not know fails the test: place it in a layer first."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "jscan"
+
+LAYERS = {
+    0: ("errors", "records", "config", "jpegtables", "tiling", "atomic"),
+    1: (
+        "discover", "jpegheader", "decode", "weights", "windows", "qfmap", "q1map", "lastjpeg", "history", "suspicion",
+        "regions", "score", "parquet", "heatmap",
+    ),
+    2: ("scan",),
+    3: ("engine",),
+    4: ("run",),
+    5: ("cli", "show", "__main__"),
+}  # fmt: skip
+LEVEL = {name: level for level, names in LAYERS.items() for name in names}
+
+# Layer 1 and the engines import layer 0 only, with these exceptions.
+SIBLINGS = {
+    ("decode", "jpegheader"),
+    ("qfmap", "weights"),
+    ("qfmap", "windows"),
+    ("q1map", "weights"),
+    ("q1map", "windows"),
+    ("windows", "weights"),
+    ("suspicion", "weights"),
+    ("lastjpeg", "weights"),
+    ("lastjpeg", "qfmap"),
+}
+NEVER = {"torch", "ray", "matplotlib", "train"}
+
+
+def modules() -> list[Path]:
+    return sorted(p for p in PACKAGE.rglob("*.py") if "_weights" not in p.parts)
+
+
+def unit(path: Path) -> str:
+    """The name by which a file stands in a layer: `decode`, or `engine` for all below engine/."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[tuple[str, int]]:
+    """(dotted module, line) of everything imported anywhere in a file, also inside functions and TYPE_CHECKING."""
+    found = []
+    here = ["jscan", *path.relative_to(PACKAGE).with_suffix("").parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(here[: len(here) - node.level]) if node.level else ""
+            module = ".".join(part for part in (base, node.module or "") if part)
+            if module == "jscan":
+                found += [(f"jscan.{alias.name}", node.lineno) for alias in node.names]
+            else:
+                found.append((module, node.lineno))
+    return found
+
+
+def test_every_module_has_a_layer() -> None:
+    unknown = {unit(p) for p in modules()} - set(LEVEL) - {"__init__"}
+    assert not unknown, f"place {sorted(unknown)} in a layer of tests/test_layers.py"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    me = unit(path)
+    if me not in LEVEL and me != "__init__":
+        pytest.skip("in no layer yet, which the test above reports")
+    for module, line in imports(path):
+        where = f"{path.relative_to(PACKAGE.parent)}:{line} imports {module}"
+        top, _, rest = module.partition(".")
+        assert top not in NEVER, where
+        if top != "jscan":
+            continue
+        other = rest.partition(".")[0]
+        if other in ("", "__version__", "__init__"):
+            continue  # the version, which stands above all of them and imports nothing
+        if not (PACKAGE / f"{other}.py").exists() and not (PACKAGE / other).exists() and other not in LEVEL:
+            # A name out of jscan/__init__.py, which reaches up to scan: for the outermost layer alone.
+            assert LEVEL.get(me) == 5, where
+            continue
+        assert other in LEVEL, where
+        if me == "__init__":
+            assert LEVEL[other] == 0 or other == "scan", where
+        elif me != other:
+            allowed = (LEVEL[other] == 0) if LEVEL[me] in (1, 3) else LEVEL[other] < LEVEL[me]
+            if LEVEL[me] == 0:
+                # The vocabulary may use its own words: records of errors, say, but not in a circle.
+                allowed = LEVEL[other] == 0
+            if LEVEL[me] == LEVEL[other] == 5:
+                allowed = True
+            assert allowed or (me, other) in SIBLINGS, where
+
+
+def test_no_circle_in_the_vocabulary() -> None:
+    graph = {
+        name: {m.removeprefix("jscan.") for m, _ in imports(PACKAGE / f"{name}.py") if m.startswith("jscan.")}
+        for name in LAYERS[0]
+        if (PACKAGE / f"{name}.py").exists()
+    }
+    done: set[str] = set()
+    while ready := {name for name, needs in graph.items() if name not in done and needs <= done}:
+        done |= ready
+    assert done == set(graph)

@@ -1,0 +1,296 @@
+"""The run: every input gets one row, and an output is whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_scanner
+import pyarrow.parquet as pq
+import pytest
+from fake_scanner import make_inputs
+
+import jscan.run
+from jscan.config import ScanConfig
+from jscan.errors import DeviceError, LockedError, ModelError, OutputError, UsageError
+from jscan.records import ScanRecord
+from jscan.run import RunSummary, run_scan
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jscan.run, "open_in_worker", fake_scanner.open_fake)
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Callable[..., RunSummary]:
+    """Scans `tmp_path/in` to `tmp_path/out.parquet`."""
+
+    def scan_with(**options: Any) -> RunSummary:
+        given: dict[str, Any] = {"sources": (tmp_path / "in",), "out": tmp_path / "out.parquet", "workers": 1} | options
+        progress = given.pop("progress", None)
+        return run_scan(ScanConfig(**given), progress=progress)
+
+    return scan_with
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet file."""
+    found: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return found
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Temporary files and run folders."""
+    return [p.name for p in folder.iterdir() if p.name.endswith((".run", ".tmp"))]
+
+
+class Recorder:
+    """A Progress that remembers."""
+
+    wants_total = True
+
+    def __init__(self) -> None:
+        self.totals: list[int] = []
+        self.devices: list[tuple[str, int]] = []
+        self.rows: list[ScanRecord] = []
+        self.counted = threading.Event()
+
+    def total(self, inputs: int) -> None:
+        self.totals.append(inputs)
+        self.counted.set()
+
+    def device(self, provider: str, workers: int) -> None:
+        self.counted.wait(10)
+        self.devices.append((provider, workers))
+
+    def row(self, record: ScanRecord) -> None:
+        self.rows.append(record)
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs symbolic links")
+def test_every_input_has_one_row(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    folder = make_inputs(
+        tmp_path / "in", a="ok 0.9", b="error", c="kill", d="skipped", e="raise", f="memory", g="ok 0.2", h="ok 0.95"
+    )
+    (folder / "link").symlink_to(folder / "a.jpg")
+    run = scan(workers=2)
+    found = rows(tmp_path / "out.parquet")
+    assert [Path(r["path"]).name for r in found] == [f"{c}.jpg" for c in "abcdefgh"] + ["link"]
+    assert [r["error_code"] for r in found] == [
+        None, "corrupt_data", "worker_crash", "unsupported_format", "internal", "memory", None, None, "symlink",
+    ]  # fmt: skip
+    assert "SIGKILL" in found[2]["error"]
+    assert "not foreseen" in found[4]["error"]
+    assert found[8]["status"] == "skipped"
+    assert run.rows == 9
+    assert run.by_status == {"ok": 3, "skipped": 2, "error": 4}
+    assert run.by_code == {
+        "corrupt_data": 1, "internal": 1, "memory": 1, "symlink": 1, "unsupported_format": 1, "worker_crash": 1,
+    }  # fmt: skip
+    assert run.errors == 4
+    assert [f.score for f in run.top] == [0.95, 0.9, 0.2]
+    assert run.max_score == 0.95
+    assert run.pixels == 3 * 64 * 48
+    assert run.provider == "CPU"
+    assert leftovers(tmp_path) == []
+
+
+def test_rows_do_not_depend_on_workers_or_shards(
+    tmp_path: Path, scan: Callable[..., RunSummary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_inputs(tmp_path / "in", **{f"i{n:02}": f"ok 0.{(n * 7) % 10}" for n in range(20)})
+    scan(out=tmp_path / "one.parquet")
+    monkeypatch.setattr(jscan.run, "SHARD_ROWS", 3)
+    scan(out=tmp_path / "two.parquet", workers=2)
+    assert rows(tmp_path / "one.parquet") == rows(tmp_path / "two.parquet")
+    assert len(rows(tmp_path / "two.parquet")) == 20
+
+
+def test_the_manifest_says_what_the_run_was(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9", b="error")
+    scan(max_pixels=1000)
+    metadata = pq.read_metadata(tmp_path / "out.parquet").metadata
+    (manifest,) = [json.loads(v) for v in metadata.values() if b"by_error_code" in v]
+    assert manifest["by_status"] == {"error": 1, "ok": 1}
+    assert manifest["by_error_code"] == {"corrupt_data": 1}
+    assert manifest["models"] == ["fake@000000000000"]
+    assert manifest["provider"] == ["CPU"]
+    assert manifest["device"] == "auto"
+    assert manifest["limits"] == {"max_pixels": 1000, "limit": None}
+    assert manifest["arguments"]["sources"] == [str(tmp_path / "in")]
+    assert manifest["libraries"]["numpy"]
+    assert manifest["started"] <= manifest["ended"]
+
+
+def test_an_empty_folder_gives_an_empty_file(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    (tmp_path / "in").mkdir()
+    run = scan()
+    assert rows(tmp_path / "out.parquet") == []
+    assert "path" in pq.read_schema(tmp_path / "out.parquet").names
+    assert (run.rows, run.provider, run.max_score) == (0, None, None)
+
+
+def test_progress_hears_of_everything(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9", b="error", c="ok 0.1")
+    progress = Recorder()
+    scan(progress=progress)
+    assert progress.totals == [3]
+    assert progress.devices == [("CPU", 1)]
+    assert len(progress.rows) == 3
+
+
+def test_heatmaps_and_maps_are_named_by_digest(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9", b="error")
+    scan(heatmaps=tmp_path / "deep" / "heat", maps=tmp_path / "maps")
+    (ok,) = [r for r in rows(tmp_path / "out.parquet") if r["status"] == "ok"]
+    assert [p.name for p in (tmp_path / "deep" / "heat").iterdir()] == [f"{ok['sha256']}.png"]
+    assert [p.name for p in (tmp_path / "maps").iterdir()] == [f"{ok['sha256']}.npz"]
+
+
+def test_the_log_has_a_line_for_every_event(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9", b="error")
+    scan(json_log=tmp_path / "log")
+    events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [e["event"] for e in events] == ["run_started", "device", "row", "row", "run_finished"]
+    assert {e["status"] for e in events if e["event"] == "row"} == {"ok", "error"}
+
+
+def test_limit_include_exclude(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.1", b="ok 0.1", c="ok 0.1", d="ok 0.1")
+    assert scan(limit=2, out=tmp_path / "1").rows == 2
+    assert scan(include=("a*", "b*"), exclude=("b*",), out=tmp_path / "2").rows == 1
+
+
+def test_an_existing_output_is_refused(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    (tmp_path / "out.parquet").write_text("precious")
+    with pytest.raises(OutputError, match="--overwrite"):
+        scan()
+    assert (tmp_path / "out.parquet").read_text() == "precious"
+    scan(overwrite=True)
+    assert len(rows(tmp_path / "out.parquet")) == 1
+
+
+@pytest.mark.parametrize("name", ["in/out.parquet", "in/deep/out.parquet", "in", "in/a.jpg"])
+def test_evidence_is_never_written_to(tmp_path: Path, scan: Callable[..., RunSummary], name: str) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.9")
+    with pytest.raises(UsageError, match="--out"):
+        scan(out=tmp_path / name, overwrite=True)
+    with pytest.raises(UsageError, match="--heatmaps"):
+        scan(heatmaps=tmp_path / name)
+    with pytest.raises(UsageError, match="--maps"):
+        scan(maps=tmp_path / name)
+    with pytest.raises(UsageError, match="--json-log"):
+        scan(json_log=tmp_path / name)
+    assert [p.name for p in folder.iterdir()] == ["a.jpg"]
+
+
+def test_a_source_that_is_a_file_may_have_the_output_beside_it(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.9")
+    assert scan(sources=(folder / "a.jpg",), out=folder / "out.parquet").rows == 1
+    with pytest.raises(UsageError, match="itself"):
+        scan(sources=(folder / "a.jpg",), out=folder / "a.jpg", overwrite=True)
+
+
+def test_outputs_are_checked_before_anything_is_read(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="kill")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="no folder"):
+        scan(out=tmp_path / "nowhere" / "out.parquet")
+    with pytest.raises(OutputError, match="no folder"):
+        scan(out=tmp_path / "file" / "out.parquet")
+    with pytest.raises(OutputError, match="is a folder"):
+        scan(out=tmp_path)
+    with pytest.raises(OutputError, match="--heatmaps"):
+        scan(heatmaps=tmp_path / "file")
+    with pytest.raises(OutputError, match="--maps"):
+        scan(maps=tmp_path / "file" / "maps")
+    with pytest.raises(OutputError, match="--json-log"):
+        scan(json_log=tmp_path / "file" / "log")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "in"]
+
+
+def test_a_folder_without_write_permission(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="kill")
+    locked = Path("/proc") if os.geteuid() == 0 else tmp_path / "locked"
+    if os.geteuid() != 0:
+        locked.mkdir(mode=0o500)
+    elif not locked.is_dir():
+        pytest.skip("root may write anywhere here")
+    with pytest.raises(OutputError, match="cannot be written"):
+        scan(out=locked / "out.parquet")
+
+
+def test_a_missing_source_is_an_error_before_anything_else(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="kill")
+    with pytest.raises(UsageError, match="nowhere"):
+        scan(sources=(tmp_path / "in", tmp_path / "nowhere"))
+    assert leftovers(tmp_path) == []
+
+
+def test_a_second_run_finds_the_output_locked(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    pytest.importorskip("fcntl")
+    make_inputs(tmp_path / "in", a="ok 0.1")
+
+    class Second(Recorder):
+        wants_total = False
+
+        def row(self, record: ScanRecord) -> None:
+            with pytest.raises(LockedError, match="another run"):
+                scan()
+            super().row(record)
+
+    progress = Second()
+    progress.counted.set()
+    scan(progress=progress)
+    assert len(progress.rows) == 1
+    assert leftovers(tmp_path) == []
+
+
+def test_what_a_killed_run_left_behind_is_no_hindrance(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.1")
+    (tmp_path / "out.parquet.run").mkdir()
+    (tmp_path / "out.parquet.run" / "00000007.parquet").write_text("half a shard")
+    assert scan().rows == 1
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "opener", "error"),
+    [({"device": "cuda"}, fake_scanner.open_fake, DeviceError), ({}, fake_scanner.open_broken, ModelError)],
+)
+def test_a_bad_set_up_stops_the_run(
+    tmp_path: Path,
+    scan: Callable[..., RunSummary],
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, str],
+    opener: Callable[..., object],
+    error: type[Exception],
+) -> None:
+    monkeypatch.setattr(jscan.run, "open_in_worker", opener)
+    make_inputs(tmp_path / "in", a="ok 0.1")
+    with pytest.raises(error):
+        scan(**options)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.1", b="slow 60", c="ok 0.1")
+
+    class Impatient(Recorder):
+        wants_total = False
+
+        def row(self, record: ScanRecord) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    progress = Impatient()
+    progress.counted.set()
+    with pytest.raises(KeyboardInterrupt):
+        scan(progress=progress)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]

@@ -1,0 +1,214 @@
+"""Comb features of a window: what a quantisation leaves in its DCT coefficients, for each of the 64 grid shifts.
+
+A coefficient quantised by q lies on a comb of spacing q. For each shift of the 8 x 8 grid the features are sums,
+over the window's whole blocks at that shift, of fixed functions of |c|: cos(2 pi c / q) for the candidate steps, and
+bells around zero for the dead zone. As every function depends on |c| alone, they are looked up in a table of |c| in
+steps of 1/8, many functions to a row; the error of this rounding is below pi/8 in the phase of q = 1 and far
+below that where it matters.
+
+The same specification drives the Numba kernel used in training and the ONNX graph that `jscan` runs
+(`train/export.py`), which the export compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from jscan.jpegtables import N_COEFS, Q1_MAX, ZIGZAG, standard_table
+
+FloatArray = npt.NDArray[np.float32]
+
+WINDOW = 64
+"""Pixels along a side of a window (Tondi 2021, section 4.2)."""
+STEPS_PER_UNIT = 8
+"""Rows of a table for each unit of |c|."""
+ROWS = 1025 * STEPS_PER_UNIT
+"""Rows of a table: |c| of 8-bit pixels is below 1025; the row after the last one is all zero and means "no block"."""
+POSITIONS = WINDOW - 7
+
+
+@dataclass(frozen=True)
+class Band:
+    """Coefficients that share one row of functions; their sums are added up."""
+
+    coefs: tuple[int, ...]
+    """Zigzag indices, 0 to 63."""
+    steps: tuple[int, ...]
+    """Candidate steps q of cos(2 pi c / q)."""
+    bells: tuple[float, ...] = ()
+    """Widths w of exp(-(c / w)^2)."""
+
+    @property
+    def size(self) -> int:
+        """Features that this band gives."""
+        return len(self.steps) + len(self.bells)
+
+    def table(self) -> FloatArray:
+        """(ROWS + 1, size) float32: the functions at |c| = row / 8, divided by the coefficients in the band."""
+        c = np.arange(ROWS, dtype=np.float64)[:, None] / STEPS_PER_UNIT
+        parts = [np.cos(2 * np.pi * c / np.asarray(self.steps, dtype=np.float64))]
+        if self.bells:
+            parts.append(np.exp(-((c / np.asarray(self.bells)) ** 2)))
+        rows = np.concatenate([np.concatenate(parts, 1), np.zeros((1, self.size))])
+        return (rows / len(self.coefs)).astype(np.float32)
+
+
+def q1_bands() -> tuple[Band, ...]:
+    """The 15 bands of the Q1 network: every step that Tondi 2021 tells apart, 226 features in all."""
+    return tuple(Band((i,), tuple(range(1, Q1_MAX[i] + 1))) for i in range(N_COEFS))
+
+
+def qf_bands() -> tuple[Band, ...]:
+    """The bands of the QF network: 15 single coefficients up to step 120, and 8 groups of six of the others.
+
+    The groups collect coefficients of like steps in the standard table, which at QF 97 to 100 differ only here.
+    """
+    wide = (
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+        10,
+        11,
+        12,
+        13,
+        14,
+        16,
+        18,
+        20,
+        22,
+        25,
+        28,
+        32,
+        36,
+        41,
+        47,
+        54,
+        62,
+        72,
+        84,
+        98,
+        120,
+    )
+    bands = [Band((i,), wide, (0.7, 2.0)) for i in range(N_COEFS)]
+    rest = sorted(range(N_COEFS, 63), key=lambda i: (int(standard_table(50)[i]), i))
+    fine = (1, 2, 3, 4, 5, 6, 8, 10, 13, 17)
+    bands += [Band(tuple(sorted(rest[k : k + 6])), fine, (0.4, 0.8, 1.6, 3.2, 6.4, 12.8)) for k in range(0, 48, 6)]
+    return tuple(bands)
+
+
+def dct_basis() -> FloatArray:
+    """(8, 8) float32: row k is the k-th function of the orthonormal 8-point DCT."""
+    m = np.arange(8)
+    rows = [np.sqrt((1 if k == 0 else 2) / 8) * np.cos((2 * m + 1) * k * np.pi / 16) for k in range(8)]
+    return np.stack(rows).astype(np.float32)
+
+
+def dct_kernels(coefs: tuple[int, ...]) -> FloatArray:
+    """(n, 1, 8, 8) float32: the convolution kernels of these zigzag coefficients."""
+    basis = dct_basis()
+    return np.stack([np.outer(basis[ZIGZAG[i][0]], basis[ZIGZAG[i][1]]) for i in coefs])[:, None].astype(np.float32)
+
+
+def blocks_per_shift() -> FloatArray:
+    """(64,) float32: whole blocks of a 64 x 64 window at each shift (dy, dx), row by row: 49 to 64."""
+    along = np.array([8] + [7] * 7)
+    return (along[:, None] * along[None, :]).ravel().astype(np.float32)
+
+
+@cache
+def _adder(size: int) -> Callable[..., None]:
+    """A compiled loop that adds up rows of exactly `size` functions, so that they stay in registers."""
+
+    @numba.njit(fastmath=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+    def add(plane: Any, table: Any, out: Any, offset: int, step: float, positions: int) -> None:
+        for dy in range(8):
+            for dx in range(8):
+                acc = np.zeros(size, np.float32)
+                for y in range(dy, positions, 8):
+                    for x in range(dx, positions, 8):
+                        row = int(plane[y, x] * step + np.float32(0.5))
+                        for f in range(size):
+                            acc[f] += table[row, f]
+                shift = dy * 8 + dx
+                for f in range(size):
+                    out[shift, offset + f] += acc[f]
+
+    return add  # type: ignore[no-any-return]
+
+
+@numba.njit(fastmath=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _rows(patch: Any, basis: Any, u_max: int, out: Any) -> None:
+    """DCT down the columns: out[u, y, x] over y positions, for u < u_max."""
+    for u in range(u_max):
+        for y in range(patch.shape[0] - 7):
+            for x in range(patch.shape[1]):
+                out[u, y, x] = 0.0
+            for m in range(8):
+                b = basis[u, m]
+                for x in range(patch.shape[1]):
+                    out[u, y, x] += b * patch[y + m, x]
+
+
+@numba.njit(fastmath=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+def _cols(rows: Any, basis: Any, v: int, out: Any) -> float:
+    """|DCT| along the rows for frequency v of one vertical frequency; returns the mean."""
+    n_y, n_x = rows.shape[0], rows.shape[1] - 7
+    total = np.float32(0)
+    for y in range(n_y):
+        for x in range(n_x):
+            out[y, x] = 0.0
+        for m in range(8):
+            b = basis[v, m]
+            for x in range(n_x):
+                out[y, x] += b * rows[y, x + m]
+        for x in range(n_x):
+            out[y, x] = abs(out[y, x])
+            total += out[y, x]
+    return float(total / (n_y * n_x))
+
+
+class Comb:
+    """Computes the features of windows for one set of bands."""
+
+    def __init__(self, bands: tuple[Band, ...]) -> None:
+        self.bands = bands
+        self.size = sum(b.size for b in bands)
+        self.energies = min(N_COEFS, len(bands))
+        self._tables = [b.table() for b in bands]
+        self._basis = dct_basis()
+        self._blocks = blocks_per_shift()[:, None]
+        self._u_max = 1 + max(ZIGZAG[i][0] for b in bands for i in b.coefs)
+
+    def __call__(self, patches: npt.NDArray[np.uint8], dtype: Any = np.float16) -> tuple[Any, FloatArray]:
+        """(N, 64, 64) uint8 -> features (N, 64 shifts, size) of `dtype`, log(1 + mean |c|) (N, bands) float32."""
+        n = len(patches)
+        features = np.zeros((n, 64, self.size), dtype)
+        energy = np.zeros((n, len(self.bands)), np.float32)
+        rows = np.empty((self._u_max, POSITIONS, WINDOW), np.float32)
+        plane = np.empty((POSITIONS, POSITIONS), np.float32)
+        for k in range(n):
+            out = np.zeros((64, self.size), np.float32)
+            _rows(patches[k].astype(np.float32) - np.float32(128), self._basis, self._u_max, rows)
+            offset = 0
+            for b, band in enumerate(self.bands):
+                add = _adder(band.size)
+                for i in band.coefs:
+                    u, v = ZIGZAG[i]
+                    energy[k, b] += _cols(rows[u], self._basis, v, plane) / len(band.coefs)
+                    add(plane, self._tables[b], out, offset, np.float32(STEPS_PER_UNIT), POSITIONS)
+                offset += band.size
+            features[k] = out / self._blocks
+        return features, np.log1p(energy)

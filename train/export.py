@@ -1,0 +1,438 @@
+"""Writes trained networks as ONNX models with their manifests, each compared with torch first.
+
+    python -m train.export q1 --run runs/q1 --src FOLDER
+
+The graph of a comb network holds everything between the pixels of a tile and the posteriors of its windows: the DCT
+at every position, the lookup of the comb functions, their sums over cells of 16 x 16 pixels, the sums over windows of
+4 x 4 cells, and the network. The tables are computed when a session starts, so the file holds little but weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+import jscan
+from jscan import history, q1map, qfmap, suspicion
+from jscan.jpegtables import Q1_OFFSET
+from jscan.tiling import MARGIN, STRIDE
+from train import fit
+from train.comb import ROWS, STEPS_PER_UNIT, WINDOW, Band, Comb, dct_kernels
+from train.dataset import TASKS, image_weights, load_images, make_batch
+from train.networks.comb import Q1Net, QfNet
+from train.networks.region import RegionNet
+
+CELL = STRIDE
+"""Windows lie one cell apart and are added up from 4 x 4 of them."""
+CELLS = WINDOW // CELL
+OPSET = 18
+
+
+class _Graph:
+    """Collects the nodes and constants of a graph; every method returns the name of its result."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self._known: dict[bytes, str] = {}
+        self._count = 0
+
+    def name(self, stem: str) -> str:
+        self._count += 1
+        return f"{stem}_{self._count}"
+
+    def constant(self, value: Any, dtype: Any) -> str:
+        array = np.asarray(value, dtype=dtype)
+        key = array.dtype.str.encode() + repr(array.shape).encode() + array.tobytes()
+        if key not in self._known:
+            self._known[key] = self.name("c")
+            self.constants.append(numpy_helper.from_array(array, self._known[key]))
+        return self._known[key]
+
+    def ints(self, *values: int) -> str:
+        return self.constant(values, np.int64)
+
+    def scalar(self, value: float) -> str:
+        return self.constant(value, np.float32)
+
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+        out = self.name(op.lower())
+        self.nodes.append(helper.make_node(op, list(inputs), [out], **attributes))
+        return out
+
+    def cut(self, x: str, axis: int, start: int, end: int) -> str:
+        return self.add("Slice", x, self.ints(start), self.ints(end), self.ints(axis))
+
+    def weight(self, tensor: torch.Tensor, *, transpose: bool = False) -> str:
+        array = tensor.detach().numpy().astype(np.float32)
+        return self.constant(np.ascontiguousarray(array.T) if transpose else array, np.float32)
+
+    def linear(self, x: str, layer: torch.nn.Linear) -> str:
+        out = self.add("MatMul", x, self.weight(layer.weight, transpose=True))
+        return out if layer.bias is None else self.add("Add", out, self.weight(layer.bias))
+
+
+def _table(g: _Graph, band: Band) -> str:
+    """The band's table, computed from |c|: cosines and bells, and a last row of zeros."""
+    c = g.constant(np.arange(ROWS, dtype=np.float32)[:, None] / STEPS_PER_UNIT, np.float32)
+    waves = g.constant([[2 * np.pi / q for q in band.steps]], np.float32)
+    parts = [g.add("Cos", g.add("Mul", c, waves))]
+    if band.bells:
+        scaled = g.add("Mul", c, g.constant([[1 / w for w in band.bells]], np.float32))
+        parts.append(g.add("Exp", g.add("Neg", g.add("Mul", scaled, scaled))))
+    rows = g.add("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
+    rows = g.add("Concat", rows, g.constant(np.zeros((1, band.size)), np.float32), axis=0)
+    return g.add("Div", rows, g.scalar(len(band.coefs))) if len(band.coefs) > 1 else rows
+
+
+def _windows(g: _Graph, x: str, first: int) -> str:
+    """Sums over 4 x 4 cells along the axes `first` and `first` + 1, at every cell."""
+    big = np.iinfo(np.int64).max
+    for axis in (first, first + 1):
+        pair = g.add("Add", g.cut(x, axis, 0, -1), g.cut(x, axis, 1, big))
+        x = g.add("Add", g.cut(pair, axis, 0, -2), g.cut(pair, axis, 2, big))
+    return x
+
+
+def _by_cell(g: _Graph, x: str, channels: int, size: str) -> str:
+    """(channels, 16 nY, 16 nX) -> (channels, 4 blocks, nY, nX, 64 shifts)."""
+    rows, cols = g.cut(size, 0, 0, 1), g.cut(size, 0, 1, 2)
+    shape = g.add("Concat", g.ints(channels), rows, g.ints(2, 8), cols, g.ints(2, 8), axis=0)
+    x = g.add("Transpose", g.add("Reshape", x, shape), perm=[0, 2, 5, 1, 4, 3, 6])
+    return g.add("Reshape", x, g.add("Concat", g.ints(channels, 4), rows, cols, g.ints(64), axis=0))
+
+
+def _features(g: _Graph, bands: tuple[Band, ...]) -> tuple[str, str, str]:
+    """Centred features (nw, 64, F), their mean over shifts (nw, F), and energies (nw, bands) of all windows."""
+    coefs = tuple(i for b in bands for i in b.coefs)
+    pixels = g.add("Sub", g.add("Cast", "luma", to=TensorProto.FLOAT), g.scalar(128))
+    dct = g.add("Abs", g.add("Conv", pixels, g.constant(dct_kernels(coefs), np.float32)))
+    dct = g.add("Squeeze", dct, g.ints(0))  # n, 16 nY, 16 nX
+    shape = g.add("Shape", dct)
+    height, width = g.cut(shape, 0, 1, 2), g.cut(shape, 0, 2, 3)
+    size = g.add("Div", g.add("Concat", height, width, axis=0), g.ints(CELL))
+
+    def below(extent: str, limit: str) -> str:
+        zero, one = g.constant(0, np.int64), g.constant(1, np.int64)
+        return g.add("Less", g.add("Range", zero, g.add("Squeeze", extent), one), limit)
+
+    rows = g.add("Unsqueeze", below(height, g.cut("valid", 0, 0, 1)), g.ints(1))
+    cols = g.add("Unsqueeze", below(width, g.cut("valid", 0, 1, 2)), g.ints(0))
+    whole = g.add("And", rows, cols)  # positions where a whole block fits into the image
+    ones = g.add("Cast", whole, to=TensorProto.FLOAT)
+
+    rounded = g.add("Add", g.add("Mul", dct, g.scalar(STEPS_PER_UNIT)), g.scalar(0.5))
+    index = g.add("Cast", g.add("Min", rounded, g.scalar(ROWS - 1)), to=TensorProto.INT32)
+    index = g.add("Where", whole, index, g.constant(ROWS, np.int32))
+    index = _by_cell(g, index, len(coefs), size)
+
+    def sums(x: str, axis: int) -> str:
+        return g.add("ReduceSum", x, g.ints(axis), keepdims=0)
+
+    blocks = sums(_by_cell(g, g.add("Unsqueeze", ones, g.ints(0)), 1, size), 1)
+    blocks = g.add("Max", _windows(g, g.add("Squeeze", blocks, g.ints(0)), 0), g.scalar(1))  # wY, wX, 64
+    blocks = g.add("Unsqueeze", blocks, g.ints(3))
+
+    parts, energies, at = [], [], 0
+    masked = g.add("Mul", dct, ones)
+    cells = g.add("Concat", g.ints(-1), g.cut(size, 0, 0, 1), g.ints(CELL), g.cut(size, 0, 1, 2), g.ints(CELL), axis=0)
+    loud = g.add("ReduceSum", g.add("Reshape", masked, cells), g.ints(2, 4), keepdims=0)  # n, nY, nX
+    loud = g.add("Transpose", _windows(g, loud, 1), perm=[1, 2, 0])
+    positions = g.add("ReduceSum", blocks, g.ints(2), keepdims=0)  # wY, wX, 1
+    loud = g.add("Div", loud, positions)
+    for band in bands:
+        table, total = _table(g, band), ""
+        for _ in band.coefs:
+            where = g.add("Squeeze", g.cut(index, 0, at, at + 1), g.ints(0))
+            looked = sums(g.add("Gather", table, where, axis=0), 0)  # nY, nX, 64, size
+            total = g.add("Add", total, looked) if total else looked
+            at += 1
+        parts.append(g.add("Div", _windows(g, total, 0), blocks))
+        energy = g.cut(loud, 2, at - len(band.coefs), at)
+        energies.append(g.add("ReduceMean", energy, g.ints(2), keepdims=1))
+    count = sum(b.size for b in bands)
+    features = g.add("Reshape", g.add("Concat", *parts, axis=3), g.ints(-1, 64, count))
+    energy = g.add("Log", g.add("Add", g.add("Concat", *energies, axis=2), g.scalar(1)))
+    mean = g.add("ReduceMean", features, g.ints(1), keepdims=1)
+    centred = g.add("Mul", g.add("Sub", features, mean), g.scalar(4))
+    return centred, g.add("Squeeze", mean, g.ints(1)), g.add("Reshape", energy, g.ints(-1, len(bands)))
+
+
+def _trunk(g: _Graph, net: Any, centred: str, mean: str, context: str) -> tuple[str, str]:
+    """What `CombTrunk.forward` computes."""
+    around = g.add("Concat", mean, context, axis=1)
+    here = g.add("Unsqueeze", g.linear(around, net.context), g.ints(1))
+    hidden = g.add("Add", g.add("Add", g.linear(centred, net.first), g.weight(net.place)), here)
+    hidden = g.add("Relu", g.linear(g.add("Relu", hidden), net.second))
+    scores = g.linear(hidden, net.attention)
+    weights = g.add("Transpose", g.add("Softmax", scores, axis=1), perm=[0, 2, 1])
+    picked = g.add("Reshape", g.add("MatMul", weights, hidden), g.ints(-1, net.heads * net.inner))
+    comb = g.add("Squeeze", g.add("MatMul", g.cut(weights, 1, 0, 1), centred), g.ints(1))
+    shift = g.add("Squeeze", g.cut(scores, 2, 0, 1), g.ints(2))
+    return g.add("Concat", picked, comb, around, axis=1), g.add("LogSoftmax", shift, axis=1)
+
+
+def build_onnx(net: Q1Net | QfNet, bands: tuple[Band, ...], temperature: float = 1.0) -> onnx.ModelProto:
+    """The model of a trained network.
+
+    Inputs: `luma` (1, 1, 16 nY + 7, 16 nX + 7) uint8, the pixels of a tile; `valid` (2,) int64, how many rows and
+    columns of block positions lie inside the image; for Q1 also `q2` (1, 15) float32. Outputs, for the (nY - 3) x
+    (nX - 3) windows, row by row: `logp` (n, 226 or 100) log-posteriors, `shift` (n, 64) log-posterior, `present`
+    (n,) the probability of the compression that is looked for. `temperature` divides the logits of `logp`.
+    """
+    g = _Graph()
+    is_q1 = isinstance(net, Q1Net)
+    centred, mean, energy = _features(g, bands)
+    context = energy
+    if is_q1:
+        like = g.add("Shape", g.cut(energy, 1, 0, 15))
+        context = g.add("Concat", energy, g.add("Expand", g.add("Log", "q2"), like), axis=1)
+    x, shift = _trunk(g, net.trunk, centred, mean, context)
+    for layer in net.head:
+        if isinstance(layer, torch.nn.Linear):
+            x = g.linear(x, layer)
+        elif isinstance(layer, torch.nn.ReLU):
+            x = g.add("Relu", x)
+    size = Q1_OFFSET[-1] if is_q1 else 100
+    logits = g.add("Div", g.cut(x, 1, 0, size), g.scalar(temperature))
+    groups = Q1_OFFSET if is_q1 else (0, 100)
+    parts = [g.add("LogSoftmax", g.cut(logits, 1, a, b), axis=1) for a, b in pairwise(groups)]
+    logp = g.add("Concat", *parts, axis=1)
+    present = g.add("Squeeze", g.add("Sigmoid", g.cut(x, 1, size, size + 1)), g.ints(1))
+    for source, name in ((logp, "logp"), (shift, "shift"), (present, "present")):
+        g.nodes.append(helper.make_node("Identity", [source], [name]))
+    inputs = [
+        helper.make_tensor_value_info("luma", TensorProto.UINT8, [1, 1, "height", "width"]),
+        helper.make_tensor_value_info("valid", TensorProto.INT64, [2]),
+    ]
+    if is_q1:
+        inputs.append(helper.make_tensor_value_info("q2", TensorProto.FLOAT, [1, 15]))
+    outputs = [
+        helper.make_tensor_value_info("logp", TensorProto.FLOAT, ["windows", size]),
+        helper.make_tensor_value_info("shift", TensorProto.FLOAT, ["windows", 64]),
+        helper.make_tensor_value_info("present", TensorProto.FLOAT, ["windows"]),
+    ]
+    graph = helper.make_graph(g.nodes, "jscan", inputs, outputs, g.constants)
+    return _finish(graph)
+
+
+TOLERANCE = 1e-2
+"""Largest difference from torch, in probability (or logit, for maps), with which a model is written.
+
+What is left comes from |c| that falls on the edge between two rows of a table, on either side of it.
+"""
+
+DESCRIPTIONS = {
+    q1map.MODEL: "Primary quantisation table, grid shift and presence of a first compression, window by window.",
+    qfmap.MODEL: "Quality factor, grid and presence of the last compression in decoded pixels, window by window.",
+    suspicion.JPEG_MODEL: "Which windows of a JPEG have another first compression than the background.",
+    suspicion.PIXEL_MODEL: "Which windows of decoded pixels have another last compression than the background.",
+}
+LIMITS = {
+    q1map.MODEL: [
+        "JPEG files with 8-bit luma and a last quality factor of about 60 to 100, standard tables or not.",
+        "Steps above those of quality factor 50 are reported as that step.",
+        "Where the first quality factor is at least the last one, little can be told and the posterior says so.",
+        "Windows that are flat or saturated hold no information.",
+    ],
+    qfmap.MODEL: [
+        "Decoded pixels of images compressed once or more with quality factors 5 to 100; the last one is estimated.",
+        "Traces on an 8 x 8 grid only: an image that was resized after its compression counts as never compressed.",
+        "Windows that are flat or saturated hold no information.",
+    ],
+    suspicion.JPEG_MODEL: [
+        "Regions from about 64 x 64 pixels on that cover less than half of the image.",
+        "A region with the background's table on the background's grid cannot be seen.",
+        "Recompression with a quality factor far below the first ones removes the traces.",
+    ],
+    suspicion.PIXEL_MODEL: [
+        "Regions from about 64 x 64 pixels on that cover less than half of the image.",
+        "Rescaling, denoising or heavy editing after the splice removes the traces.",
+    ],
+}
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@torch.no_grad()
+def compare_windows(net: Any, model: onnx.ModelProto, name: str, src: Path, count: int = 64) -> float:
+    """The largest difference between the model, fed with pixels, and torch, fed with features of the same windows.
+
+    Compared are probabilities, on windows made from the images of a folder.
+    """
+    task = TASKS[name]()
+    images = load_images(src)
+    windows, labels = make_batch(task, images, image_weights(images), random.Random(99), count)
+    features, energy = Comb(task.bands())(windows, np.float32)
+    out = fit.forward(
+        net, torch.from_numpy(features), torch.from_numpy(energy), {k: torch.from_numpy(v) for k, v in labels.items()}
+    )
+    groups = Q1_OFFSET if name == "q1" else (0, 100)
+    logp = torch.cat([out[0][:, a:b].log_softmax(1) for a, b in pairwise(groups)], 1).numpy()
+    wanted = (np.exp(logp), out[1].softmax(1).numpy(), out[2].sigmoid().numpy())
+    session, worst = _session(model), 0.0
+    for k, window in enumerate(windows):
+        feed = {"luma": np.pad(window, (0, MARGIN))[None, None], "valid": np.array([WINDOW - 7] * 2)}
+        if name == "q1":
+            feed["q2"] = labels["q2"][k : k + 1].astype(np.float32)
+        logp_got, shift_got, present = session.run(["logp", "shift", "present"], feed)
+        for got, want in zip((np.exp(logp_got), np.exp(shift_got), present), wanted, strict=True):
+            worst = max(worst, float(np.abs(got[0] - want[k]).max()))
+    return worst
+
+
+@torch.no_grad()
+def compare_regions(net: RegionNet, model: onnx.ModelProto) -> float:
+    """The largest difference of a logit between the model and torch on random maps of two sizes."""
+    session, worst = _session(model), 0.0
+    for rows, cols in ((17, 29), (40, 5)):
+        maps = torch.randn(1, net.offset.numel(), rows, cols) / net.scale[:, None, None] + net.offset[:, None, None]
+        got = session.run(None, {"maps": maps.numpy()})[0]
+        worst = max(worst, float(np.abs(got - net(maps).numpy()).max()))
+    return worst
+
+
+def regions_onnx(net: RegionNet) -> onnx.ModelProto:
+    """The model of a consistency network: `maps` (1, channels, R, C) -> `logits` (1, 4, R, C)."""
+    g = _Graph()
+
+    def conv(x: str, layer: torch.nn.Conv2d) -> str:
+        pad = int(layer.dilation[0]) if layer.kernel_size[0] == 3 else 0
+        if pad:
+            x = g.add("Pad", x, g.ints(0, 0, pad, pad, 0, 0, pad, pad), mode="edge")
+        bias = g.weight(layer.bias) if layer.bias is not None else ""
+        return g.add("Conv", x, g.weight(layer.weight), bias, dilations=list(layer.dilation))
+
+    x = g.add("Sub", "maps", g.weight(net.offset[None, :, None, None]))
+    x = g.add("Mul", x, g.weight(net.scale[None, :, None, None]))
+    for layer in (net.first, net.second, net.third):
+        x = g.add("Relu", conv(x, layer))
+    mean = g.add("Relu", conv(g.add("ReduceMean", x, g.ints(2, 3), keepdims=1), net.whole))
+    x = g.add("Concat", x, g.add("Expand", mean, g.add("Shape", x)), axis=1)
+    x = conv(g.add("Relu", conv(x, net.fourth)), net.last)
+    g.nodes.append(helper.make_node("Identity", [x], ["logits"]))
+    channels = net.offset.numel()
+    graph = helper.make_graph(
+        g.nodes,
+        "jscan",
+        [helper.make_tensor_value_info("maps", TensorProto.FLOAT, [1, channels, "rows", "cols"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 4, "rows", "cols"])],
+        g.constants,
+    )
+    return _finish(graph)
+
+
+def _finish(graph: Any) -> onnx.ModelProto:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="jscan")
+    model.ir_version = 9
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def write(name: str, model: onnx.ModelProto, training: dict[str, Any], out: Path, difference: float) -> None:
+    """Writes `model.onnx`, `manifest.json` and README.md. Raises ValueError where the model differs from torch."""
+    if not difference <= TOLERANCE:
+        raise ValueError(f"{name}: differs from torch by {difference:.2g}, more than {TOLERANCE:.2g}; not written")
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    data = model.SerializeToString()
+    (folder / "model.onnx").write_bytes(data)
+
+    def ends(values: Any) -> dict[str, Any]:
+        shape = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+        return {
+            v.name: {"shape": shape[v.name], "type": TensorProto.DataType.Name(v.type.tensor_type.elem_type)}
+            for v in values
+        }
+
+    manifest = {
+        "name": name,
+        "description": DESCRIPTIONS[name],
+        "version": jscan.__version__,
+        "digest": hashlib.sha256(data).hexdigest(),
+        "inputs": ends(model.graph.input),
+        "outputs": ends(model.graph.output),
+        "training": {**training, "commit": _commit(), "difference_from_torch": float(f"{difference:.2g}")},
+        "metrics": {},
+        "limits": LIMITS[name],
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    lines = [f"# {name}", "", DESCRIPTIONS[name], "", f"Trained with `{training['command']}`.", "", "Valid for:", ""]
+    lines += [f"- {limit}" for limit in LIMITS[name]]
+    lines += ["", "Inputs, outputs, digest, training data and measured figures are in `manifest.json`.", ""]
+    (folder / "README.md").write_text("\n".join(lines))
+
+
+def export_windows(name: str, run: Path, src: Path, out: Path) -> None:
+    """Exports the running average of a trained comb network, `q1` or `qf`."""
+    saved = torch.load(run / "last.pt", weights_only=True)
+    averaged = torch.optim.swa_utils.AveragedModel(fit.build(name))
+    averaged.load_state_dict(saved["average"])
+    net: Any = averaged.module.eval()
+    model = build_onnx(net, TASKS[name]().bands())
+    difference = compare_windows(net, model, name, src)
+    state = saved["state"]
+    training = {
+        "command": f"python -m train.fit {name} --src SRC --run {run.as_posix()} --minutes {saved['minutes']:g}",
+        "data": f"{len(load_images(src))} uncompressed images",
+        "minutes": round(state["seconds"] / 60, 1),
+        "steps": state["steps"],
+        "fresh_windows": state["windows"],
+        "loss": round(state["loss"], 4),
+        "task": saved["task"],
+    }
+    write({"q1": q1map.MODEL, "qf": qfmap.MODEL}[name], model, training, out, difference)
+
+
+def export_regions(name: str, run: Path, src: Path, out: Path) -> None:
+    """Exports a trained consistency network, `jpeg` or `pixels`."""
+    saved = torch.load(run / "last.pt", weights_only=True)
+    channels = history.JPEG_CHANNELS if name == "jpeg" else history.PIXEL_CHANNELS
+    net = RegionNet(len(channels))
+    net.load_state_dict(saved["net"])
+    net.eval()
+    model = regions_onnx(net)
+    training = {
+        "command": f"python -m train.fit_regions {name} --src SRC --run {run.as_posix()} --cases {saved['cases']}",
+        "data": f"forgeries made of {len(load_images(src))} uncompressed images",
+        "epochs": saved["epochs"],
+        "channels": list(channels),
+    }
+    target = suspicion.JPEG_MODEL if name == "jpeg" else suspicion.PIXEL_MODEL
+    write(target, model, training, out, compare_regions(net, model))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=("q1", "qf", "jpeg", "pixels"))
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--src", type=Path, required=True, help="folder of images to compare on")
+    parser.add_argument("--out", type=Path, default=Path("weights"))
+    o = parser.parse_args()
+    (export_windows if o.name in ("q1", "qf") else export_regions)(o.name, o.run, o.src, o.out)
+
+
+if __name__ == "__main__":
+    main()

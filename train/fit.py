@@ -1,0 +1,167 @@
+"""Trains one comb network on endless windows, and goes on where it was stopped.
+
+    python -m train.fit q1 --src FOLDER --run runs/q1 --minutes 60
+
+The learning rate follows one cycle over the minutes given, counted in training time, so that the same command ends at
+the same point of its schedule on a slow machine and on a fast one. A checkpoint is written every few minutes;
+the same command started again continues from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from train.comb import Comb
+from train.dataset import TASKS, Stream
+from train.losses import q1_task_loss, qf_task_loss
+from train.networks.comb import Q1Net, QfNet
+
+LOSSES = {"q1": q1_task_loss, "qf": qf_task_loss}
+NETWORKS: dict[str, Any] = {"q1": Q1Net, "qf": QfNet}
+PEAK_RATE = 2e-3
+BATCH = 256
+AVERAGE = 0.999
+"""Decay of the running average of the weights, which is what is exported."""
+
+
+def build(name: str) -> torch.nn.Module:
+    """A new network of this name for its task's features."""
+    comb = Comb(TASKS[name]().bands())
+    return NETWORKS[name](comb.size, len(comb.bands))  # type: ignore[no-any-return]
+
+
+def forward(net: torch.nn.Module, features: Any, energy: Any, labels: dict[str, Any]) -> Any:
+    """The network's outputs for a batch."""
+    if "q2" in labels:
+        return net(features, energy, labels["q2"].float())
+    return net(features, energy)
+
+
+class Ring:
+    """The latest windows, drawn from at random; each is seen a few times before it is overwritten."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.filled, self.at = size, 0, 0
+        self.arrays: dict[str, Any] = {}
+
+    def put(self, chunk: dict[str, Any]) -> None:
+        """Overwrites the oldest windows with these."""
+        n = len(chunk["features"])
+        if not self.arrays:
+            self.arrays = {k: np.empty((self.size, *v.shape[1:]), v.dtype) for k, v in chunk.items()}
+        where = (self.at + np.arange(n)) % self.size
+        for name, value in chunk.items():
+            self.arrays[name][where] = value
+        self.at = int((self.at + n) % self.size)
+        self.filled = min(self.size, self.filled + n)
+
+    def draw(self, rng: np.random.Generator, n: int) -> dict[str, Any]:
+        """n random windows as tensors."""
+        pick = rng.integers(0, self.filled, n)
+        return {k: torch.from_numpy(v[pick]) for k, v in self.arrays.items()}
+
+
+def rate(progress: float) -> float:
+    """One cycle: a short rise, then a cosine to nothing."""
+    if progress < 0.05:
+        return PEAK_RATE * (0.1 + 0.9 * progress / 0.05)
+    return PEAK_RATE * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.05) / 0.95)))
+
+
+def fit(name: str, src: Path, run: Path, *, minutes: float, workers: int, replay: float, ring_size: int) -> Path:
+    """Trains `name` and returns the path of its last checkpoint, `run`/last.pt."""
+    run.mkdir(parents=True, exist_ok=True)
+    last = run / "last.pt"
+    torch.manual_seed(0)
+    net = build(name)
+    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK_RATE, weight_decay=1e-3)
+    state = {"seconds": 0.0, "steps": 0, "windows": 0, "loss": float("nan")}
+    if last.exists():
+        saved = torch.load(last, weights_only=True)
+        net.load_state_dict(saved["net"])
+        average.load_state_dict(saved["average"])
+        optimizer.load_state_dict(saved["optimizer"])
+        state = saved["state"]
+    task = TASKS[name]()
+    budget = minutes * 60
+    if state["seconds"] >= budget:
+        return last
+    stream = Stream(task, src, seed=1 + state["steps"], workers=workers)
+    ring, rng = Ring(ring_size), np.random.default_rng(state["steps"])
+
+    def take() -> int:
+        features, energy, labels = next(stream)
+        ring.put({"features": features, "energy": energy, **labels})
+        state["windows"] += len(features)
+        return len(features)
+
+    def save() -> None:
+        kept = {"net": net.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+        part = last.with_suffix(".part")
+        torch.save({**kept, "state": state, "task": asdict(task), "name": name, "minutes": minutes}, part)
+        part.replace(last)
+
+    while ring.filled < min(20 * BATCH, ring_size):
+        take()
+    fresh, seen, told, saved_at = float(ring.filled), 0.0, time.time(), time.time()
+    clock = time.time()
+    while state["seconds"] < budget:
+        while seen > replay * fresh:
+            fresh += take()
+        for group in optimizer.param_groups:
+            group["lr"] = rate(state["seconds"] / budget)
+        batch = ring.draw(rng, BATCH)
+        features, energy = batch.pop("features").float(), batch.pop("energy")
+        with torch.autocast("cpu", torch.bfloat16):
+            out = forward(net, features, energy, batch)
+        loss = LOSSES[name](tuple(o.float() for o in out), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+        optimizer.step()
+        average.update_parameters(net)
+        seen += BATCH
+        state["steps"] += 1
+        now = time.time()
+        state["seconds"] += now - clock
+        clock = now
+        smooth = loss.item() if math.isnan(state["loss"]) else 0.99 * state["loss"] + 0.01 * loss.item()
+        state["loss"] = smooth
+        if now - told > 30:
+            told = now
+            print(json.dumps({"task": name, **{k: round(v, 4) for k, v in state.items()}}), flush=True)
+        if now - saved_at > 120:
+            saved_at = now
+            save()
+    save()
+    stream.close()
+    return last
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=sorted(TASKS))
+    parser.add_argument("--src", type=Path, required=True, help="folder of uncompressed images")
+    parser.add_argument("--run", type=Path, required=True, help="folder of checkpoints")
+    parser.add_argument("--minutes", type=float, default=60, help="training time")
+    parser.add_argument("--workers", type=int, default=2, help="processes that make windows")
+    parser.add_argument("--replay", type=float, default=4.0, help="times that a window is seen on average")
+    parser.add_argument("--ring", type=int, default=50_000, help="windows kept in memory")
+    o = parser.parse_args()
+    torch.set_num_threads(1)
+    print(fit(o.name, o.src, o.run, minutes=o.minutes, workers=o.workers, replay=o.replay, ring_size=o.ring))
+
+
+if __name__ == "__main__":
+    main()

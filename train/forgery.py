@@ -1,0 +1,149 @@
+"""Labelled images for the consistency models: spliced, copied and pristine ones, as files of their own history.
+
+Each case is one file with the mask of what has another history than the rest. Encoders, tables, subsampling, sizes and
+region shapes vary; pristine cases cover single, double, resized, cropped and overlaid images.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from train import compress
+from train.dataset import draw_crop
+
+Pixels = npt.NDArray[np.uint8]
+
+JPEG_KINDS = {
+    "splice_double": 0.2,
+    "splice_clean_region": 0.14,
+    "splice_clean_background": 0.08,
+    "copy_move": 0.08,
+    "ok_single": 0.16,
+    "ok_double": 0.18,
+    "ok_resized": 0.08,
+    "ok_aligned": 0.08,
+}
+PIXEL_KINDS = {
+    "splice_region": 0.2,
+    "splice_double": 0.15,
+    "splice_clean_region": 0.12,
+    "copy_move": 0.05,
+    "ok_never": 0.2,
+    "ok_single": 0.2,
+    "ok_resized": 0.08,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One labelled image."""
+
+    kind: str
+    luma: Pixels
+    """(H, W) luma as jscan decodes it."""
+    q2: tuple[int, ...] | None
+    """Table of the file, or None for a lossless one."""
+    mask: npt.NDArray[np.bool_]
+    """(H, W) what has another history; all False for a pristine image."""
+
+
+def draw_mask(rng: random.Random, height: int, width: int) -> npt.NDArray[np.bool_]:
+    """One filled random ellipse, polygon or rectangle, or two, covering 1 to 30 % of the image."""
+    while True:
+        mask = np.zeros((height, width), np.uint8)
+        for _ in range(1 if rng.random() < 0.85 else 2):
+            cy, cx = rng.uniform(0.1, 0.9) * height, rng.uniform(0.1, 0.9) * width
+            radius = rng.uniform(0.06, 0.3) * min(height, width)
+            shape = rng.random()
+            if shape < 0.4:
+                axes = (int(radius) + 1, int(radius * rng.uniform(0.5, 1.7)) + 1)
+                cv2.ellipse(mask, (int(cx), int(cy)), axes, rng.uniform(0, 180), 0, 360, 255, -1)
+            elif shape < 0.75:
+                angles = sorted(rng.uniform(0, 2 * np.pi) for _ in range(rng.randint(4, 11)))
+                points = [
+                    [cx + radius * rng.uniform(0.5, 1.6) * np.cos(a), cy + radius * rng.uniform(0.5, 1.6) * np.sin(a)]
+                    for a in angles
+                ]
+                cv2.fillPoly(mask, [np.array(points, np.int32)], (255,))
+            else:
+                h, w = radius * rng.uniform(0.6, 1.6), radius * rng.uniform(0.6, 1.6)
+                cv2.rectangle(mask, (int(cx - w), int(cy - h)), (int(cx + w), int(cy + h)), 255, -1)
+        if 0.01 <= (mask > 0).mean() <= 0.3:
+            return mask > 0
+
+
+def _shifted(image: Pixels, how: compress.Compression, rng: random.Random, side: int) -> Pixels:
+    """The image compressed, then cropped at a random shift: (side, side) of (side + 8, side + 8)."""
+    y, x = rng.randrange(8), rng.randrange(8)
+    return compress.recompress(image, how)[y : y + side, x : x + side]
+
+
+def _graphics(image: Pixels, rng: random.Random) -> Pixels:
+    """The image with a border, a caption or a flat panel, as pages and screenshots have them."""
+    out, side = image.copy(), image.shape[0]
+    colour = tuple(rng.choice((0, 16, 128, 235, 255)) for _ in range(3))
+    if rng.random() < 0.5:
+        band = rng.randint(8, side // 4)
+        out[:band] = colour
+        if rng.random() < 0.5:
+            out[-band:] = colour
+    else:
+        out[:, : rng.randint(8, side // 3)] = colour
+    for _ in range(rng.randint(0, 4)):
+        where = (rng.randrange(side // 2), rng.randrange(20, side))
+        ink = tuple(255 - c for c in colour)
+        cv2.putText(out, "Example 123", where, cv2.FONT_HERSHEY_SIMPLEX, rng.uniform(0.4, 1.5), ink, 1, cv2.LINE_AA)
+    return out
+
+
+def make(jpeg: bool, images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random) -> Case:
+    """A random case: a JPEG file, or a lossless one."""
+    kinds = JPEG_KINDS if jpeg else PIXEL_KINDS
+    kind = rng.choices(list(kinds), list(kinds.values()))[0]
+    side = rng.choice((320, 384, 448, 504))
+    mask = np.zeros((side, side), bool)
+    clean = draw_crop(images, weights, rng, side + 8)
+    if rng.random() < 0.12:
+        clean = _graphics(clean, rng)
+    crop = clean[:side, :side]
+    low = 45 if jpeg else 30
+    first, other = compress.draw(rng, low, 98), compress.draw(rng, low, 98)
+    if kind.startswith("splice") or kind == "copy_move":
+        mask = draw_mask(rng, side, side)
+        donor = draw_crop(images, weights, rng, side + 8)
+        if kind in ("splice_clean_background", "splice_region"):
+            ground, piece = crop, _shifted(donor, other, rng, side)
+        elif kind == "splice_clean_region":
+            ground, piece = _shifted(clean, first, rng, side), donor[:side, :side]
+        elif kind == "splice_double":
+            ground, piece = _shifted(clean, first, rng, side), _shifted(donor, other, rng, side)
+        else:
+            ground = _shifted(clean, first, rng, side)
+            dy, dx = rng.randrange(32, side - 32), rng.randrange(32, side - 32)
+            if dy % 8 == 0 and dx % 8 == 0:
+                dx += 1
+            piece = np.roll(ground, (dy, dx), axis=(0, 1))
+        image = np.where(mask[..., None], piece, ground)
+    elif kind == "ok_double":
+        image = _shifted(clean, first, rng, side)
+    elif kind == "ok_single":
+        image = crop if jpeg else _shifted(clean, first, rng, side)
+    elif kind == "ok_aligned":
+        image = compress.recompress(crop, first)
+    elif kind == "ok_resized":
+        small = int(side * rng.uniform(0.5, 0.95))
+        once = compress.recompress(clean, first)
+        image = np.ascontiguousarray(cv2.resize(once, (small, small), interpolation=cv2.INTER_AREA))
+        mask = mask[:small, :small]
+    else:
+        image = crop
+    image = np.ascontiguousarray(image, np.uint8)
+    if jpeg:
+        second = compress.draw(rng, 65, 99, common=0.5)
+        return Case(kind, compress.recompress(image, second, gray=True), second.luma, mask)
+    return Case(kind, np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8), None, mask)
