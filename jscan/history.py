@@ -7,6 +7,7 @@ consistency model reads (`regions.py`); what a map holds is told by its name in 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -26,6 +27,12 @@ _FLOOR = 0.01
 _DEPENDENCE = 4.0
 """The 15 posteriors of a window come from the same pixels; their joint log-likelihood is divided by this."""
 _QF1_RANGE = range(45, 101)
+_STRIP = 64
+
+MUTE_DEVIATION = 0.7
+"""Windows whose pixels deviate less than this from their mean hold no information."""
+MUTE_SATURATED = 0.95
+"""Windows of which more than this share is black or white hold no information."""
 
 JPEG_CHANNELS = (
     "double_logit",
@@ -85,10 +92,18 @@ class Background:
     """Share of the windows, weighed by how sure they are, that show the compression."""
 
 
+def _strips(rows: int) -> Iterator[slice]:
+    """Rows of windows that are looked at together: float copies of all posteriors would be twice as large as these."""
+    for top in range(0, rows, _STRIP):
+        yield slice(top, min(top + _STRIP, rows))
+
+
 def _summed(logp: npt.NDArray[np.float16], weight: FloatArray) -> npt.NDArray[np.float64]:
     """(K,) sum over windows of weight * log(p + floor)."""
-    p = np.exp(logp.astype(np.float32))
-    total: npt.NDArray[np.float64] = np.einsum("rck,rc->k", np.log(p + _FLOOR), weight, dtype=np.float64)
+    total = np.zeros(logp.shape[2], np.float64)
+    for strip in _strips(len(logp)):
+        p = np.exp(logp[strip].astype(np.float32))
+        total += np.einsum("rck,rc->k", np.log(p + _FLOOR), weight[strip], dtype=np.float64)
     return total
 
 
@@ -222,11 +237,18 @@ def jpeg_channels(
 def pixel_channels(found: WindowPosteriors, base: Background, luma: npt.NDArray[np.uint8]) -> FloatArray:
     """(channels, R, C) float32: QF posteriors compared with the background; the order is `PIXEL_CHANNELS`."""
     shape = found.present.shape
-    logp = found.logp.astype(np.float32)
-    p, qf = np.exp(logp), np.arange(1, 101, dtype=np.float32)
-    at = np.log(p[..., np.abs(qf - base.table[0]) <= 3].sum(axis=2) + 3e-4) / 4
-    floored = np.log(p + _FLOOR)
-    coarse = np.stack([floored[..., k : k + 5].max(axis=2) for k in range(0, 100, 5)], axis=2)
+    qf = np.arange(1, 101, dtype=np.float32)
+    at, sure, mean = (np.empty(shape, np.float32) for _ in range(3))
+    coarse = np.empty((*shape, 20), np.float32)
+    for strip in _strips(shape[0]):
+        logp = found.logp[strip].astype(np.float32)
+        p = np.exp(logp)
+        at[strip] = np.log(p[..., np.abs(qf - base.table[0]) <= 3].sum(axis=2) + 3e-4) / 4
+        sure[strip] = logp.max(axis=2)
+        mean[strip] = p @ qf
+        floored = np.log(p + _FLOOR)
+        for k in range(20):
+            coarse[strip, :, k] = floored[..., 5 * k : 5 * k + 5].max(axis=2)
     shift = np.maximum(found.shift.astype(np.float32), np.log(np.float32(_FLOOR)))
     shift_3, shift_7 = _elsewhere(shift, base.shift)
     qf_3, qf_7 = _elsewhere(coarse, (base.table[0] - 1) // 5)
@@ -236,8 +258,8 @@ def pixel_channels(found: WindowPosteriors, base: Background, luma: npt.NDArray[
     maps: dict[str, FloatArray | float] = {
         "flag_logit": logit,
         "background_qf": at,
-        "sure_qf": logp.max(axis=2) / 3,
-        "qf_difference": (p @ qf - base.table[0]) / 20,
+        "sure_qf": sure / 3,
+        "qf_difference": (mean - base.table[0]) / 20,
         "shift_background": at_shift,
         "shift_best": best_shift,
         "shift_elsewhere_3": shift_3,
@@ -253,3 +275,10 @@ def pixel_channels(found: WindowPosteriors, base: Background, luma: npt.NDArray[
         "background_qf_value": base.table[0] / 50 - 1,
     }
     return _stack(PIXEL_CHANNELS, maps, shape)
+
+
+def mute(channels: FloatArray, names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+    """(R, C) windows without information, flat or saturated ones, by maps (channels, R, C) of these names."""
+    texture, saturated = (channels[names.index(name)] for name in ("texture", "saturated"))
+    silent: npt.NDArray[np.bool_] = (texture < np.log1p(MUTE_DEVIATION) / 3) | (saturated > MUTE_SATURATED)
+    return silent

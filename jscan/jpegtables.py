@@ -85,15 +85,18 @@ def nearest_qf(table: npt.ArrayLike, component: str = "luma") -> float:
     """The standard quality factor, 1 to 100, whose table is nearest to this one.
 
     `table` holds the first n steps in zigzag order, 1 <= n <= 64. Nearness is the mean absolute
-    difference of log steps, so that a step of 1 against 2 counts as much as 10 against 20. Raises
-    ValueError for an empty table or a step below 1.
+    difference of log steps, so that a step of 1 against 2 counts as much as 10 against 20. Of several that are equally
+    near (the first 15 steps of QF 74 and 75 are the same) a multiple of 5 is taken, as programs offer these, else the
+    lowest. Raises ValueError for an empty table or a step below 1.
     """
     steps = np.asarray(table, dtype=np.float64).ravel()
     if steps.size == 0 or steps.size > 64 or np.any(steps < 1):
         raise ValueError("a table has 1 to 64 steps of at least 1")
     standard = np.log(_standard_tables(component)[:, : steps.size])
     distance = np.abs(standard - np.log(steps)).mean(axis=1)
-    return float(np.argmin(distance) + 1)
+    nearest = np.flatnonzero(distance <= distance.min() + 1e-9) + 1
+    presets = nearest[nearest % 5 == 0]
+    return float((presets if presets.size else nearest)[0])
 
 
 def is_standard(table: npt.ArrayLike, component: str = "luma") -> bool:

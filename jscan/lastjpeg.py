@@ -53,8 +53,10 @@ def _coefficients(
     oy, ox = origin
     rows, cols = (luma.shape[0] - oy) // BLOCK, (luma.shape[1] - ox) // BLOCK
     y, x = np.mgrid[:rows, :cols].reshape(2, -1)
-    wy = np.clip((y * BLOCK + oy - WINDOW // 2) // STRIDE, 0, found.present.shape[0] - 1)
-    wx = np.clip((x * BLOCK + ox - WINDOW // 2) // STRIDE, 0, found.present.shape[1] - 1)
+    # The window whose centre is nearest to that of the block.
+    shift = (STRIDE + BLOCK - WINDOW) // 2
+    wy = np.clip((y * BLOCK + oy + shift) // STRIDE, 0, found.present.shape[0] - 1)
+    wx = np.clip((x * BLOCK + ox + shift) // STRIDE, 0, found.present.shape[1] - 1)
     pick = np.flatnonzero(found.present[wy, wx] > 0.5)
     if len(pick) > MAX_BLOCKS:
         pick = pick[np.linspace(0, len(pick) - 1, MAX_BLOCKS).astype(np.int64)]
@@ -105,5 +107,5 @@ def estimate(luma: npt.NDArray[np.uint8], found: WindowPosteriors, shift: int) -
     gain = likelihood.max(axis=1) - likelihood[np.arange(64), standard - 1]
     # A free step must beat the standard one clearly; by chance the best of many is a little better.
     better = gain > 12 + 0.005 * len(values)
-    table = np.where(better, free, standard)
+    table = np.where(better, free, standard_table(qf))
     return LastCompression((origin[0], origin[1]), tuple(int(q) for q in table), qf, not bool(better.any()))

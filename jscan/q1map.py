@@ -33,8 +33,8 @@ def estimate(
 def decode(logp: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:
     """(..., 15) int16 steps from log-posteriors (..., 226).
 
-    The step that maximises log p(q) - SPREAD_COST * E|q - q'|: the most likely one where the posterior is sharp, and one near
-    its middle where it is not, which keeps the mean square error down.
+    The step that maximises log p(q) - SPREAD_COST * E|q - q'|: the most likely one where the posterior is sharp, and
+    one near its middle where it is not, which keeps the mean square error down.
     """
     out = np.empty((*logp.shape[:-1], N_COEFS), np.int16)
     for i, (a, b) in enumerate(itertools.pairwise(Q1_OFFSET)):

@@ -21,6 +21,8 @@ SUSPICIOUS = 0.0
 """Smoothed logit from which a cell may belong to a region."""
 SMALLEST = 9
 """Cells of the smallest region that is looked at: 24 x 24 pixels."""
+MOST_WINDOWS = 4000
+"""Windows whose posteriors are averaged for one region; more would take memory and change nothing."""
 PRESENT, ABSENT = 0.6, 0.4
 """Mean probability of the compression above and below which a region counts as having, or lacking, it."""
 
@@ -100,6 +102,8 @@ def _history(
     cols = nearest_window(found.size[1], found.present.shape[1], found.origin[1])[box[1]]
     cell_y, cell_x = np.nonzero(core)
     windows = np.unique(rows[cell_y] * found.present.shape[1] + cols[cell_x])
+    if len(windows) > MOST_WINDOWS:
+        windows = windows[np.linspace(0, len(windows) - 1, MOST_WINDOWS).astype(np.int64)]
     r, c = np.divmod(windows, found.present.shape[1])
     present = float(found.present[r, c].mean())
     is_q1 = found.logp.shape[2] == Q1_OFFSET[-1]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from jscan import __version__, decode, history, lastjpeg, q1map, qfmap, regions, score, suspicion, tiling, weights
 from jscan.config import DEFAULT_MAX_PIXELS
 from jscan.discover import display_path
-from jscan.errors import ErrorCode, InputError, UsageError
+from jscan.errors import DeviceError, ErrorCode, InputError, SetupError, UsageError
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
 from jscan.records import DecodedImage, Evidence, ImageRef, Maps, ScanRecord, ScanResult, WindowPosteriors
@@ -23,10 +23,9 @@ from jscan.regions import Consistency
 
 NOT_LUMA = frozenset({"rgb_jpeg", "cmyk"})
 """Warnings of JPEG files whose first component is not the luma; they are treated as decoded pixels."""
-MUTE_DEVIATION = 0.7
-"""Windows whose pixels deviate less than this from their mean hold no information."""
-MUTE_SATURATED = 0.95
-"""Windows of which more than this share is black or white hold no information."""
+TOO_LARGE = "There was not enough memory for this image; scan it with fewer --workers or lower --max-pixels."
+NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "Insufficient memory")
+"""How ONNX Runtime and OpenCV, which have exceptions of their own, say that memory ran out."""
 CONFIDENT = 0.5
 """Coverage from which a cell counts as one on which the estimators were confident."""
 
@@ -60,19 +59,25 @@ class Scanner:
         for name in self._names:
             weights.check(name)
         self.models = tuple(weights.label(name) for name in self._names)
+        self._calibrations = {n: weights.calibration(n) for n in (suspicion.JPEG_MODEL, suspicion.PIXEL_MODEL)}
         self._loaded: dict[str, weights.Model] = {}
+        if self.provider != "CPU":
+            # A driver that answers is no proof that CUDA's libraries are there: one session is opened to find out now.
+            try:
+                self._model(q1map.MODEL)
+            except DeviceError:
+                if device != "auto":
+                    raise
+                self.provider = "CPU"
 
     def _model(self, name: str) -> weights.Model:
         """The model, opened when it is first wanted: a run over photographs never needs those for pixels."""
         if name not in self._loaded:
             # The consistency models take milliseconds; moving their maps to a GPU would cost more.
-            provider = self.provider if name in (q1map.MODEL, qfmap.MODEL) else "CPU"
-            self._loaded[name] = weights.load(name, provider=provider, threads=self._threads)
+            tiled = name in (q1map.MODEL, qfmap.MODEL)
+            provider = self.provider if tiled else "CPU"
+            self._loaded[name] = weights.load(name, provider=provider, threads=self._threads, arena=tiled)
         return self._loaded[name]
-
-    def _calibration(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = weights.manifest(name)["calibration"]
-        return found
 
     def scan(self, source: Source, *, rgb: bool = False) -> ScanResult:
         """The row of an image, its maps, and the decoded image.
@@ -98,6 +103,7 @@ class Scanner:
                 image = decode.from_array(np.asarray(source), rgb=rgb)
             else:
                 image = decode.decode(data, max_pixels=self.max_pixels, rgb=rgb)
+                del data  # a large file need not lie in memory while its pixels are estimated
             row = _with_facts(row, image)
             decoded = time.perf_counter()
             row = replace(row, decode_ms=1000 * (decoded - started))
@@ -113,11 +119,16 @@ class Scanner:
                 replace(row, status=error.status, error_code=str(error.code), error=str(error)), None, None
             )
         except MemoryError:
-            said = "There was not enough memory for this image; scan it with fewer --workers or lower --max-pixels."
-            return ScanResult(replace(row, status="error", error_code=str(ErrorCode.MEMORY), error=said), None, None)
-        except UsageError:
-            raise
+            return ScanResult(
+                replace(row, status="error", error_code=str(ErrorCode.MEMORY), error=TOO_LARGE), None, None
+            )
+        except SetupError:
+            raise  # another kind of source, or a model that cannot be opened: no image is to blame
         except Exception as error:  # the one place where an unforeseen fault becomes a row, so that a run goes on
+            if any(words in str(error) for words in NO_MEMORY):
+                return ScanResult(
+                    replace(row, status="error", error_code=str(ErrorCode.MEMORY), error=TOO_LARGE), None, None
+                )
             said = f"jscan failed on this image ({type(error).__name__}: {error}); please report it with the file."
             return ScanResult(replace(row, status="error", error_code=str(ErrorCode.INTERNAL), error=said), None, None)
 
@@ -146,12 +157,12 @@ class Scanner:
         base = history.background(found)
         channels = history.jpeg_channels(found, base, q2, luma)
         answers = suspicion.estimate(self._model(suspicion.JPEG_MODEL), channels)
-        mute = _mute(channels, history.JPEG_CHANNELS)
+        mute = history.mute(channels, history.JPEG_CHANNELS)
         covered = np.where(mute, 0, _q1_coverage(found))
         cells = _Cells(found)
         logits = suspicion.to_cells(answers, found.size, origin)
         logits[cells(mute)] = np.nan
-        consistency = regions.find(logits, found, base, self._calibration(suspicion.JPEG_MODEL))
+        consistency = regions.find(logits, found, base, self._calibrations[suspicion.JPEG_MODEL])
         steps = q1map.decode(found.logp).astype(np.float32)
         steps[mute] = np.nan
         double = np.where(mute, np.nan, found.present).astype(np.float32)
@@ -173,15 +184,12 @@ class Scanner:
         base = history.background(found)
         channels = history.pixel_channels(found, base, luma)
         answers = suspicion.estimate(self._model(suspicion.PIXEL_MODEL), channels)
-        mute = _mute(channels, history.PIXEL_CHANNELS)
+        mute = history.mute(channels, history.PIXEL_CHANNELS)
         cells = _Cells(found)
         logits = suspicion.to_cells(answers, found.size, (0, 0))
         logits[cells(mute)] = np.nan
-        consistency = regions.find(logits, found, base, self._calibration(suspicion.PIXEL_MODEL))
-        smoothed = qfmap.smooth(found)
-        quality = qfmap.decode(smoothed)
-        near = np.abs(np.arange(1, 101) - quality[..., None]) <= 5
-        sure = (np.exp(smoothed) * near).sum(axis=2)
+        consistency = regions.find(logits, found, base, self._calibrations[suspicion.PIXEL_MODEL])
+        quality, sure = qfmap.quality(found)
         covered = history.sureness(found) * np.where(found.present > 0.5, sure, 1)
         size = consistency.suspicion.shape
         maps = Maps(
@@ -197,6 +205,7 @@ class Scanner:
         if last is None or min(luma.shape[0] - last.origin[0], luma.shape[1] - last.origin[1]) < tiling.WINDOW:
             return estimate
         # The pixels were a JPEG: estimate what came before it, on its grid and with its table.
+        del found, channels, answers, logits, quality, sure  # as large as what follows makes
         before = self._jpeg(luma, last.table, last.origin)
         note = f"The pixels show JPEG compression of quality about {last.qf} with blocks from x {last.origin[1]}, "
         note += f"y {last.origin[0]}; the file's own format does not keep its table, which was estimated."
@@ -302,13 +311,6 @@ def _with_estimate(row: ScanRecord, image: DecodedImage, found: _Estimate) -> Sc
     )
 
 
-def _mute(channels: npt.NDArray[Any], names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
-    """(R, C) windows without information: flat or saturated ones."""
-    texture, saturated = (channels[names.index(name)] for name in ("texture", "saturated"))
-    mute: npt.NDArray[np.bool_] = (texture < np.log1p(MUTE_DEVIATION) / 3) | (saturated > MUTE_SATURATED)
-    return mute
-
-
 def _q1_coverage(found: WindowPosteriors) -> npt.NDArray[np.float32]:
     """(R, C) how sure the Q1 network is of its answer: of the steps where there was a first compression, or of none."""
     groups = itertools.pairwise(Q1_OFFSET)
@@ -331,7 +333,9 @@ def _background_facts(
     placed = float((np.exp(found.shift[..., base.shift].astype(np.float32)) * weight).sum()) / total
     dy, dx = divmod(base.shift, 8)
     place = ((dy + found.origin[0]) % 8, (dx + found.origin[1]) % 8)
-    return (base.table if held > 0.3 else None), (place if placed > 0.3 else None)
+    if placed <= 0.3:
+        return None, None  # steps of 1 "fit" an image that shows no first compression; a grid does not fit by chance
+    return (base.table if held > 0.3 else None), place
 
 
 def _extend(maps: Maps, image: DecodedImage) -> Maps:

@@ -26,7 +26,8 @@ def _axis(length: int, windows: int, origin: int) -> npt.NDArray[np.int64]:
     """(cells,) index into 2 * windows answers that lies nearest to each cell's centre."""
     centres = np.arange(cells(length)) * BLOCK + BLOCK / 2
     first = origin + WINDOW / 2 - STRIDE / 4
-    index: npt.NDArray[np.int64] = np.rint((centres - first) / (STRIDE / 2)).astype(np.int64)
+    # Of two that are equally near the first, as in `tiling.nearest_window`.
+    index: npt.NDArray[np.int64] = np.rint((centres - first) / (STRIDE / 2) - 1e-9).astype(np.int64)
     return np.clip(index, 0, 2 * windows - 1)
 
 

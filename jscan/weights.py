@@ -17,6 +17,9 @@ import numpy as np
 
 from jscan.errors import DeviceError, ModelError
 
+CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+"""TF32 would round the cosines of the DCT to 10 bits, which blurs the combs that the models read. The exhaustive
+search would run anew for every shape of tile, and may choose differently from run to run."""
 MANIFEST_KEYS = ("name", "version", "digest", "inputs", "outputs", "training", "metrics", "limits")
 
 
@@ -64,6 +67,14 @@ def _read(name: str) -> bytes:
 def check(name: str) -> None:
     """Raises ModelError unless the model's bytes have the digest that its manifest states."""
     _read(name)
+
+
+def calibration(name: str) -> dict[str, Any]:
+    """The coefficients of the score that travel with a consistency model. Raises ModelError where there are none."""
+    found = manifest(name).get("calibration")
+    if not isinstance(found, dict) or not {"weights", "bias"} <= set(found):
+        raise ModelError(f"{folder() / name / 'manifest.json'}: lacks the score's calibration; install jscan again")
+    return found
 
 
 def label(name: str) -> str:
@@ -129,8 +140,10 @@ def _cuda_missing() -> str | None:
     return None
 
 
-def load(name: str, *, provider: str = "CPU", threads: int = 1) -> Model:
+def load(name: str, *, provider: str = "CPU", threads: int = 1, arena: bool = True) -> Model:
     """The model, checked, on this provider. Raises ModelError or DeviceError.
+
+    Without `arena` the session keeps no memory between runs: right for a model whose input is as large as the image.
 
     ONNX Runtime would fall back to the CPU without a word; the provider that the session got is compared with the
     one asked for.
@@ -142,13 +155,15 @@ def load(name: str, *, provider: str = "CPU", threads: int = 1) -> Model:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = arena
     wanted = f"{provider}ExecutionProvider"
-    providers = [wanted] if provider == "CPU" else [wanted, "CPUExecutionProvider"]
+    providers: list[Any] = [wanted] if provider == "CPU" else [(wanted, CUDA_OPTIONS), "CPUExecutionProvider"]
+    data = _read(name)
     try:
-        session = onnxruntime.InferenceSession(_read(name), options, providers=providers)
-    except ModelError:
-        raise
+        session = onnxruntime.InferenceSession(data, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
+        if provider != "CPU":
+            raise DeviceError(f"--device {provider.lower()}: {error}; use --device cpu") from error
         raise ModelError(f"{folder() / name}: cannot be loaded ({error}); install jscan again") from error
     if session.get_providers()[0] != wanted:
         raise DeviceError(f"--device {provider.lower()}: ONNX Runtime could not start it; use --device cpu")

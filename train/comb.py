@@ -113,13 +113,14 @@ def dct_basis() -> FloatArray:
     """(8, 8) float32: row k is the k-th function of the orthonormal 8-point DCT."""
     m = np.arange(8)
     rows = [np.sqrt((1 if k == 0 else 2) / 8) * np.cos((2 * m + 1) * k * np.pi / 16) for k in range(8)]
-    return np.stack(rows).astype(np.float32)
+    return np.asarray(np.stack(rows), np.float32)
 
 
 def dct_kernels(coefs: tuple[int, ...]) -> FloatArray:
     """(n, 1, 8, 8) float32: the convolution kernels of these zigzag coefficients."""
     basis = dct_basis()
-    return np.stack([np.outer(basis[ZIGZAG[i][0]], basis[ZIGZAG[i][1]]) for i in coefs])[:, None].astype(np.float32)
+    kernels = np.stack([np.outer(basis[ZIGZAG[i][0]], basis[ZIGZAG[i][1]]) for i in coefs])
+    return np.asarray(kernels[:, None], np.float32)
 
 
 def blocks_per_shift() -> FloatArray:
@@ -132,7 +133,7 @@ def blocks_per_shift() -> FloatArray:
 def _adder(size: int) -> Callable[..., None]:
     """A compiled loop that adds up rows of exactly `size` functions, so that they stay in registers."""
 
-    @numba.njit(fastmath=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+    @numba.njit(fastmath=True, nogil=True, boundscheck=False)
     def add(plane: Any, table: Any, out: Any, offset: int, step: float, positions: int) -> None:
         for dy in range(8):
             for dx in range(8):
@@ -146,10 +147,10 @@ def _adder(size: int) -> Callable[..., None]:
                 for f in range(size):
                     out[shift, offset + f] += acc[f]
 
-    return add  # type: ignore[no-any-return]
+    return add
 
 
-@numba.njit(fastmath=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@numba.njit(fastmath=True, nogil=True, boundscheck=False)
 def _rows(patch: Any, basis: Any, u_max: int, out: Any) -> None:
     """DCT down the columns: out[u, y, x] over y positions, for u < u_max."""
     for u in range(u_max):
@@ -162,7 +163,7 @@ def _rows(patch: Any, basis: Any, u_max: int, out: Any) -> None:
                     out[u, y, x] += b * patch[y + m, x]
 
 
-@numba.njit(fastmath=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
+@numba.njit(fastmath=True, nogil=True, boundscheck=False)
 def _cols(rows: Any, basis: Any, v: int, out: Any) -> float:
     """|DCT| along the rows for frequency v of one vertical frequency; returns the mean."""
     n_y, n_x = rows.shape[0], rows.shape[1] - 7

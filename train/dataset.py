@@ -113,6 +113,10 @@ class Q1Task:
         """The bands of the comb."""
         return q1_bands()
 
+    def positive(self) -> float:
+        """Share of windows that were compressed twice, which the network learns as its prior."""
+        return 1 - self.single - self.resized
+
     def draw(self, images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random) -> Sample:
         """Windows (k, 64, 64) of one image with their labels; `shift` is where the first blocks begin."""
         first = compress.draw(rng, *self.qf1, odd=self.odd1)
@@ -156,6 +160,10 @@ class QfTask:
     def bands(self) -> Any:
         """The bands of the comb."""
         return qf_bands()
+
+    def positive(self) -> float:
+        """Share of windows that were compressed, which the network learns as its prior."""
+        return 1 - self.never - self.resized
 
     def draw(self, images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random) -> Sample:
         """Windows (k, 64, 64) of one image; `qf` is that of the last compression, `shift` where its blocks begin."""

@@ -184,13 +184,19 @@ def _trunk(g: _Graph, net: Any, centred: str, mean: str, context: str) -> tuple[
     return g.add("Concat", picked, comb, around, axis=1), g.add("LogSoftmax", shift, axis=1)
 
 
-def build_onnx(net: Q1Net | QfNet, bands: tuple[Band, ...], temperature: float = 1.0) -> onnx.ModelProto:
+def prior_logit(name: str) -> float:
+    """Log-odds of `present` in training; they are taken off, so that the model answers at even odds."""
+    share = TASKS[name]().positive()
+    return float(np.log(share / (1 - share)))
+
+
+def build_onnx(net: Q1Net | QfNet, bands: tuple[Band, ...], prior: float = 0.0) -> onnx.ModelProto:
     """The model of a trained network.
 
     Inputs: `luma` (1, 1, 16 nY + 7, 16 nX + 7) uint8, the pixels of a tile; `valid` (2,) int64, how many rows and
     columns of block positions lie inside the image; for Q1 also `q2` (1, 15) float32. Outputs, for the (nY - 3) x
     (nX - 3) windows, row by row: `logp` (n, 226 or 100) log-posteriors, `shift` (n, 64) log-posterior, `present`
-    (n,) the probability of the compression that is looked for. `temperature` divides the logits of `logp`.
+    (n,) the probability of the compression that is looked for. `prior` is taken off the log-odds of `present`.
     """
     g = _Graph()
     is_q1 = isinstance(net, Q1Net)
@@ -206,11 +212,12 @@ def build_onnx(net: Q1Net | QfNet, bands: tuple[Band, ...], temperature: float =
         elif isinstance(layer, torch.nn.ReLU):
             x = g.add("Relu", x)
     size = Q1_OFFSET[-1] if is_q1 else 100
-    logits = g.add("Div", g.cut(x, 1, 0, size), g.scalar(temperature))
+    logits = g.cut(x, 1, 0, size)
     groups = Q1_OFFSET if is_q1 else (0, 100)
     parts = [g.add("LogSoftmax", g.cut(logits, 1, a, b), axis=1) for a, b in pairwise(groups)]
     logp = g.add("Concat", *parts, axis=1)
-    present = g.add("Squeeze", g.add("Sigmoid", g.cut(x, 1, size, size + 1)), g.ints(1))
+    odds = g.add("Sub", g.cut(x, 1, size, size + 1), g.scalar(prior))
+    present = g.add("Squeeze", g.add("Sigmoid", odds), g.ints(1))
     for source, name in ((logp, "logp"), (shift, "shift"), (present, "present")):
         g.nodes.append(helper.make_node("Identity", [source], [name]))
     inputs = [
@@ -285,7 +292,7 @@ def compare_windows(net: Any, model: onnx.ModelProto, name: str, src: Path, coun
     )
     groups = Q1_OFFSET if name == "q1" else (0, 100)
     logp = torch.cat([out[0][:, a:b].log_softmax(1) for a, b in pairwise(groups)], 1).numpy()
-    wanted = (np.exp(logp), out[1].softmax(1).numpy(), out[2].sigmoid().numpy())
+    wanted = (np.exp(logp), out[1].softmax(1).numpy(), (out[2] - prior_logit(name)).sigmoid().numpy())
     session, worst = _session(model), 0.0
     for k, window in enumerate(windows):
         feed = {"luma": np.pad(window, (0, MARGIN))[None, None], "valid": np.array([WINDOW - 7] * 2)}
@@ -350,7 +357,14 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def write(name: str, model: onnx.ModelProto, training: dict[str, Any], out: Path, difference: float) -> None:
+def write(
+    name: str,
+    model: onnx.ModelProto,
+    training: dict[str, Any],
+    out: Path,
+    difference: float,
+    more: dict[str, Any] | None = None,
+) -> None:
     """Writes `model.onnx`, `manifest.json` and README.md. Raises ValueError where the model differs from torch."""
     if not difference <= TOLERANCE:
         raise ValueError(f"{name}: differs from torch by {difference:.2g}, more than {TOLERANCE:.2g}; not written")
@@ -376,6 +390,7 @@ def write(name: str, model: onnx.ModelProto, training: dict[str, Any], out: Path
         "training": {**training, "commit": _commit(), "difference_from_torch": float(f"{difference:.2g}")},
         "metrics": {},
         "limits": LIMITS[name],
+        **(more or {}),
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     lines = [f"# {name}", "", DESCRIPTIONS[name], "", f"Trained with `{training['command']}`.", "", "Valid for:", ""]
@@ -390,7 +405,7 @@ def export_windows(name: str, run: Path, src: Path, out: Path) -> None:
     averaged = torch.optim.swa_utils.AveragedModel(fit.build(name))
     averaged.load_state_dict(saved["average"])
     net: Any = averaged.module.eval()
-    model = build_onnx(net, TASKS[name]().bands())
+    model = build_onnx(net, TASKS[name]().bands(), prior_logit(name))
     difference = compare_windows(net, model, name, src)
     state = saved["state"]
     training = {
@@ -420,7 +435,7 @@ def export_regions(name: str, run: Path, src: Path, out: Path) -> None:
         "channels": list(channels),
     }
     target = suspicion.JPEG_MODEL if name == "jpeg" else suspicion.PIXEL_MODEL
-    write(target, model, training, out, compare_regions(net, model))
+    write(target, model, training, out, compare_regions(net, model), {"calibration": saved["calibration"]})
 
 
 def main() -> None:

@@ -70,6 +70,11 @@ class Ring:
         return {k: torch.from_numpy(v[pick]) for k, v in self.arrays.items()}
 
 
+def _blend(averages: Any, weights: Any, _count: Any) -> None:
+    """Moves the running average a little towards the weights."""
+    torch._foreach_lerp_(averages, weights, 1 - AVERAGE)
+
+
 def rate(progress: float) -> float:
     """One cycle: a short rise, then a cosine to nothing."""
     if progress < 0.05:
@@ -83,9 +88,9 @@ def fit(name: str, src: Path, run: Path, *, minutes: float, workers: int, replay
     last = run / "last.pt"
     torch.manual_seed(0)
     net = build(name)
-    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE))
+    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=_blend)
     optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK_RATE, weight_decay=1e-3)
-    state = {"seconds": 0.0, "steps": 0, "windows": 0, "loss": float("nan")}
+    state: dict[str, Any] = {"seconds": 0.0, "steps": 0, "windows": 0, "loss": float("nan")}
     if last.exists():
         saved = torch.load(last, weights_only=True)
         net.load_state_dict(saved["net"])
@@ -126,7 +131,7 @@ def fit(name: str, src: Path, run: Path, *, minutes: float, workers: int, replay
             out = forward(net, features, energy, batch)
         loss = LOSSES[name](tuple(o.float() for o in out), batch)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
         optimizer.step()
         average.update_parameters(net)
@@ -156,8 +161,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of checkpoints")
     parser.add_argument("--minutes", type=float, default=60, help="training time")
     parser.add_argument("--workers", type=int, default=2, help="processes that make windows")
-    parser.add_argument("--replay", type=float, default=4.0, help="times that a window is seen on average")
-    parser.add_argument("--ring", type=int, default=50_000, help="windows kept in memory")
+    parser.add_argument("--replay", type=float, default=3.0, help="times that a window is seen on average")
+    parser.add_argument("--ring", type=int, default=40_000, help="windows kept in memory")
     o = parser.parse_args()
     torch.set_num_threads(1)
     print(fit(o.name, o.src, o.run, minutes=o.minutes, workers=o.workers, replay=o.replay, ring_size=o.ring))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing as mp
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from jscan import history, q1map, qfmap, weights
+from jscan import history, q1map, qfmap, score, weights
 from jscan.tiling import BLOCK
 from train import forgery
 from train.dataset import image_weights, load_images
@@ -43,10 +44,15 @@ def _cell_labels(mask: npt.NDArray[np.bool_], rows: int, cols: int) -> npt.NDArr
     return picked
 
 
+@cache
+def _images(src: Path) -> list[npt.NDArray[np.uint8]]:
+    return load_images(src)
+
+
 def _work(job: tuple[str, Path, int, int, bool]) -> list[dict[str, Any]]:
     name, src, seed, count, held_out = job
     cv2.setNumThreads(1)
-    images = [i for k, i in enumerate(load_images(src)) if (k % HELD_OUT == 0) == held_out]
+    images = [i for k, i in enumerate(_images(src)) if (k % HELD_OUT == 0) == held_out]
     cumulative, rng, out = image_weights(images), random.Random(seed), []
     model = weights.load(q1map.MODEL if name == "jpeg" else qfmap.MODEL)
     for _ in range(count):
@@ -136,6 +142,21 @@ def answers(net: RegionNet, cases: list[dict[str, Any]]) -> list[npt.NDArray[np.
     return [_answers(net(torch.from_numpy(c["maps"])[None].float()))[0].numpy() for c in cases]
 
 
+def calibrate(
+    name: str, cases: list[dict[str, Any]], logits: list[npt.NDArray[np.float32]], truth: npt.NDArray[Any]
+) -> dict[str, Any]:
+    """Coefficients of the score: a logistic regression on the summaries of cases that trained nothing."""
+    from sklearn.linear_model import LogisticRegression
+
+    rows = []
+    for case, answer in zip(cases, logits, strict=True):
+        mute = history.mute(case["maps"], CHANNELS[name])
+        known = np.where(np.kron(mute, np.ones((2, 2), bool)), np.nan, answer).astype(np.float32)
+        rows.append(score.summary(score.smooth(known)))
+    model = LogisticRegression(class_weight="balanced").fit(np.stack(rows), truth)
+    return {"weights": [float(w) for w in model.coef_[0]], "bias": float(model.intercept_[0])}
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,8 +181,10 @@ def main() -> None:
             image = _auc(np.r_[top[pick], top[~truth]], np.r_[np.ones(len(pick)), np.zeros((~truth).sum())])
             line += f"  image AUC {image:.3f}  pixel AUC {np.mean(pixel):.3f} (median {np.median(pixel):.3f})"
         print(line)
-    torch.save({"net": net.state_dict(), "cases": o.cases, "epochs": o.epochs}, o.run / "last.pt")
-    np.savez(o.run / "held.npz", truth=truth, **{f"logits_{k}": x for k, x in enumerate(logits)})
+    calibration = calibrate(o.name, held, logits, truth)
+    print("calibration:", calibration)
+    kept = {"net": net.state_dict(), "cases": o.cases, "epochs": o.epochs, "calibration": calibration}
+    torch.save(kept, o.run / "last.pt")
 
 
 if __name__ == "__main__":

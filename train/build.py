@@ -1,0 +1,43 @@
+"""Makes every model from a folder of uncompressed images: `make weights SRC=folder`.
+
+    python -m train.build FOLDER [--hours 5]
+
+The steps follow each other; each leaves its checkpoint in `runs/`, so that the same command goes on where it was
+stopped. Half of the time goes to the Q1 network, a third to the QF network, the rest to the consistency models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+
+def _step(*words: str) -> None:
+    print("+ python -m", *words, flush=True)
+    subprocess.run([sys.executable, "-m", *words], check=True)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("src", type=Path, help="folder of uncompressed images")
+    parser.add_argument("--hours", type=float, default=5.0, help="time for all of it on two cores")
+    parser.add_argument("--cases", type=int, default=2000, help="forgeries that each consistency model is trained on")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints")
+    o = parser.parse_args()
+    src = str(o.src)
+    minutes = {"q1": 60 * o.hours / 2, "qf": 60 * o.hours / 3}
+    for name, share in minutes.items():
+        run = str(o.runs / name)
+        _step("train.fit", name, "--src", src, "--run", run, "--minutes", f"{share:g}")
+        _step("train.export", name, "--src", src, "--run", run)
+    for name in ("jpeg", "pixels"):
+        run = str(o.runs / f"regions-{name}")
+        _step("train.fit_regions", name, "--src", src, "--run", run, "--cases", str(o.cases))
+        _step("train.export", name, "--src", src, "--run", run)
+
+
+if __name__ == "__main__":
+    main()
