@@ -1,0 +1,110 @@
+"""Running a model over an image: what is found for a window does not depend on tiles."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from material import photo, rng
+
+from jscan import q1map, qfmap, tiling, weights
+from jscan.jpegtables import standard_table
+from jscan.records import WindowPosteriors
+from jscan.tiling import STRIDE, WINDOW
+from jscan.windows import LOWEST, run_windows
+
+
+class Probe:
+    """In place of a model: every window answers with the mean of its pixels and the blocks that it may use."""
+
+    def __init__(self) -> None:
+        self.inputs: list[dict[str, Any]] = []
+
+    def __call__(self, **inputs: Any) -> dict[str, Any]:
+        self.inputs.append(inputs)
+        luma, valid = inputs["luma"][0, 0], inputs["valid"]
+        rows, cols = ((s - 7 - WINDOW) // STRIDE + 1 for s in luma.shape)
+        logp, shift, present = [], [], []
+        for r in range(rows):
+            for c in range(cols):
+                y, x = r * STRIDE, c * STRIDE
+                logp.append([-1000.0, -luma[y : y + WINDOW, x : x + WINDOW].mean() / 16])
+                shift.append([-float(k) for k in range(64)])
+                usable = [min(WINDOW, max(0, int(v) - at)) for v, at in zip(valid, (y, x), strict=True)]
+                present.append(usable[0] * usable[1] / WINDOW**2)
+        return {"logp": np.array(logp), "shift": np.array(shift), "present": np.array(present, np.float32)}
+
+
+def with_side(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
+    monkeypatch.setattr(tiling, "tiles", partial(tiling.tiles, side=side))
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (3, 6)])
+@pytest.mark.parametrize("side", [1, 2, 3, 50])
+def test_windows_lie_where_the_geometry_says(
+    monkeypatch: pytest.MonkeyPatch, origin: tuple[int, int], side: int
+) -> None:
+    with_side(monkeypatch, side)
+    luma = rng().integers(0, 256, (150, 203)).astype(np.uint8)
+    luma.setflags(write=False)
+    found = run_windows(Probe(), luma, origin)  # type: ignore[arg-type]
+    rows, cols = tiling.window_grid(150 - origin[0], 203 - origin[1])
+    assert found.present.shape == (rows, cols) and found.origin == origin and found.size == (150, 203)
+    assert found.logp.dtype == np.float16 and found.shift.shape == (rows, cols, 64)
+    padded = np.zeros((400, 400))
+    padded[:150, :203] = luma
+    for r in range(rows):
+        for c in range(cols):
+            y, x = origin[0] + r * STRIDE, origin[1] + c * STRIDE
+            assert found.logp[r, c, 1] == pytest.approx(-padded[y : y + 64, x : x + 64].mean() / 16, rel=1e-3)
+            blocks = max(0, min(64, 150 - 7 - y)) * max(0, min(64, 203 - 7 - x))
+            assert found.present[r, c] == pytest.approx(blocks / 64**2)
+
+
+def test_log_posteriors_stay_within_half_precision() -> None:
+    found = run_windows(Probe(), np.zeros((64, 64), np.uint8))  # type: ignore[arg-type]
+    assert found.logp.min() == LOWEST and found.shift.min() == LOWEST
+    assert np.isfinite(found.logp).all()
+
+
+def test_further_inputs_reach_the_model() -> None:
+    probe = Probe()
+    q1map.estimate(probe, np.zeros((64, 80), np.uint8), tuple(range(1, 65)))  # type: ignore[arg-type]
+    (q2,) = (inputs["q2"] for inputs in probe.inputs)
+    assert q2.dtype == np.float32 and q2.tolist() == [list(range(1, 16))]
+
+
+def test_too_small_for_a_window() -> None:
+    with pytest.raises(ValueError, match="no window"):
+        run_windows(Probe(), np.zeros((70, 70), np.uint8), (7, 0))  # type: ignore[arg-type]
+
+
+def luma_of_photo() -> npt.NDArray[np.uint8]:
+    file = cv2.imencode(".jpg", photo()[:151, :233], [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+    luma = np.asarray(cv2.imdecode(file, cv2.IMREAD_GRAYSCALE), np.uint8)
+    luma.setflags(write=False)
+    return luma
+
+
+@pytest.mark.parametrize("name", [q1map.MODEL, qfmap.MODEL])
+def test_tiled_equals_untiled(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    model, luma = weights.load(name), luma_of_photo()
+    q2 = tuple(standard_table(85).tolist())
+
+    def estimated(side: int) -> WindowPosteriors:
+        with monkeypatch.context() as patched:
+            with_side(patched, side)
+            return qfmap.estimate(model, luma) if name == qfmap.MODEL else q1map.estimate(model, luma, q2, (2, 5))
+
+    whole = estimated(100)
+    for side in (1, 4):
+        tiled = estimated(side)
+        for part in ("logp", "shift"):
+            a, b = (np.exp(getattr(x, part).astype(np.float32)) for x in (whole, tiled))
+            assert np.abs(a - b).max() < 1e-3, (side, part)
+        assert np.abs(whole.present - tiled.present).max() < 1e-3, side
+        assert np.array_equal(whole.logp.argmax(axis=2), tiled.logp.argmax(axis=2)), side
