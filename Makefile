@@ -1,7 +1,8 @@
 # make demo                a small evidence folder, made and scanned
 # make test                formatting, lint, types and all tests
 # make weights SRC=folder  both models, trained anew on the images in the folder
-# make eval, make bench    the tables and the timings of the README
+# make eval SRC=folder     the tables of the README, measured on the images in the folder
+# make bench               the timings of the README, written to benchmarks/
 
 PYTHON ?= python3
 VENV := .venv
@@ -45,10 +46,11 @@ weights: $(VENV)/.has-test
 	$(PY) -m train.build "$(SRC)" $(ARGS)
 
 eval: $(VENV)/.has-test
-	$(PY) -m train.evaluate $(ARGS)
+	@test -n "$(SRC)" || { echo "name a folder of uncompressed images: make eval SRC=folder"; exit 2; }
+	$(PY) -m train.evaluate "$(SRC)" $(ARGS)
 
 bench: $(VENV)/.has-test
-	$(PY) -m train.evaluate --bench $(ARGS)
+	$(PY) -m train.evaluate --only bench $(ARGS)
 
 clean:
 	rm -rf $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -22,6 +22,10 @@ ROUNDING_NOISE = 0.4
 MAX_STEP = 160
 MAX_BLOCKS = 2500
 """Blocks looked at; more add time and nothing else."""
+MIN_BLOCKS = 30
+"""Blocks that are not flat, below which nothing is said."""
+MIN_TRACES = 8
+"""Values of a coefficient that must lie on multiples of its step other than zero, for a step of its own."""
 OUTLIERS = 0.03
 """Share of coefficients that obey no comb, from clipped or edited blocks."""
 
@@ -96,7 +100,8 @@ def estimate(luma: npt.NDArray[np.uint8], found: WindowPosteriors, shift: int) -
     """
     origin = divmod(shift, 8)
     values = _coefficients(luma, origin, found)
-    if len(values) < 30:
+    speaking = (np.abs(values[:, 1:]) > 1).any(axis=1)  # a flat block obeys every table
+    if np.count_nonzero(speaking) < MIN_BLOCKS:
         return None
     likelihood = np.stack([_log_likelihood(values[:, i]) for i in range(64)])
     tables = np.stack([np.minimum(standard_table(qf), MAX_STEP) for qf in range(1, 101)])
@@ -107,5 +112,7 @@ def estimate(luma: npt.NDArray[np.uint8], found: WindowPosteriors, shift: int) -
     gain = likelihood.max(axis=1) - likelihood[np.arange(64), standard - 1]
     # A free step must beat the standard one clearly; by chance the best of many is a little better.
     better = gain > 12 + 0.005 * len(values)
+    # A large step also wins where hardly any value differs from zero; that is no trace of it.
+    better &= np.count_nonzero(np.abs(values) > free / 2, axis=0) >= MIN_TRACES
     table = np.where(better, free, standard_table(qf))
     return LastCompression((origin[0], origin[1]), tuple(int(q) for q in table), qf, not bool(better.any()))

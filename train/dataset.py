@@ -81,6 +81,15 @@ def draw_places(luma: Pixels, rng: random.Random, grid: int) -> list[tuple[int, 
     return [(rng.randrange(rows) * grid, rng.randrange(cols) * grid) for _ in range(WINDOWS_PER_CROP)]
 
 
+def _there_and_back(image: Pixels, rng: random.Random) -> Pixels:
+    """A square image resized and brought back to its size, as a search for the scale of a compression does."""
+    side = image.shape[0]
+    other = max(8, int(side * rng.uniform(0.7, 1.4)))
+    method = rng.choice((cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LINEAR, cv2.INTER_LANCZOS4))
+    there = cv2.resize(image, (other, other), interpolation=method)
+    return np.asarray(cv2.resize(there, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
 def cut_windows(luma: Pixels, places: list[tuple[int, int]]) -> list[Pixels]:
     """The windows at these corners."""
     return [luma[y : y + WINDOW, x : x + WINDOW] for y, x in places]
@@ -154,6 +163,7 @@ class QfTask:
 
     never: float = 0.22
     resized: float = 0.06
+    restored: float = 0.08
     double: float = 0.2
     odd: float = 0.12
 
@@ -184,6 +194,8 @@ class QfTask:
             y, x = rng.randrange(8), rng.randrange(8)
             image = compress.recompress(image[y : y + CROP + 8, x : x + CROP + 8], how)
             image = image[dy : dy + CROP, dx : dx + CROP]
+            if kind < self.never + self.resized + self.restored:
+                image = _there_and_back(np.ascontiguousarray(image), rng)
         luma: Pixels = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2GRAY)  # type: ignore[assignment]
         places, n = draw_places(luma, rng, 1), WINDOWS_PER_CROP
         return {

@@ -31,9 +31,9 @@ PLACES: dict[str, tuple[tuple[tuple[int, int], ...], ...]] = {
         ((165, 96), (440, 96), (440, 140), (165, 140)),
         ((382, 396), (455, 390), (462, 510), (389, 510)),
     ),
-    # The mountain on the left, out to the edges of its haze. The JPEG blocks in it are not 8 but 7.01 pixels wide (14.03
-    # in the chroma, which was subsampled): it was made smaller after its compression, or with the whole picture.
-    # The outline is where differences across pixels show that period and the neighbouring periods do not.
+    # The mountain on the left, out to the edges of its haze. The JPEG blocks in it are not 8 but 7.01 pixels wide
+    # (14.03 in the chroma, which was subsampled): it was made smaller after its compression, alone or with the whole
+    # picture. The outline is where differences across pixels show that period and no neighbouring one.
     "tampered.bmp": (
         (
             *((80, 68), (100, 68), (122, 74), (135, 60), (150, 60), (165, 82), (188, 96), (188, 120)),
@@ -44,7 +44,7 @@ PLACES: dict[str, tuple[tuple[tuple[int, int], ...], ...]] = {
 SLACK = 32
 """Pixels around a pasted place that still count as it: half a window."""
 COVERED = 0.5
-"""A place counts as outlined if reported regions cover this share of it; a region as its own if this share lies in it."""
+"""The share of a place that regions must cover to outline it, and of a region that must lie in one to belong there."""
 
 
 def outlined(result: ScanResult, regions: tuple[Region, ...] | None = None) -> Mask:
@@ -160,15 +160,19 @@ def _polygon(points: tuple[tuple[int, int], ...], shape: tuple[int, int]) -> Mas
 
 def _example(path: Path) -> dict[str, Any]:
     result = _scan(path)
-    record, shape = result.record, (result.record.height or 0, result.record.width or 0)
+    record = result.record
+    shape = (record.height or 0, record.width or 0)
     places = [_polygon(points, shape) for points in PLACES[path.name]]
     near = cv2.dilate(np.any(places, axis=0).astype(np.uint8), np.ones((2 * SLACK + 1, 2 * SLACK + 1), np.uint8)) > 0
-    found, regions = outlined(result), []
+    found = outlined(result)
+    regions: list[dict[str, Any]] = []
     for r in record.regions or ():
         own = outlined(result, (r,))
         history = {"kind": r.kind, "qf1": r.qf1, "grid_shift": r.grid_shift}
         where = {"x": r.x, "y": r.y, "width": r.width, "height": r.height}
-        regions.append({**where, "score": r.score, **history, "in_a_place": float(near[own].mean()) if own.any() else 0})
+        regions.append(
+            {**where, "score": r.score, **history, "in_a_place": float(near[own].mean()) if own.any() else 0}
+        )
     covered = [float(found[place].mean()) for place in places]
     others = sum(r["in_a_place"] < COVERED for r in regions)
     return {

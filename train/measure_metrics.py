@@ -1,4 +1,4 @@
-"""Figures from arrays: accuracy, calibration, ranking and overlap; and the loop over jobs that the measurements share."""
+"""Figures from arrays: accuracy, calibration, ranking, overlap; and the loop over jobs that measurements share."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def argmax(logp: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 def median(logp: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """(n, 15) medians of the posteriors."""
-    # Half precision may leave the sum short of a half only where it is short of one, so scale by the sum itself.
+    # Of the posterior's own sum, which half precision leaves a little off one.
     return np.stack([(p.cumsum(1) < p.sum(1, keepdims=True) / 2).sum(1) + 1 for p in posteriors(logp)], axis=1)
 
 

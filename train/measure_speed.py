@@ -15,8 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
-from jscan.parquet import pq
 from jscan.run import usable_cores
 
 Rgb = npt.NDArray[np.uint8]
@@ -81,7 +81,11 @@ def machine() -> dict[str, Any]:
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     installed = {d.metadata["Name"] for d in importlib.metadata.distributions()}
     runtime = next((n for n in ("onnxruntime-gpu", "onnxruntime") if n in installed), None)
-    found: dict[str, Any] = {"cpu": model, "cores": usable_cores(), "system": f"{platform.system()} {platform.machine()}"}
+    found: dict[str, Any] = {
+        "cpu": model,
+        "cores": usable_cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
     found["python"] = platform.python_version()

@@ -1,0 +1,52 @@
+"""From posteriors of the first table to its steps."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from material import posteriors
+
+from jscan import q1map
+from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, standard_table
+
+
+@pytest.mark.parametrize("qf", [50, 60, 75, 90, 99])
+def test_sharp_posteriors_give_their_table(qf: int) -> None:
+    table = tuple(int(q) for q in standard_table(qf)[:N_COEFS])
+    found = posteriors(table, 0)
+    steps = q1map.decode(found.logp)
+    assert steps.shape == (*found.present.shape, N_COEFS) and steps.dtype == np.int16
+    assert (steps == np.array(table)).all()
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10**6), st.floats(0.1, 8))
+def test_decoding_equals_its_definition(seed: int, sharpness: float) -> None:
+    logits = np.random.default_rng(seed).normal(0, sharpness, (3, Q1_OFFSET[-1]))
+    parts = [logits[:, a:b] - np.log(np.exp(logits[:, a:b]).sum(1, keepdims=True)) for a, b in pairwise(Q1_OFFSET)]
+    logp = np.concatenate(parts, axis=1)
+    decoded = q1map.decode(logp)
+    for k in range(3):
+        for i, part in enumerate(parts):
+            p = np.exp(part[k])
+            worth = []
+            for q in range(Q1_MAX[i]):
+                spread = sum(p[j] * (j - q) ** 2 for j in range(Q1_MAX[i]))
+                worth.append(max(part[k][q], -8) - q1map.SPREAD_COST * spread)
+            # Of two steps that are worth the same in float32 either may be taken.
+            assert worth[decoded[k, i] - 1] >= max(worth) - 1e-4
+
+
+def test_a_vague_posterior_gives_its_middle() -> None:
+    logp = np.concatenate([np.full(m, -np.log(m)) for m in Q1_MAX]).astype(np.float16)
+    for step, most in zip(q1map.decode(logp), Q1_MAX, strict=True):
+        assert abs(step - (most + 1) / 2) <= 1
+
+
+def test_steps_stay_in_range_for_the_lowest_posteriors() -> None:
+    steps = q1map.decode(np.full((2, 2, Q1_OFFSET[-1]), -30, np.float16))
+    assert ((steps >= 1) & (steps <= np.array(Q1_MAX))).all()

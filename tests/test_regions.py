@@ -1,0 +1,157 @@
+"""From suspicion to regions: where they lie, and what is said of their history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from material import mixed, posteriors
+
+from jscan import history, regions
+from jscan.jpegtables import N_COEFS, standard_table
+from jscan.records import Region, WindowPosteriors
+from jscan.tiling import cells, nearest_window
+
+CALIBRATION = {"weights": [0.5, 0.5], "bias": 0.0}
+HEIGHT, WIDTH = 318, 403
+
+
+def table(qf: int) -> tuple[int, ...]:
+    return tuple(int(q) for q in standard_table(qf)[:N_COEFS])
+
+
+def logits_with(*boxes: tuple[int, int, int, int], strength: float = 7, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Any:
+    """Logits of -6, and `strength` in boxes of cells (top, left, bottom, right)."""
+    out = np.full((cells(size[0]), cells(size[1])), -6, np.float32)
+    for top, left, bottom, right in boxes:
+        out[top:bottom, left:right] = strength
+    out.setflags(write=False)
+    return out
+
+
+def windows_of(found: WindowPosteriors, box: tuple[int, int, int, int]) -> tuple[slice, slice]:
+    """The windows that the cells of a box show, and a few around."""
+    rows = nearest_window(found.size[0], found.present.shape[0], found.origin[0])[box[0] : box[2]]
+    cols = nearest_window(found.size[1], found.present.shape[1], found.origin[1])[box[1] : box[3]]
+    return slice(int(rows.min()), int(rows.max()) + 1), slice(int(cols.min()), int(cols.max()) + 1)
+
+
+BOX = (12, 16, 28, 36)  # cells
+
+
+def found_with(ground: Any, pasted: Any, origin: tuple[int, int] = (0, 0)) -> Region:
+    """The region of BOX, with posteriors `ground` and inside it `pasted`: (table, shift, present)."""
+    made: list[WindowPosteriors] = [
+        posteriors(t, s, present=p, height=HEIGHT, width=WIDTH, origin=origin) for t, s, p in (ground, pasted)
+    ]
+    found = mixed(made[0], made[1], *windows_of(made[0], BOX))
+    result = regions.find(logits_with(BOX), found, history.background(found), CALIBRATION)
+    assert result.suspicion.shape == (cells(HEIGHT), cells(WIDTH)) and result.suspicion.dtype == np.float32
+    (region,) = result.regions
+    return region
+
+
+def find(logits: npt.NDArray[np.float32], **more: Any) -> regions.Consistency:
+    found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH)
+    return regions.find(logits, found, history.background(found), CALIBRATION, **more)
+
+
+def test_a_region_lies_where_the_cells_are() -> None:
+    (region,) = find(logits_with(BOX)).regions
+    # Smoothing may add or take one cell on each side.
+    assert abs(region.y - 8 * 12) <= 8 and abs(region.x - 8 * 16) <= 8
+    assert abs(region.y + region.height - 8 * 28) <= 8 and abs(region.x + region.width - 8 * 36) <= 8
+    assert region.area <= region.height * region.width
+    assert 0.5 <= region.score <= 1
+
+
+def test_a_region_ends_with_the_image() -> None:
+    rows, cols = cells(HEIGHT), cells(WIDTH)
+    (region,) = find(logits_with((20, 30, rows, cols))).regions
+    assert region.y + region.height == HEIGHT and region.x + region.width == WIDTH
+    rows_in, cols_in = HEIGHT - region.y, WIDTH - region.x
+    assert rows_in * cols_in - 3 * 64 <= region.area <= rows_in * cols_in  # smoothing takes its inner corner
+
+
+def test_two_regions_the_strongest_first() -> None:
+    weak, strong = logits_with((3, 3, 15, 15), strength=3), logits_with((20, 30, 34, 45))
+    result = find(np.maximum(weak, strong))
+    first, second = result.regions
+    assert first.y > second.y and first.score > second.score >= 0.5
+    assert result.score >= first.score - 1e-6
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        logits_with(),
+        logits_with((10, 10, 11, 12)),  # a speck
+        np.full((cells(HEIGHT), cells(WIDTH)), np.nan, np.float32),
+    ],
+)
+def test_nothing_stands_out(logits: npt.NDArray[np.float32]) -> None:
+    result = find(logits)
+    assert result.regions == () and result.score < 0.2
+    assert np.isfinite(result.suspicion).all()
+
+
+def test_the_least_score_of_a_region() -> None:
+    faint = logits_with((10, 10, 17, 17), strength=2)
+    assert find(faint).regions == ()
+    assert len(find(faint, least=0.001).regions) == 1
+
+
+GROUND = (table(70), 11, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("ground", "pasted", "kind", "says_table"),
+    [
+        (GROUND, (table(90), 11, 0.95), "other_q1", True),
+        (GROUND, (table(90), 40, 0.95), "other_q1", True),
+        (GROUND, (table(70), 40, 0.95), "other_shift", True),
+        (GROUND, (table(70), 11, 0.05), "no_first_compression", False),
+        ((table(70), 11, 0.03), (table(80), 40, 0.97), "first_compression", True),
+        (GROUND, GROUND, "unclear", True),
+    ],
+)
+def test_kinds_of_a_jpeg(ground: Any, pasted: Any, kind: str, says_table: bool) -> None:
+    region = found_with(ground, pasted)
+    assert region.kind == kind
+    if says_table:
+        assert region.q1 == pasted[0] and region.grid_shift == divmod(pasted[1], 8)
+        assert region.qf1 is not None and table(int(region.qf1)) == pasted[0]
+    else:
+        assert (region.q1, region.qf1, region.grid_shift) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("ground", "pasted", "kind"),
+    [
+        (((70,), 11, 0.95), ((90,), 11, 0.95), "other_qf"),
+        (((70,), 11, 0.95), ((70,), 40, 0.95), "other_shift"),
+        (((70,), 11, 0.95), ((70,), 11, 0.05), "uncompressed_in_jpeg"),
+        (((70,), 11, 0.03), ((80,), 40, 0.97), "jpeg_in_uncompressed"),
+    ],
+)
+def test_kinds_of_pixels(ground: Any, pasted: Any, kind: str) -> None:
+    region = found_with(ground, pasted)
+    assert region.kind == kind and region.q1 is None
+    if kind == "uncompressed_in_jpeg":
+        assert region.qf1 is None and region.grid_shift is None
+    else:
+        assert region.qf1 == pasted[0][0] and region.grid_shift == divmod(pasted[1], 8)
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (3, 6), (7, 4)])
+def test_the_grid_is_that_of_the_image(origin: tuple[int, int]) -> None:
+    region = found_with(GROUND, (table(90), 8 * 2 + 5, 0.95), origin)
+    assert region.grid_shift == ((2 + origin[0]) % 8, (5 + origin[1]) % 8)
+
+
+def test_large_regions_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = found_with(GROUND, (table(90), 40, 0.95))
+    monkeypatch.setattr(regions, "MOST_WINDOWS", 4)
+    assert found_with(GROUND, (table(90), 40, 0.95)) == whole

@@ -1,0 +1,193 @@
+"""Models are checked before they run, and run where they were asked to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from jscan import scan, suspicion, weights
+from jscan.errors import DeviceError, ExitCode, ModelError
+
+
+def make_model(folder: Path, **changes: Any) -> Path:
+    """A model `double-it`, which doubles `x` into `y`, with its manifest; a change to None leaves a key out."""
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, "n"]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "t", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 9
+    data = model.SerializeToString()
+    said = {
+        "name": "double-it",
+        "version": "1",
+        "digest": hashlib.sha256(data).hexdigest(),
+        "inputs": {"x": {}},
+        "outputs": {"y": {}},
+        "training": {},
+        "metrics": {},
+        "limits": [],
+        **changes,
+    }
+    home = folder / "double-it"
+    home.mkdir(parents=True)
+    (home / "model.onnx").write_bytes(data)
+    (home / "manifest.json").write_text(json.dumps({k: v for k, v in said.items() if v is not None}))
+    return home
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of models."""
+    monkeypatch.setattr(weights, "folder", lambda: tmp_path)
+    return tmp_path
+
+
+def test_a_sound_model_runs(shelf: Path) -> None:
+    digest = json.loads((make_model(shelf) / "manifest.json").read_text())["digest"]
+    assert weights.names() == ("double-it",)
+    weights.check("double-it")
+    model = weights.load("double-it", arena=False)
+    assert model.label == weights.label("double-it") == f"double-it@{digest[:12]}"
+    assert (model.provider, model.outputs) == ("CPU", ("y",))
+    assert model(x=np.array([[1.5, 2]], np.float32))["y"].tolist() == [[3, 4]]
+
+
+def test_damaged_bytes_are_refused(shelf: Path) -> None:
+    path = make_model(shelf) / "model.onnx"
+    path.write_bytes(path.read_bytes() + b"\0")
+    for use in (weights.check, weights.load):
+        with pytest.raises(ModelError, match=r"SHA-256 is .* but the manifest says .* install jscan again"):
+            use("double-it")
+
+
+@pytest.mark.parametrize("missing", ["model.onnx", "manifest.json"])
+def test_a_missing_file_is_named(shelf: Path, missing: str) -> None:
+    (make_model(shelf) / missing).unlink()
+    with pytest.raises(ModelError, match=f"{missing}: cannot be read"):
+        weights.check("double-it")
+
+
+def test_an_unknown_model(shelf: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be read"):
+        weights.load("nobody")
+
+
+@pytest.mark.parametrize("key", weights.MANIFEST_KEYS)
+def test_an_incomplete_manifest_is_refused(shelf: Path, key: str) -> None:
+    make_model(shelf, **{key: None})
+    with pytest.raises(ModelError, match=f"lacks {key}"):
+        weights.load("double-it")
+
+
+def test_a_manifest_that_is_no_json(shelf: Path) -> None:
+    (make_model(shelf) / "manifest.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be read"):
+        weights.manifest("double-it")
+
+
+@pytest.mark.parametrize("changes", [{"inputs": {"z": {}}}, {"outputs": {}}, {"inputs": {"x": {}, "q2": {}}}])
+def test_other_inputs_than_the_manifest_says(shelf: Path, changes: dict[str, Any]) -> None:
+    make_model(shelf, **changes)
+    with pytest.raises(ModelError, match="not those of its manifest"):
+        weights.load("double-it")
+
+
+def test_bytes_that_are_no_model(shelf: Path) -> None:
+    rubbish = b"not a model"
+    path = make_model(shelf, digest=hashlib.sha256(rubbish).hexdigest()) / "model.onnx"
+    path.write_bytes(rubbish)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        weights.load("double-it")
+
+
+@pytest.mark.parametrize("calibration", [None, {}, {"weights": [1, 1]}, "none"])
+def test_a_score_without_calibration(shelf: Path, calibration: Any) -> None:
+    make_model(shelf, calibration=calibration)
+    with pytest.raises(ModelError, match="calibration"):
+        weights.calibration("double-it")
+
+
+def test_models_that_lie_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "__file__", str(tmp_path / "jscan" / "weights.py"))
+    with pytest.raises(ModelError, match="no models found"):
+        weights.folder.__wrapped__()  # as it is without its cache
+
+
+def test_the_shipped_models_are_whole() -> None:
+    needed = {*scan.Scanner(device="cpu").models}
+    assert {label.partition("@")[0] for label in needed} <= set(weights.names())
+    for name in weights.names():
+        weights.check(name)
+    for name in (suspicion.JPEG_MODEL, suspicion.PIXEL_MODEL):
+        assert len(weights.calibration(name)["weights"]) == 2
+
+
+def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_cuda_missing", lambda: "no NVIDIA driver on this machine")
+    assert weights.resolve_device("auto") == weights.resolve_device("cpu") == "CPU"
+    with pytest.raises(DeviceError, match=r"--device cuda: no NVIDIA driver .* use --device cpu") as caught:
+        weights.resolve_device("cuda")
+    assert caught.value.exit_code == ExitCode.USAGE
+    assert scan.Scanner(device="auto").provider == "CPU"
+    with pytest.raises(DeviceError):
+        scan.Scanner(device="cuda")
+
+
+def test_a_gpu_is_there_or_the_reason_is_said() -> None:
+    if weights.resolve_device("auto") == "CUDA":
+        assert weights.resolve_device("cuda") == "CUDA"
+    else:
+        with pytest.raises(DeviceError, match="--device cuda: .+; use --device cpu"):
+            weights.resolve_device("cuda")
+
+
+def test_cuda_never_becomes_a_cpu_run(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime gives a CPU session where CUDA cannot start; so it does here, whatever the machine has."""
+    make_model(shelf)
+    real = onnxruntime.InferenceSession
+
+    def without_gpu(data: bytes, options: Any, *, providers: Any, **more: Any) -> Any:
+        assert providers[0][0] == "CUDAExecutionProvider" and providers[0][1]["use_tf32"] == "0"
+        assert more == {"enable_fallback": 0}
+        return real(data, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", without_gpu)
+    with pytest.raises(DeviceError, match="--device cuda: .*use --device cpu"):
+        weights.load("double-it", provider="CUDA")
+
+
+def test_cuda_that_fails_to_start(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("libcudnn.so.9: cannot open shared object file")
+
+    make_model(shelf)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", broken)
+    with pytest.raises(DeviceError, match="libcudnn"):
+        weights.load("double-it", provider="CUDA")
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_driver_without_the_libraries(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """A driver answers, but no session starts: `auto` takes the CPU and says so, `cuda` fails before any image."""
+    real = weights.load
+
+    def load(name: str, *, provider: str = "CPU", **more: Any) -> weights.Model:
+        if provider == "CUDA":
+            raise DeviceError("--device cuda: ONNX Runtime could not start it; use --device cpu")
+        return real(name, provider=provider, **more)
+
+    monkeypatch.setattr(weights, "_cuda_missing", lambda: None)
+    monkeypatch.setattr(weights, "load", load)
+    if device == "cuda":
+        with pytest.raises(DeviceError):
+            scan.Scanner(device=device)
+    else:
+        scanner = scan.Scanner(device=device)
+        assert scanner.provider == "CPU"
+        assert scanner.scan(np.full((64, 64), 90, np.uint8)).record.status == "ok"
