@@ -24,8 +24,6 @@ MAX_BLOCKS = 2500
 """Blocks looked at; more add time and nothing else."""
 MIN_BLOCKS = 30
 """Blocks that are not flat, below which nothing is said."""
-MIN_TRACES = 8
-"""Values of a coefficient that must lie on multiples of its step other than zero, for a step of its own."""
 OUTLIERS = 0.03
 """Share of coefficients that obey no comb, from clipped or edited blocks."""
 
@@ -112,7 +110,5 @@ def estimate(luma: npt.NDArray[np.uint8], found: WindowPosteriors, shift: int) -
     gain = likelihood.max(axis=1) - likelihood[np.arange(64), standard - 1]
     # A free step must beat the standard one clearly; by chance the best of many is a little better.
     better = gain > 12 + 0.005 * len(values)
-    # A large step also wins where hardly any value differs from zero; that is no trace of it.
-    better &= np.count_nonzero(np.abs(values) > free / 2, axis=0) >= MIN_TRACES
     table = np.where(better, free, standard_table(qf))
     return LastCompression((origin[0], origin[1]), tuple(int(q) for q in table), qf, not bool(better.any()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -83,6 +83,35 @@ def find(
         )
     regions.sort(key=lambda r: (-r.score, -r.area, r.y, r.x))
     return Consistency((1 / (1 + np.exp(-smoothed))).astype(np.float32), tuple(regions), score)
+
+
+def resample(values: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """The map (R, C) stretched to another number of cells."""
+    return np.asarray(cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def rescale(found: Consistency, factor: float, size: tuple[int, int]) -> Consistency:
+    """What was found in an image enlarged by `factor`, in the cells and pixels of the image of `size` (H, W) itself.
+
+    Tables and shifts of the regions hold for the enlarged image only and are left out.
+    """
+    shape = (-(-size[0] // BLOCK), -(-size[1] // BLOCK))
+    moved = []
+    for region in found.regions:
+        y, x = round(region.y / factor), round(region.x / factor)
+        moved.append(
+            replace(
+                region,
+                y=y,
+                x=x,
+                height=min(round(region.height / factor), size[0] - y),
+                width=min(round(region.width / factor), size[1] - x),
+                area=round(region.area / factor**2),
+                q1=None,
+                grid_shift=None,
+            )
+        )
+    return Consistency(resample(found.suspicion, shape), tuple(moved), found.score)
 
 
 def _area(inside: npt.NDArray[np.bool_], y: int, x: int, height: int, width: int) -> int:

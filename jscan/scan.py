@@ -9,10 +9,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from jscan import __version__, decode, history, lastjpeg, q1map, qfmap, regions, score, suspicion, tiling, weights
+from jscan import (
+    __version__,
+    decode,
+    history,
+    lastjpeg,
+    q1map,
+    qfmap,
+    regions,
+    rescaled,
+    score,
+    suspicion,
+    tiling,
+    weights,
+)
 from jscan.config import DEFAULT_MAX_PIXELS
 from jscan.discover import display_path
 from jscan.errors import DeviceError, ErrorCode, InputError, SetupError, UsageError
@@ -178,46 +192,83 @@ class Scanner:
         table, place = _background_facts(found, base, mute)
         return _Estimate(consistency, maps, q1=table, grid_shift=place, double_fraction=base.fraction)
 
-    def _pixels(self, luma: npt.NDArray[np.uint8]) -> _Estimate:
-        """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""
+    def _look(self, luma: npt.NDArray[np.uint8]) -> _Look:
+        """What the last compression of decoded pixels says."""
         found = qfmap.estimate(self._model(qfmap.MODEL), luma)
         base = history.background(found)
         channels = history.pixel_channels(found, base, luma)
         answers = suspicion.estimate(self._model(suspicion.PIXEL_MODEL), channels)
         mute = history.mute(channels, history.PIXEL_CHANNELS)
-        cells = _Cells(found)
         logits = suspicion.to_cells(answers, found.size, (0, 0))
-        logits[cells(mute)] = np.nan
+        logits[_Cells(found)(mute)] = np.nan
         consistency = regions.find(logits, found, base, self._calibrations[suspicion.PIXEL_MODEL])
-        quality, sure = qfmap.quality(found)
-        covered = history.sureness(found) * np.where(found.present > 0.5, sure, 1)
-        size = consistency.suspicion.shape
-        maps = Maps(
-            suspicion=np.where(np.isnan(logits), np.nan, consistency.suspicion).astype(np.float32),
-            qf=cells(np.where(mute | (found.present < 0.5), np.nan, quality).astype(np.float32)),
-            flag=cells(np.where(mute, np.nan, found.present).astype(np.float32)),
-            q1=np.full((N_COEFS, *size), np.nan, np.float32),
-            double=np.full(size, np.nan, np.float32),
-            coverage=cells(np.where(mute, 0, covered).astype(np.float32)),
-        )
-        estimate = _Estimate(consistency, maps)
-        last = lastjpeg.estimate(luma, found, base.shift) if base.fraction > 0.5 else None
+        return _Look(found, base, mute, consistency)
+
+    def _pixels(self, luma: npt.NDArray[np.uint8]) -> _Estimate:
+        """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""
+        look = self._look(luma)
+        estimate = _pixel_estimate(look)
+        if look.base.fraction <= 0.5:
+            return estimate if look.consistency.score >= 0.5 else self._resized(luma, estimate)
+        last = lastjpeg.estimate(luma, look.found, look.base.shift)
         if last is None or min(luma.shape[0] - last.origin[0], luma.shape[1] - last.origin[1]) < tiling.WINDOW:
             return estimate
         # The pixels were a JPEG: estimate what came before it, on its grid and with its table.
-        del found, channels, answers, logits, quality, sure  # as large as what follows makes
         before = self._jpeg(luma, last.table, last.origin)
         note = f"The pixels show JPEG compression of quality about {last.qf} with blocks from x {last.origin[1]}, "
         note += f"y {last.origin[0]}; the file's own format does not keep its table, which was estimated."
-        deeper = consistency.score < 0.5 and before.consistency.score > consistency.score
+        deeper = look.consistency.score < 0.5 and before.consistency.score > look.consistency.score
+        maps = replace(estimate.maps, q1=before.maps.q1, double=before.maps.double)
         if deeper:
             maps = replace(maps, suspicion=before.maps.suspicion)
-        return replace(
-            before,
-            consistency=before.consistency if deeper else consistency,
-            maps=replace(maps, q1=before.maps.q1, double=before.maps.double),
-            notes=(note,),
-        )
+        return replace(before, consistency=before.consistency if deeper else look.consistency, maps=maps, notes=(note,))
+
+    def _resized(self, luma: npt.NDArray[np.uint8], estimate: _Estimate) -> _Estimate:
+        """The estimate, or a stronger one if the pixels, or a part of them, were resized after a compression."""
+        height, width = luma.shape
+        for period in rescaled.candidates(luma):
+            factor = tiling.BLOCK / period
+            size = (round(width * factor), round(height * factor))
+            if min(size) < tiling.WINDOW:
+                continue
+            look = self._look(np.asarray(cv2.resize(luma, size, interpolation=cv2.INTER_CUBIC), np.uint8))
+            said = f"compressed as JPEG and then resized to {100 / factor:.0f} %"
+            if look.consistency.score >= 0.5:
+                consistency = regions.rescale(look.consistency, factor, (height, width))
+                seen = regions.resample(look.found.present, consistency.suspicion.shape)
+                flag = np.maximum(estimate.maps.flag, np.where(consistency.suspicion > 0.5, seen, 0))
+                maps = replace(estimate.maps, suspicion=consistency.suspicion, flag=flag.astype(np.float32))
+                return replace(estimate, consistency=consistency, maps=maps, notes=(f"The region was {said}.",))
+            if look.base.fraction > 0.5:
+                return replace(estimate, notes=(f"The whole image was {said}; no region differs in that.",))
+        return estimate
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look at decoded pixels gave."""
+
+    found: WindowPosteriors
+    base: Background
+    mute: npt.NDArray[np.bool_]
+    consistency: Consistency
+
+
+def _pixel_estimate(look: _Look) -> _Estimate:
+    """The maps of decoded pixels."""
+    found, mute, cells = look.found, look.mute, _Cells(look.found)
+    quality, sure = qfmap.quality(found)
+    covered = history.sureness(found) * np.where(found.present > 0.5, sure, 1)
+    size = look.consistency.suspicion.shape
+    maps = Maps(
+        suspicion=np.where(cells(mute), np.nan, look.consistency.suspicion).astype(np.float32),
+        qf=cells(np.where(mute | (found.present < 0.5), np.nan, quality).astype(np.float32)),
+        flag=cells(np.where(mute, np.nan, found.present).astype(np.float32)),
+        q1=np.full((N_COEFS, *size), np.nan, np.float32),
+        double=np.full(size, np.nan, np.float32),
+        coverage=cells(np.where(mute, 0, covered).astype(np.float32)),
+    )
+    return _Estimate(look.consistency, maps)
 
 
 class _Cells:

@@ -13,7 +13,7 @@ LAYERS = {
     0: ("errors", "records", "config", "jpegtables", "tiling", "atomic"),
     1: (
         "discover", "jpegheader", "decode", "weights", "windows", "qfmap", "q1map", "lastjpeg", "history", "suspicion",
-        "regions", "score", "parquet", "heatmap",
+        "regions", "rescaled", "score", "parquet", "heatmap",
     ),
     2: ("scan",),
     3: ("engine",),
@@ -31,8 +31,8 @@ SIBLINGS = {
     ("q1map", "windows"),
     ("windows", "weights"),
     ("suspicion", "weights"),
-    ("lastjpeg", "weights"),
-    ("lastjpeg", "qfmap"),
+    ("regions", "history"),
+    ("regions", "score"),
 }
 NEVER = {"torch", "ray", "matplotlib", "train"}
 

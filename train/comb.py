@@ -127,7 +127,7 @@ def dct_kernels(coefs: tuple[int, ...]) -> FloatArray:
 def blocks_per_shift() -> FloatArray:
     """(64,) float32: whole blocks of a 64 x 64 window at each shift (dy, dx), row by row: 49 to 64."""
     along = np.array([8] + [7] * 7)
-    return (along[:, None] * along[None, :]).ravel().astype(np.float32)
+    return np.asarray((along[:, None] * along[None, :]).ravel(), np.float32)
 
 
 @cache

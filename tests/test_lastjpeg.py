@@ -1,0 +1,111 @@
+"""The last compression's table, from decoded pixels alone."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from material import file_of, natural, photo, pixels_of, posteriors, rng
+
+from jscan import lastjpeg
+from jscan.decode import from_array
+from jscan.jpegtables import N_COEFS, standard_table
+from jscan.lastjpeg import LastCompression
+
+CAMERA = np.clip(np.rint(standard_table(70) * np.linspace(1.3, 0.5, 64)), 1, 255).astype(int)
+"""A table of no quality factor."""
+
+
+def luma_of(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return from_array(rgb, rgb=False).luma
+
+
+def estimated(rgb: npt.NDArray[np.uint8], dy: int = 0, dx: int = 0) -> LastCompression | None:
+    """The estimate from the pixels below and to the right of (dy, dx), with posteriors that know the grid."""
+    luma = luma_of(rgb[dy:, dx:])
+    luma.setflags(write=False)
+    shift = (-dy % 8) * 8 + (-dx % 8)
+    found = posteriors((80,), shift, height=luma.shape[0], width=luma.shape[1])
+    return lastjpeg.estimate(luma, found, shift)
+
+
+def by_opencv(rgb: npt.NDArray[np.uint8], qf: int, subsampling: str) -> npt.NDArray[np.uint8]:
+    factor = {"4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444, "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420}[subsampling]
+    flags = [cv2.IMWRITE_JPEG_QUALITY, qf, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor]
+    return pixels_of(cv2.imencode(".jpg", rgb[..., ::-1], flags)[1].tobytes())
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+@pytest.mark.parametrize("crop", [(0, 0), (3, 5)])
+@pytest.mark.parametrize("qf", [30, 60, 75, 90, 95, 98])
+def test_standard_tables(qf: int, crop: tuple[int, int], subsampling: str) -> None:
+    picture = photo("coffee")[:280, :380]
+    if qf % 2:
+        rgb = by_opencv(picture, qf, subsampling)
+    else:
+        rgb = pixels_of(file_of(picture, quality=qf, subsampling=subsampling))
+    last = estimated(rgb, *crop)
+    assert last is not None
+    assert last.qf == qf
+    assert last.origin == ((-crop[0]) % 8, (-crop[1]) % 8)
+    assert last.table[:N_COEFS] == tuple(standard_table(qf)[:N_COEFS].tolist())
+    assert len(last.table) == 64 and min(last.table) >= 1
+
+
+@pytest.mark.parametrize("crop", [(0, 0), (4, 1)])
+def test_tables_of_a_maker(crop: tuple[int, int]) -> None:
+    tables = [natural(CAMERA), natural(CAMERA)]
+    last = estimated(pixels_of(file_of(photo(), qtables=tables, subsampling="4:4:4")), *crop)
+    assert last is not None and not last.exact
+    assert last.table[:N_COEFS] == tuple(CAMERA[:N_COEFS].tolist())
+
+
+def test_grey_pictures() -> None:
+    grey = photo("camera")[:300, :300, 0]
+    last = estimated(pixels_of(file_of(grey, quality=88)))
+    assert last is not None and last.qf == 88
+
+
+def test_steps_above_those_tried_are_a_standard_tables() -> None:
+    last = estimated(pixels_of(file_of(photo("camera"), quality=10)))
+    assert last is not None and last.qf == 10
+    assert max(last.table) == 255 == standard_table(10).max()
+
+
+def test_only_windows_that_were_compressed_are_asked() -> None:
+    picture = photo("coffee")[:320, :400]
+    once, other = (pixels_of(file_of(picture, quality=qf, subsampling="4:4:4")) for qf in (80, 50))
+    mixed = once.copy()
+    mixed[:, 200:] = other[:, 200:]
+    luma = luma_of(mixed)
+    found = posteriors((80,), 0, height=320, width=400)
+    present = found.present.copy()
+    present[:, (200 - 32) // 16 :] = 0.1
+    found = type(found)(found.logp, found.shift, present, found.origin, found.size)
+    last = lastjpeg.estimate(luma, found, 0)
+    assert last is not None and last.qf == 80 and last.table[:N_COEFS] == tuple(standard_table(80)[:N_COEFS].tolist())
+
+
+@pytest.mark.parametrize("grey", [0, 127, 255])
+def test_a_flat_picture_says_nothing(grey: int) -> None:
+    assert estimated(np.full((128, 200, 3), grey, np.uint8)) is None
+
+
+def test_too_few_blocks() -> None:
+    rgb = pixels_of(file_of(photo("coffee")[:280, :380], quality=80))
+    luma = luma_of(rgb)
+    nothing = posteriors((80,), 0, height=280, width=380, present=0.1)
+    assert lastjpeg.estimate(luma, nothing, 0) is None
+    # A flat picture with a corner that is not.
+    flat = np.full_like(rgb, 100)
+    flat[:32, :32] = rgb[100:132, 100:132]
+    assert estimated(flat) is None
+
+
+def test_clipped_blocks_do_not_mislead() -> None:
+    picture = photo("coffee")[:280, :380].copy()
+    picture[::16, ::16] = 255
+    picture[100:160] = rng().choice(np.array([0, 255], np.uint8), (60, 380, 1))
+    last = estimated(pixels_of(file_of(picture, quality=85, subsampling="4:4:4")))
+    assert last is not None and last.qf == 85
