@@ -13,18 +13,26 @@ import numpy as np
 import numpy.typing as npt
 
 WINDOW = 128
+"""Pixels along a side of the windows in which a rhythm is looked for; windows of twice that help to measure it."""
 STEP = 64
 PERIODS = np.exp(np.arange(np.log(4.8), np.log(12.8), 0.004))
 """Pixels; from images reduced to 0.6 to images enlarged to 1.6."""
+FINE = np.exp(np.arange(-0.025, 0.0251, 0.001))
+"""Factors tried around a candidate."""
 LEAST = 9.3
 """Summed log-spectrum of the three best windows from which a period is a candidate; photographs reach 6 to 9."""
-ORDINARY = 0.02
+ORDINARY = 0.035
 """Periods this near to 8, relatively, are those of blocks that were not resized."""
 AT_MOST = 2
 """Candidates; the second is mostly 3/2 or 2/3 of the first, of which either may be the right one."""
+HARMONICS = (1, 2, 3)
 
-_FREQUENCIES = np.arange(1, 2 * WINDOW) / (4 * WINDOW)
 _MEDIAN = 41
+
+
+def _frequencies(window: int) -> npt.NDArray[np.float64]:
+    """Cycles a pixel at which a window's spectrum is taken."""
+    return np.arange(1, 2 * window) / (4 * window)
 
 
 def _running_median(spectrum: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -43,14 +51,39 @@ def _edges(strip: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def _rhythm(strip: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """(n, F) whitened log-spectra of the profiles of the windows along a strip of 128 rows."""
+    """(n, F) whitened log-spectra of the profiles of the square windows along a strip."""
+    window = strip.shape[0]
     profile = _edges(strip).mean(axis=0)
-    starts = range(0, len(profile) - WINDOW + 1, STEP)
-    windows = np.stack([profile[s : s + WINDOW] for s in starts])
-    windows = (windows - windows.mean(axis=1, keepdims=True)) * np.hanning(WINDOW)
-    basis = np.exp(-2j * np.pi * np.arange(WINDOW)[:, None] * _FREQUENCIES)
+    windows = np.stack([profile[s : s + window] for s in range(0, len(profile) - window + 1, STEP)])
+    windows = (windows - windows.mean(axis=1, keepdims=True)) * np.hanning(window)
+    basis = np.exp(-2j * np.pi * np.arange(window)[:, None] * _frequencies(window))
     power = (np.abs(windows @ basis) ** 2).astype(np.float32)
     return np.asarray(np.log1p(power / (_running_median(power) + 1e-9)), np.float32)
+
+
+def _spectra(luma: npt.NDArray[np.uint8], window: int) -> npt.NDArray[np.float32]:
+    """(n, F) whitened log-spectra of all square windows, across and down added up."""
+    height, width = luma.shape
+    across = [_rhythm(luma[y : y + window]) for y in range(0, height - window + 1, STEP)]
+    down = [_rhythm(np.ascontiguousarray(luma[:, x : x + window].T)) for x in range(0, width - window + 1, STEP)]
+    both = np.stack(across) + np.stack(down).transpose(1, 0, 2)
+    return np.asarray(both.reshape(-1, both.shape[2]))
+
+
+def _strength(
+    spectra: npt.NDArray[np.float32], window: int, periods: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """(periods,) sum over harmonics, in the mean of the three windows where it is largest."""
+    frequencies = _frequencies(window)
+    total = np.zeros((len(spectra), len(periods)))
+    for harmonic in HARMONICS:
+        place = harmonic / periods
+        inside = place <= frequencies[-1]
+        at = np.interp(place[inside], frequencies, np.arange(len(frequencies)))
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, len(frequencies) - 1)
+        total[:, inside] += spectra[:, low] * (1 - (at - low)) + spectra[:, high] * (at - low)
+    return np.asarray(np.sort(total, axis=0)[-3:].mean(axis=0))
 
 
 def candidates(luma: npt.NDArray[np.uint8]) -> list[float]:
@@ -58,28 +91,25 @@ def candidates(luma: npt.NDArray[np.uint8]) -> list[float]:
 
     `luma` is (H, W) uint8; an image smaller than 128 pixels in a direction gives none.
     """
-    height, width = luma.shape
-    if min(height, width) < WINDOW:
+    if min(luma.shape) < WINDOW:
         return []
-    across = [_rhythm(luma[y : y + WINDOW]) for y in range(0, height - WINDOW + 1, STEP)]
-    down = [_rhythm(np.ascontiguousarray(luma[:, x : x + WINDOW].T)) for x in range(0, width - WINDOW + 1, STEP)]
-    both = np.stack(across) + np.stack(down).transpose(1, 0, 2)
-    spectra = both.reshape(-1, len(_FREQUENCIES))
-    total = np.zeros((len(spectra), len(PERIODS)))
-    for harmonic in (1, 2, 3):
-        place = harmonic / PERIODS
-        inside = place <= _FREQUENCIES[-1]
-        at = np.interp(place[inside], _FREQUENCIES, np.arange(len(_FREQUENCIES)))
-        low = np.floor(at).astype(int)
-        high = np.minimum(low + 1, len(_FREQUENCIES) - 1)
-        total[:, inside] += spectra[:, low] * (1 - (at - low)) + spectra[:, high] * (at - low)
-    best = np.sort(total, axis=0)[-3:].mean(axis=0)
+    spectra = _spectra(luma, WINDOW)
+    strength = _strength(spectra, WINDOW, PERIODS)
     found: list[float] = []
-    for k in np.argsort(-best):
+    for k in np.argsort(-strength):
         period = float(PERIODS[k])
-        if best[k] < LEAST or len(found) == AT_MOST:
+        if strength[k] < LEAST or len(found) == AT_MOST:
             break
-        ordinary = abs(period / 8 - 1) < ORDINARY
-        if not ordinary and all(abs(period / other - 1) > 0.05 for other in found):
+        if abs(period / 8 - 1) < ORDINARY:
+            if not found:
+                return []  # what stands out most is an ordinary grid, and the rest its echoes
+            continue
+        if all(abs(period / other - 1) > 0.05 for other in found):
             found.append(period)
+    if found and min(luma.shape) >= 2 * WINDOW:
+        wide = _spectra(luma, 2 * WINDOW)
+        for k, period in enumerate(found):
+            near = period * FINE
+            both = _strength(spectra, WINDOW, near) + _strength(wide, 2 * WINDOW, near)
+            found[k] = float(near[np.argmax(both)])
     return found

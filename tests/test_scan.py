@@ -1,0 +1,436 @@
+"""One image from its bytes to its row and maps. What is asserted here holds for any weights."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from material import file_of, natural, photo, pixels_of
+from PIL import Image
+
+from jscan import ScanResult, Scanner, history, q1map, qfmap, scan, scan_image, weights
+from jscan.errors import ModelError, UsageError
+from jscan.jpegtables import N_COEFS, standard_table
+from jscan.records import ImageRef
+
+FIELDS = ("suspicion", "qf", "flag", "q1", "double", "coverage")
+PICTURE = photo()[100:300, 50:283]  # 200 x 233, neither a multiple of 8 nor of 16
+Q2 = tuple(int(q) for q in standard_table(88))
+
+
+@pytest.fixture(scope="module")
+def scanner() -> Scanner:
+    return Scanner(device="cpu")
+
+
+def check(result: ScanResult, height: int, width: int) -> None:
+    """What holds for the row and the maps of every image that was estimated."""
+    row, maps = result.record, result.maps
+    assert row.status == "ok" and row.error_code is None and row.error is None, row.error
+    assert (row.height, row.width) == (height, width)
+    assert result.image is not None and result.image.luma.shape == (height, width)
+    assert maps is not None
+    shape = (-(-height // 8), -(-width // 8))
+    for name in FIELDS:
+        values = getattr(maps, name)
+        assert values.dtype == np.float32 and values.flags.c_contiguous, name
+        assert values.shape == ((15, *shape) if name == "q1" else shape), name
+        known = values[np.isfinite(values)]
+        assert known.size + np.isnan(values).sum() == values.size, name
+        low, high = {"qf": (1, 100), "q1": (1, 255)}.get(name, (0, 1))
+        assert known.size == 0 or (low <= known.min() and known.max() <= high), name
+    assert not np.isnan(maps.coverage).any()
+    assert (maps.coverage[np.isnan(maps.suspicion)] == 0).all()
+    assert np.array_equal(np.isnan(maps.q1[0]), np.isnan(maps.double))
+    numbers = [row.score, row.coverage, row.double_fraction, row.qf_mean, row.compressed_fraction, row.qf1_background]
+    assert all(n is None or math.isfinite(n) for n in numbers)
+    assert row.score is not None and 0 <= row.score <= 1
+    assert row.coverage is not None and 0 <= row.coverage <= 1
+    assert row.regions is not None and row.n_regions == len(row.regions) and row.reasons
+    for region in row.regions:
+        assert region.y >= 0 and region.x >= 0 and region.height > 0 and region.width > 0
+        assert region.y + region.height <= height and region.x + region.width <= width
+        assert 0 < region.area <= region.height * region.width
+
+
+def same(a: ScanResult, b: ScanResult, *but: str) -> None:
+    """Raises unless rows (apart from these fields and times) and maps are equal."""
+    changes: dict[str, Any] = dict.fromkeys(("decode_ms", "estimate_ms", *but))
+    assert replace(a.record, **changes) == replace(b.record, **changes)
+    assert (a.maps is None) == (b.maps is None)
+    if a.maps is not None:
+        for name in FIELDS:
+            assert np.array_equal(getattr(a.maps, name), getattr(b.maps, name), equal_nan=True), name
+
+
+# --- kinds of source ----------------------------------------------------------------------------------------
+
+
+def test_a_jpeg(scanner: Scanner, tmp_path: Path) -> None:
+    data = file_of(PICTURE, quality=88)
+    path = tmp_path / "photo.png"  # the name says nothing
+    path.write_bytes(data)
+    by_path, by_bytes = scanner.scan(path), scanner.scan(data)
+    check(by_bytes, 200, 233)
+    same(by_path, by_bytes, "path", "path_bytes", "mtime")
+    row = by_path.record
+    assert (row.path, row.path_bytes) == (str(path), str(path).encode())
+    assert row.mtime is not None and by_bytes.record.mtime is None
+    assert row.size == len(data) and row.sha256 is not None and len(row.sha256) == 64
+    assert (row.format, row.components, row.subsampling, row.progressive) == ("jpeg", 3, "4:2:0", False)
+    assert (row.q2_luma, row.qf2, row.qf_mean) == (Q2, 88, 88)
+    assert row.models == scanner.models and len(row.models) == 4
+    assert row.decode_ms is not None and row.decode_ms > 0 and row.estimate_ms is not None and row.estimate_ms > 0
+    maps = by_path.maps
+    assert maps is not None
+    assert (maps.qf == 88).all() and (maps.flag == 1).all()
+    assert row.double_fraction is not None
+    assert not np.isnan(maps.q1).all()
+
+
+def test_the_same_by_every_way_in(scanner: Scanner, tmp_path: Path) -> None:
+    path = tmp_path / "photo"
+    path.write_bytes(file_of(PICTURE, quality=90))
+    first = scanner.scan(path)
+    same(first, scanner.scan(str(path)))
+    same(first, scanner.scan(ImageRef(str(path), bytes(path))))
+    same(first, scan_image(path, device="cpu"))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_colours_change_nothing(scanner: Scanner, kind: str) -> None:
+    data = file_of(PICTURE, kind)
+    plain, coloured = scanner.scan(data), scanner.scan(data, rgb=True)
+    same(plain, coloured)
+    assert plain.image is not None and plain.image.rgb is None
+    assert coloured.image is not None and coloured.image.rgb is not None
+    assert coloured.image.rgb.shape == (200, 233, 3)
+
+
+def test_pixels(scanner: Scanner) -> None:
+    array = PICTURE.copy()
+    array.setflags(write=False)
+    by_array, by_file = scanner.scan(array), scanner.scan(file_of(array, "PNG"))
+    check(by_array, 200, 233)
+    assert by_array.record.format == "array" and by_file.record.format == "png"
+    same(by_array, by_file, "path", "path_bytes", "size", "sha256", "format")
+    assert by_array.record.q2_luma is None and by_array.record.qf2 is None and by_array.record.subsampling is None
+    assert np.array_equal(array, PICTURE)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "WEBP"])
+def test_formats_without_a_table(scanner: Scanner, kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    check(scanner.scan(file_of(PICTURE[:, :, 1], kind, **options)), 200, 233)
+
+
+def test_pixels_and_their_jpeg_agree_on_the_luma(scanner: Scanner) -> None:
+    """A grey JPEG and its decoded pixels are the same to the QF network, but only one of them has a table."""
+    data = file_of(PICTURE[:, :, 1], quality=75)
+    jpeg, png = scanner.scan(data), scanner.scan(pixels_of(data)[:, :, 0])
+    assert jpeg.image is not None and png.image is not None
+    assert np.array_equal(jpeg.image.luma, png.image.luma)
+    assert jpeg.record.qf2 == 75 and png.record.qf2 is None
+
+
+def test_inputs_are_not_written_to(scanner: Scanner) -> None:
+    array = np.array(PICTURE[:, :, 0])
+    before = array.copy()
+    scanner.scan(array)
+    assert np.array_equal(array, before) and array.flags.writeable
+
+
+# --- unusual JPEGs ------------------------------------------------------------------------------------------
+
+
+def test_a_grey_jpeg(scanner: Scanner) -> None:
+    result = scanner.scan(file_of(PICTURE[:, :, 1], quality=88))
+    check(result, 200, 233)
+    assert (result.record.components, result.record.subsampling, result.record.q2_chroma) == (1, "gray", None)
+    assert result.record.q2_luma == Q2
+
+
+@pytest.mark.parametrize(("kind", "options", "note"), [("CMYK", {}, "cmyk"), ("JPEG", {"keep_rgb": True}, "rgb_jpeg")])
+def test_a_jpeg_without_luma_counts_as_pixels(
+    scanner: Scanner, kind: str, options: dict[str, Any], note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanner, "_jpeg", lambda luma, q2, origin=(0, 0): pytest.fail("its table is not the luma's"))
+    monkeypatch.setattr(scan.lastjpeg, "estimate", lambda *_: None)
+    result = scanner.scan(file_of(PICTURE, kind, quality=88, **options))
+    check(result, 200, 233)
+    assert result.record.warnings == (note,) and result.record.format == "jpeg"
+    assert result.record.double_fraction is None and result.record.q1_background is None
+    assert result.maps is not None and np.isnan(result.maps.q1).all() and np.isnan(result.maps.double).all()
+
+
+def with_tables(table: npt.ArrayLike) -> bytes:
+    return file_of(PICTURE, qtables=[natural(table)] * 2, subsampling="4:4:4")
+
+
+def test_the_coarsest_quality(scanner: Scanner) -> None:
+    result = scanner.scan(file_of(PICTURE, quality=1))
+    check(result, 200, 233)
+    assert result.record.qf2 == 1 and result.record.q2_luma is not None and max(result.record.q2_luma) == 255
+
+
+@pytest.mark.parametrize("step", [1, 255, 300, 65535])
+def test_one_step_for_all(scanner: Scanner, step: int) -> None:
+    data = with_tables(np.full(64, min(step, 255)))
+    if step > 255:  # the same file with its tables written in 16 bits
+        for slot in (0, 1):
+            old = b"\xff\xdb\x00\x43" + bytes([slot]) + bytes([255]) * 64
+            assert old in data
+            data = data.replace(old, b"\xff\xdb\x00\x83" + bytes([16 + slot]) + step.to_bytes(2, "big") * 64)
+        # Such tables belong to an extended frame, not to a baseline one.
+        data = data.replace(b"\xff\xc0\x00\x11", b"\xff\xc1\x00\x11")
+    result = scanner.scan(data)
+    check(result, 200, 233)
+    assert result.record.q2_luma == (step,) * 64
+
+
+def truncated(rows: float) -> bytes:
+    data = file_of(PICTURE, quality=92, subsampling="4:4:4")
+    header = data.index(b"\xff\xda") + 14
+    return data[: header + int((len(data) - header) * rows)]
+
+
+def test_a_truncated_jpeg(scanner: Scanner) -> None:
+    result = scanner.scan(truncated(0.7))
+    check(result, 200, 233)
+    assert result.image is not None and result.maps is not None
+    valid = result.image.valid_rows
+    assert valid is not None and 64 < valid < 180
+    assert result.record.warnings == ("truncated",)
+    assert result.record.reasons[-1] == f"Only the first {valid} of 200 rows could be decoded."
+    cells = -(-valid // 8)
+    for name in ("suspicion", "qf", "flag", "q1", "double"):
+        assert np.isnan(getattr(result.maps, name)[..., cells:, :]).all(), name
+    assert (result.maps.coverage[cells:] == 0).all()
+    assert (result.maps.qf[:cells] == 92).all()
+    # What is there is estimated as if the rest had never been.
+    part = scanner._jpeg(result.image.luma[:valid], result.record.q2_luma)  # type: ignore[arg-type]
+    for name in FIELDS:
+        a, b = getattr(result.maps, name)[..., :cells, :], getattr(part.maps, name)
+        assert np.array_equal(a, b, equal_nan=True), name
+
+
+@pytest.mark.parametrize("part", [0.005, 0.2])
+def test_too_little_of_a_jpeg(scanner: Scanner, part: float) -> None:
+    result = scanner.scan(truncated(part), rgb=True)
+    assert result.image is not None and result.image.valid_rows is not None and result.image.valid_rows < 64
+    assert (part < 0.1) == (result.image.valid_rows == 0)
+    row = result.record
+    assert row.status == "ok" and result.maps is None
+    assert (row.score, row.regions, row.n_regions, row.coverage) == (None, None, None, None)
+    assert row.warnings == ("truncated",) and row.reasons[0].startswith("Fewer than 64 rows")
+
+
+# --- size ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 1000), (1000, 65), (71, 72), (73, 80)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_small_and_thin_images(scanner: Scanner, size: tuple[int, int], kind: str) -> None:
+    pixels = np.tile(photo("coffee"), (4, 3, 1))[: size[0], : size[1]]
+    check(scanner.scan(file_of(pixels, kind)), *size)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("grey", [0, 90, 255])
+def test_a_flat_image_says_nothing(scanner: Scanner, kind: str, grey: int) -> None:
+    result = scanner.scan(file_of(np.full((100, 120, 3), grey, np.uint8), kind))
+    check(result, 100, 120)
+    assert result.maps is not None
+    assert np.isnan(result.maps.suspicion).all() and np.isnan(result.maps.q1).all()
+    assert np.isnan(result.maps.double).all() and not result.maps.coverage.any()
+    row = result.record
+    assert (row.coverage, row.regions, row.q1_background, row.grid_shift) == (0, (), None, None)
+    assert row.score is not None and row.score < 0.2
+    assert "Only 0 % of the image" in row.reasons[-1]
+
+
+def test_a_flat_part_is_unknown(scanner: Scanner) -> None:
+    pixels = PICTURE.copy()
+    pixels[:, :130] = 90
+    result = scanner.scan(pixels)
+    check(result, 200, 233)
+    assert result.maps is not None
+    for name in ("suspicion", "qf", "flag"):
+        values = getattr(result.maps, name)
+        assert np.isnan(values[:, :7]).all() and np.isfinite(values[:, -7:]).any(), name
+
+
+# --- where the pixels were a JPEG ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("crop", [(0, 0), (3, 6)])
+def test_a_png_with_a_past_gets_its_table(
+    scanner: Scanner, monkeypatch: pytest.MonkeyPatch, crop: tuple[int, int]
+) -> None:
+    """The QF network's answer is put in place, so that this holds for any weights."""
+    pixels = pixels_of(file_of(photo("coffee")[:280, :380], quality=90))[crop[0] :, crop[1] :]
+    shift = (-crop[0] % 8) * 8 + (-crop[1] % 8)
+
+    def sure(model: Any, luma: npt.NDArray[np.uint8]) -> Any:
+        from material import posteriors
+
+        return posteriors((90,), shift, height=luma.shape[0], width=luma.shape[1])
+
+    asked: list[tuple[tuple[int, ...], tuple[int, int]]] = []
+    real = q1map.estimate
+
+    def asking(model: Any, luma: Any, q2: tuple[int, ...], origin: tuple[int, int] = (0, 0)) -> Any:
+        asked.append((q2[:N_COEFS], origin))
+        return real(model, luma, q2, origin)
+
+    monkeypatch.setattr(qfmap, "estimate", sure)
+    monkeypatch.setattr(q1map, "estimate", asking)
+    result = scanner.scan(pixels)
+    check(result, *pixels.shape[:2])
+    table = tuple(standard_table(90)[:N_COEFS].tolist())
+    assert asked == [(table, (-crop[0] % 8, -crop[1] % 8))]
+    assert result.maps is not None
+    assert np.isfinite(result.maps.double).any() and np.isfinite(result.maps.q1).any()
+    assert np.nanmedian(result.maps.qf) == 90
+    assert any("quality about 90" in r for r in result.record.reasons)
+    assert result.record.double_fraction is not None and result.record.qf2 is None
+
+
+def test_a_png_without_a_past_has_none(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(model: Any, luma: npt.NDArray[np.uint8]) -> Any:
+        from material import posteriors
+
+        return posteriors((90,), 0, height=luma.shape[0], width=luma.shape[1], present=0.02)
+
+    monkeypatch.setattr(qfmap, "estimate", never)
+    result = scanner.scan(PICTURE)
+    check(result, 200, 233)
+    row, maps = result.record, result.maps
+    assert maps is not None and np.isnan(maps.q1).all() and np.isnan(maps.double).all() and np.isnan(maps.qf).all()
+    assert (row.qf_mean, row.compressed_fraction, row.double_fraction) == (None, 0, None)
+
+
+# --- what cannot be estimated -------------------------------------------------------------------------------
+
+
+def bomb() -> bytes:
+    return file_of(PICTURE[:64, :64]).replace(b"\x00\x40\x00\x40\x03", b"\xff\xff\xff\xff\x03")
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"", "error", "empty"),
+        (b"\xff\xd8", "error", "bad_header"),
+        (b"hello, this is text", "skipped", "unsupported_format"),
+        (b"%PDF-1.7", "skipped", "unsupported_format"),
+        (file_of(PICTURE[:63, :100]), "skipped", "too_small"),
+        (file_of(PICTURE, "PNG")[:60], "error", None),
+        (file_of(PICTURE, "PNG")[:2000], "error", "corrupt_data"),
+        (bomb(), "error", "pixel_limit"),
+    ],
+)
+def test_bad_bytes_give_a_row(scanner: Scanner, data: bytes, status: str, code: str | None) -> None:
+    result = scanner.scan(data)
+    row = result.record
+    assert (row.status, result.maps, result.image) == (status, None, None)
+    assert row.error_code == code or (code is None and row.error_code != "internal")
+    assert row.error and row.sha256 and row.size == len(data) and row.score is None
+
+
+def test_bad_paths_give_a_row(scanner: Scanner, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    codes = {}
+    for name in ("nothing", "", "link", "nul\0byte"):
+        row = scanner.scan(f"{tmp_path}/{name}").record
+        assert row.status != "ok" and row.error
+        codes[name] = row.error_code
+    assert codes["nothing"] == "not_found" and codes[""] == "not_regular" and codes["link"] == "symlink"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"]))
+def test_damaged_files_never_raise(scanner: Scanner, seed: int, bytes_hit: int, kind: str) -> None:
+    random = np.random.default_rng(seed)
+    data = bytearray(file_of(PICTURE[:70, :80], kind))
+    for at in random.integers(0, len(data), bytes_hit):
+        data[at] = random.integers(0, 256)
+    data = data[: random.integers(len(data) // 2, len(data) + 1)] if seed % 3 == 0 else data
+    row = scanner.scan(bytes(data)).record
+    assert row.status in ("ok", "skipped", "error") and row.error_code != "internal", row.error
+
+
+@pytest.mark.parametrize(
+    "source", [None, 3, ["a"], np.zeros((80, 80), np.float32), np.zeros((80, 80, 2), np.uint8), np.zeros(80, np.uint8)]
+)
+def test_another_kind_of_source_raises(scanner: Scanner, source: Any) -> None:
+    with pytest.raises(UsageError):
+        scanner.scan(source)
+
+
+def test_an_unforeseen_fault_becomes_a_row(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Any) -> Any:
+        raise ZeroDivisionError("something new")
+
+    data = file_of(PICTURE)
+    monkeypatch.setattr(history, "background", broken)
+    row = scanner.scan(data).record
+    assert (row.status, row.error_code) == ("error", "internal")
+    assert row.error is not None and "ZeroDivisionError: something new" in row.error
+    assert row.sha256 and row.width == 233
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc"), RuntimeError("Insufficient memory")])
+def test_memory_that_runs_out(scanner: Scanner, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def broken(_: Any) -> Any:
+        raise error
+
+    data = file_of(PICTURE)
+    monkeypatch.setattr(history, "background", broken)
+    row = scanner.scan(data).record
+    assert (row.status, row.error_code) == ("error", "memory")
+
+
+def test_a_model_that_is_gone_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    scanner = Scanner(device="cpu")
+
+    def gone(*_: Any, **__: Any) -> Any:
+        raise ModelError("the model is gone")
+
+    monkeypatch.setattr(weights, "load", gone)
+    with pytest.raises(ModelError):
+        scanner.scan(PICTURE)
+
+
+def test_a_limit_of_pixels() -> None:
+    row = scan_image(file_of(PICTURE), device="cpu", max_pixels=200 * 233 - 1).record
+    assert (row.status, row.error_code) == ("error", "pixel_limit")
+
+
+# --- many images --------------------------------------------------------------------------------------------
+
+
+def test_one_scanner_many_images(scanner: Scanner) -> None:
+    """What was scanned before leaves no trace."""
+    files = [file_of(PICTURE, quality=80), file_of(PICTURE, "PNG"), file_of(photo("coffee")[:100, :90])]
+    alone = [Scanner(device="cpu").scan(f) for f in files]
+    for k in (2, 0, 1, 1):
+        same(scanner.scan(files[k]), alone[k])
+
+
+def test_a_frame_of_many(scanner: Scanner) -> None:
+    frames = [Image.fromarray(PICTURE[:, :, k]) for k in range(3)]
+    out = io.BytesIO()
+    frames[0].save(out, "TIFF", save_all=True, append_images=frames[1:])
+    result = scanner.scan(out.getvalue())
+    check(result, 200, 233)
+    assert result.record.frames == 3
+    same(result, scanner.scan(file_of(PICTURE[:, :, 0], "TIFF")), "frames", "size", "sha256")
