@@ -199,7 +199,8 @@ def jpeg_channels(
     def mean(parts: list[FloatArray]) -> FloatArray:
         return np.asarray(np.mean(np.stack(parts), axis=0))
 
-    shift = np.maximum(found.shift.astype(np.float32), np.log(np.float32(_FLOOR)))
+    shift = found.shift.astype(np.float32)
+    np.maximum(shift, np.log(np.float32(_FLOOR)), out=shift)
     shift_3, shift_7 = _elsewhere(shift, base.shift)
     table_3, table_7 = _elsewhere(joint, len(tables))
     texture, saturated = _content(luma, found)
@@ -249,7 +250,8 @@ def pixel_channels(found: WindowPosteriors, base: Background, luma: npt.NDArray[
         floored = np.log(p + _FLOOR)
         for k in range(20):
             coarse[strip, :, k] = floored[..., 5 * k : 5 * k + 5].max(axis=2)
-    shift = np.maximum(found.shift.astype(np.float32), np.log(np.float32(_FLOOR)))
+    shift = found.shift.astype(np.float32)
+    np.maximum(shift, np.log(np.float32(_FLOOR)), out=shift)
     shift_3, shift_7 = _elsewhere(shift, base.shift)
     qf_3, qf_7 = _elsewhere(coarse, (base.table[0] - 1) // 5)
     texture, saturated = _content(luma, found)

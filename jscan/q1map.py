@@ -6,7 +6,7 @@ of Tondi 2021: the first 15 zigzag coefficients of the primary quantisation tabl
 
 from __future__ import annotations
 
-import itertools
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,9 @@ from jscan.windows import run_windows
 
 MODEL = "q1-comb"
 
-SPREAD_COST = 0.25
-"""Weight of the expected square error in `decode`: on training images it costs no accuracy and saves 40 % of MSE."""
+PULL = 0.2
+"""How strongly `decode` is drawn to the posterior's mean: on training images it gains up to 0.007 of accuracy over the
+most likely step and saves a third of the square error."""
 
 
 def estimate(
@@ -33,14 +34,14 @@ def estimate(
 def decode(logp: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:
     """(..., 15) int16 steps from log-posteriors (..., 226).
 
-    The step that maximises log p(q) - SPREAD_COST * E(q - q')^2: the most likely one where the posterior is sharp, and
-    one near its middle where it is not, which keeps the mean square error down.
+    The step that maximises log p(q) - PULL (q - mean)^2 / (deviation + 1/2): the most likely one where the posterior is
+    sharp, and one near its middle where it is not.
     """
     out = np.empty((*logp.shape[:-1], N_COEFS), np.int16)
-    for i, (a, b) in enumerate(itertools.pairwise(Q1_OFFSET)):
+    for i, (a, b) in enumerate(pairwise(Q1_OFFSET)):
         part = logp[..., a:b].astype(np.float32)
-        p = np.exp(part)
-        steps = np.arange(b - a)
-        spread = ((steps[:, None] - steps[None, :]) ** 2).astype(np.float32)
-        out[..., i] = np.argmax(np.maximum(part, -8) - SPREAD_COST * (p @ spread), axis=-1) + 1
+        p, steps = np.exp(part), np.arange(b - a, dtype=np.float32)
+        mean = (p @ steps)[..., None]
+        deviation = np.sqrt(np.maximum((p @ (steps * steps))[..., None] - mean * mean, 0))
+        out[..., i] = np.argmax(np.maximum(part, -8) - PULL * (steps - mean) ** 2 / (deviation + 0.5), axis=-1) + 1
     return out

@@ -99,14 +99,15 @@ def rescale(found: Consistency, factor: float, size: tuple[int, int]) -> Consist
     moved = []
     for region in found.regions:
         y, x = round(region.y / factor), round(region.x / factor)
+        down, across = min(round(region.height / factor), size[0] - y), min(round(region.width / factor), size[1] - x)
         moved.append(
             replace(
                 region,
                 y=y,
                 x=x,
-                height=min(round(region.height / factor), size[0] - y),
-                width=min(round(region.width / factor), size[1] - x),
-                area=round(region.area / factor**2),
+                height=down,
+                width=across,
+                area=min(round(region.area / factor**2), down * across),
                 q1=None,
                 grid_shift=None,
             )

@@ -207,21 +207,22 @@ class Scanner:
     def _pixels(self, luma: npt.NDArray[np.uint8]) -> _Estimate:
         """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""
         look = self._look(luma)
-        estimate = _pixel_estimate(look)
-        if look.base.fraction <= 0.5:
-            return estimate if look.consistency.score >= 0.5 else self._resized(luma, estimate)
-        last = lastjpeg.estimate(luma, look.found, look.base.shift)
+        estimate, consistency, fraction = _pixel_estimate(look), look.consistency, look.base.fraction
+        last = lastjpeg.estimate(luma, look.found, look.base.shift) if fraction > 0.5 else None
+        del look  # its posteriors are as large as those that follow
+        if fraction <= 0.5:
+            return estimate if consistency.score >= 0.5 else self._resized(luma, estimate)
         if last is None or min(luma.shape[0] - last.origin[0], luma.shape[1] - last.origin[1]) < tiling.WINDOW:
             return estimate
         # The pixels were a JPEG: estimate what came before it, on its grid and with its table.
         before = self._jpeg(luma, last.table, last.origin)
         note = f"The pixels show JPEG compression of quality about {last.qf} with blocks from x {last.origin[1]}, "
         note += f"y {last.origin[0]}; the file's own format does not keep its table, which was estimated."
-        deeper = look.consistency.score < 0.5 and before.consistency.score > look.consistency.score
+        deeper = consistency.score < 0.5 and before.consistency.score > consistency.score
         maps = replace(estimate.maps, q1=before.maps.q1, double=before.maps.double)
         if deeper:
             maps = replace(maps, suspicion=before.maps.suspicion)
-        return replace(before, consistency=before.consistency if deeper else look.consistency, maps=maps, notes=(note,))
+        return replace(before, consistency=before.consistency if deeper else consistency, maps=maps, notes=(note,))
 
     def _resized(self, luma: npt.NDArray[np.uint8], estimate: _Estimate) -> _Estimate:
         """The estimate, or a stronger one if the pixels, or a part of them, were resized after a compression."""

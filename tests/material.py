@@ -22,7 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @cache
 def photo(name: str = "astronaut", scale: float = 0.83) -> Pixels:
-    """(H, W, 3) RGB, read-only: a picture of scikit-image, reduced, which wipes out what compression it may have had."""
+    """(H, W, 3) RGB, read-only: a picture of scikit-image, reduced, so that no compression it had can be seen."""
     full = getattr(pictures, name)()
     full = np.repeat(full[..., None], 3, axis=2) if full.ndim == 2 else full[..., :3]
     small = cv2.resize(full, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,109 @@
+"""The floor of quality: what the shipped models must find in cases that are plain.
+
+These tests, and no others, depend on how well the models were trained: they fail for weights that are not. They are
+far below what is measured elsewhere (see the README), so that no new training should ever fail them.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from material import file_of, photo, pixels_of
+
+from jscan import Scanner
+from jscan.jpegtables import N_COEFS, standard_table
+from jscan.records import Maps, ScanRecord
+
+SIZE = (384, 400)
+INSIDE = (slice(120, 260), slice(150, 310))  # pixels
+MASK = np.zeros(SIZE, bool)
+MASK[INSIDE] = True
+
+
+@cache
+def scanner() -> Scanner:
+    return Scanner(device="cpu")
+
+
+def picture(name: str) -> npt.NDArray[np.uint8]:
+    """A piece of a photograph without a JPEG past, 392 x 408."""
+    return photo(name, 0.97 if name != "coffee" else 0.99)[: SIZE[0] + 8, : SIZE[1] + 8]
+
+
+def once(name: str, quality: int, dy: int, dx: int) -> npt.NDArray[np.uint8]:
+    """The photograph after one compression, cropped off its grid."""
+    return pixels_of(file_of(picture(name), quality=quality))[dy : dy + SIZE[0], dx : dx + SIZE[1]]
+
+
+def pasted(ground: npt.NDArray[np.uint8], piece: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.where(MASK[..., None], piece, ground)
+
+
+def scanned(data: bytes) -> tuple[ScanRecord, Maps]:
+    result = scanner().scan(data)
+    assert result.record.status == "ok" and result.maps is not None
+    return result.record, result.maps
+
+
+def check_found(row: ScanRecord, maps: Maps) -> None:
+    """The pasted part is the strongest region, and suspicion is high in it and low elsewhere."""
+    assert row.score is not None and row.score >= 0.5 and row.regions
+    first = row.regions[0]
+    box = np.zeros(SIZE, bool)
+    box[first.y : first.y + first.height, first.x : first.x + first.width] = True
+    assert (box & MASK).sum() / (box | MASK).sum() > 0.5
+    cells = MASK.reshape(SIZE[0] // 8, 8, SIZE[1] // 8, 8).mean(axis=(1, 3))
+    assert np.nanmean(maps.suspicion[cells == 1]) > np.nanmean(maps.suspicion[cells == 0]) + 0.4
+
+
+def test_a_splice_of_another_jpeg() -> None:
+    image = pasted(once("astronaut", 65, 3, 5), once("coffee", 80, 6, 1))
+    check_found(*scanned(file_of(image, quality=95)))
+
+
+def test_a_splice_of_clean_pixels() -> None:
+    image = pasted(once("astronaut", 65, 3, 5), picture("coffee")[: SIZE[0], : SIZE[1]])
+    check_found(*scanned(file_of(image, quality=95)))
+
+
+def test_a_splice_in_a_png() -> None:
+    image = pasted(picture("astronaut")[: SIZE[0], : SIZE[1]], once("coffee", 70, 2, 7))
+    check_found(*scanned(file_of(image, "PNG")))
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "camera"])
+@pytest.mark.parametrize("quality", [75, 92])
+def test_an_untouched_photograph(name: str, quality: int) -> None:
+    row, _ = scanned(file_of(picture(name), quality=quality))
+    assert row.score is not None and row.score < 0.5 and row.regions == ()
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee"])
+def test_an_untouched_png(name: str) -> None:
+    row, maps = scanned(file_of(picture(name), "PNG"))
+    assert row.score is not None and row.score < 0.5
+    assert row.compressed_fraction is not None and row.compressed_fraction < 0.2
+    assert np.nanmean(maps.flag) < 0.4
+
+
+def test_a_photograph_saved_twice() -> None:
+    row, maps = scanned(file_of(once("coffee", 70, 3, 5), quality=95))
+    assert row.score is not None and row.score < 0.5
+    assert row.double_fraction is not None and row.double_fraction > 0.8
+    assert row.grid_shift == (5, 3) and row.qf1_background is not None and abs(row.qf1_background - 70) <= 2
+    wanted = standard_table(70)[:N_COEFS, None, None]
+    assert (maps.q1[:10] == wanted[:10]).mean() > 0.6
+
+
+@pytest.mark.parametrize("quality", [50, 75, 90])
+def test_the_quality_of_decoded_pixels(quality: int) -> None:
+    image = once("coffee", quality, 3, 5)
+    row, maps = scanned(file_of(image, "PNG"))
+    assert row.compressed_fraction is not None and row.compressed_fraction > 0.8
+    assert row.qf_mean is not None and abs(row.qf_mean - quality) < 5
+    assert any(f"quality about {quality} with blocks from x 3, y 5" in reason for reason in row.reasons)
+    assert row.score is not None and row.score < 0.5
+    assert np.nanmean(np.abs(maps.qf - quality)) < 5

@@ -1,0 +1,91 @@
+"""Made forgeries: their masks, kinds and histories."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+from material import photo
+
+from jscan.jpegtables import ZIGZAG
+from train import forgery
+from train.dataset import image_weights
+from train.fit_regions import _cell_labels
+from train.forgery import JPEG_KINDS, PIXEL_KINDS, Case
+
+IMAGES = [np.ascontiguousarray(photo(name, 1.2)[..., ::-1]) for name in ("astronaut", "coffee")]
+WEIGHTS = image_weights(IMAGES)
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    """Sixty JPEG files and sixty lossless ones."""
+    rng = random.Random(1)
+    return [forgery.make(k < 60, IMAGES, WEIGHTS, rng) for k in range(120)]
+
+
+def test_masks_are_of_moderate_size() -> None:
+    rng = random.Random(0)
+    for height, width in ((320, 320), (200, 500)):
+        for _ in range(40):
+            mask = forgery.draw_mask(rng, height, width)
+            assert mask.shape == (height, width) and mask.dtype == bool
+            assert 0.01 <= mask.mean() <= 0.3
+
+
+def test_cases_are_whole(cases: list[Case]) -> None:
+    for k, case in enumerate(cases):
+        assert case.luma.dtype == np.uint8 and case.luma.ndim == 2 and min(case.luma.shape) >= 64
+        assert case.mask.shape == case.luma.shape and case.mask.dtype == bool
+        assert case.kind in (JPEG_KINDS if k < 60 else PIXEL_KINDS)
+        assert (case.q2 is not None) == (k < 60)
+        if case.q2 is not None:
+            assert len(case.q2) == 64 and min(case.q2) >= 1
+
+
+def test_only_forgeries_have_a_mask(cases: list[Case]) -> None:
+    for case in cases:
+        assert case.mask.any() == (not case.kind.startswith("ok_")), case.kind
+
+
+def test_kinds_are_varied(cases: list[Case]) -> None:
+    for part, kinds in ((cases[:60], JPEG_KINDS), (cases[60:], PIXEL_KINDS)):
+        count = Counter(case.kind for case in part)
+        assert len(count) >= len(kinds) - 2
+        assert 0.2 < sum(n for kind, n in count.items() if kind.startswith("ok_")) / 60 < 0.8
+
+
+def test_a_jpeg_lies_on_the_grid_of_its_table(cases: list[Case]) -> None:
+    """Its coefficients are multiples of the steps that the case states."""
+    row, col = ZIGZAG[3]
+    for case in cases[:60]:
+        if case.q2 is None or case.q2[3] < 4:
+            continue
+        height, width = (8 * (s // 8) for s in case.luma.shape)
+        blocks = (
+            case.luma[:height, :width].reshape(height // 8, 8, width // 8, 8).transpose(0, 2, 1, 3).reshape(-1, 8, 8)
+        )
+        inside = blocks[(blocks.min(axis=(1, 2)) > 0) & (blocks.max(axis=(1, 2)) < 255)][::7]
+        c = np.array([cv2.dct(b.astype(np.float32) - 128)[row, col] for b in inside])
+        off = np.abs(c / case.q2[3] - np.rint(c / case.q2[3])) * case.q2[3]
+        assert np.median(off) < 1 and (off < 1.5).mean() > 0.9, case.kind
+
+
+def test_the_same_seed_gives_the_same_case() -> None:
+    a, b = (forgery.make(True, IMAGES, WEIGHTS, random.Random(7)) for _ in range(2))
+    assert a.kind == b.kind and np.array_equal(a.luma, b.luma) and np.array_equal(a.mask, b.mask)
+
+
+def test_labels_lie_where_the_answers_do() -> None:
+    """The label of a window's four answers is the mask at the four cells around its centre."""
+    mask = np.zeros((320, 320), bool)
+    mask[80:120, 144:160] = True  # cells 10 to 14 down and 18 to 19 across
+    labels = _cell_labels(mask, 17, 17)
+    assert labels.shape == (34, 34)
+    hot = np.argwhere(labels == 1)
+    # The first answer stands for cell 3, as `suspicion.to_cells` has it.
+    assert hot.min(axis=0).tolist() == [10 - 3, 18 - 3] and hot.max(axis=0).tolist() == [14 - 3, 19 - 3]
+    assert labels.sum() == 5 * 2
