@@ -161,7 +161,7 @@ class Region:
     """(dy, dx), 0 to 7: where the first compression's blocks begin on the image's grid, or None."""
     kind: str
     """`other_q1`, `no_first_compression`, `first_compression`, `other_shift`, `jpeg_in_uncompressed`,
-    `uncompressed_in_jpeg`, `other_qf`."""
+    `uncompressed_in_jpeg`, `other_qf`, `unclear`."""
 
 
 @dataclass(frozen=True, slots=True)

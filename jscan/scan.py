@@ -40,6 +40,8 @@ NOT_LUMA = frozenset({"rgb_jpeg", "cmyk"})
 TOO_LARGE = "There was not enough memory for this image; scan it with fewer --workers or lower --max-pixels."
 NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "Insufficient memory")
 """How ONNX Runtime and OpenCV, which have exceptions of their own, say that memory ran out."""
+MAX_ENLARGED = 60_000_000
+"""Pixels up to which an image is brought back to the scale that its block edges speak of."""
 CONFIDENT = 0.5
 """Coverage from which a cell counts as one on which the estimators were confident."""
 
@@ -232,6 +234,8 @@ class Scanner:
             size = (round(width * factor), round(height * factor))
             if min(size) < tiling.WINDOW:
                 continue
+            if size[0] * size[1] > MAX_ENLARGED:
+                return replace(estimate, notes=("The image is too large to look for parts that were resized.",))
             look = self._look(np.asarray(cv2.resize(luma, size, interpolation=cv2.INTER_CUBIC), np.uint8))
             said = f"compressed as JPEG and then resized to {100 / factor:.0f} %"
             if look.consistency.score >= 0.5:
