@@ -82,7 +82,10 @@ def draw_places(luma: Pixels, rng: random.Random, grid: int) -> list[tuple[int, 
 
 
 def _there_and_back(image: Pixels, rng: random.Random) -> Pixels:
-    """A square image resized and brought back to its size, as a search for the scale of a compression does."""
+    """A square image resized and brought back to its size, as a search for the scale of a compression does.
+
+    Made of compressed images and of others: interpolation alone must not look like compression.
+    """
     side = image.shape[0]
     other = max(8, int(side * rng.uniform(0.7, 1.4)))
     method = rng.choice((cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LINEAR, cv2.INTER_LANCZOS4))
@@ -183,8 +186,11 @@ class QfTask:
         dy, dx, flag = rng.randrange(8), rng.randrange(8), 1
         if kind < self.never:
             image, flag = draw_crop(images, weights, rng, CROP), 0
+            if rng.random() < 0.3:
+                image = _there_and_back(image, rng)
         elif kind < self.never + self.resized:
-            side = min(int(CROP / rng.uniform(0.5, 0.95)), 360)
+            # Reduced or enlarged: either way the grid is no longer one of 8 pixels.
+            side = min(int(CROP / rng.choice((rng.uniform(0.5, 0.95), rng.uniform(1.05, 1.6)))), 360)
             once = compress.recompress(draw_crop(images, weights, rng, side), how)
             image, flag = cv2.resize(once, (CROP, CROP), interpolation=cv2.INTER_AREA), 0  # type: ignore[assignment]
         else:

@@ -28,6 +28,8 @@ from train.networks.region import RegionNet
 
 HELD_OUT = 6
 """Every sixth source image is kept for calibration."""
+JOBS = 16
+"""Pieces that the making of cases is cut into."""
 CHANNELS = {"jpeg": history.JPEG_CHANNELS, "pixels": history.PIXEL_CHANNELS}
 
 
@@ -71,14 +73,14 @@ def _work(job: tuple[str, Path, int, int, bool]) -> list[dict[str, Any]]:
 def make_cases(name: str, src: Path, run: Path, count: int, held_out: bool) -> list[dict[str, Any]]:
     """`count` cases with their maps and labels; kept in the run's folder, so that a later start finds them."""
     kept = run / f"cases-{'held' if held_out else 'train'}.pt"
-    if kept.exists():
-        found: list[dict[str, Any]] = torch.load(kept, weights_only=False)
-        if len(found) >= count:
-            return found
-    jobs = [(name, src, 7000 + 100 * held_out + k, -(-count // 16), held_out) for k in range(16)]
-    with mp.get_context("spawn").Pool(2) as pool:
-        cases = [case for part in pool.imap(_work, jobs) for case in part]
-    torch.save(cases, kept)
+    cases: list[dict[str, Any]] = torch.load(kept, weights_only=False) if kept.exists() else []
+    missing = max(0, count - len(cases))
+    if missing:
+        seed = 7000 + 500_000 * held_out + len(cases)
+        jobs = [(name, src, seed + k, -(-missing // JOBS), held_out) for k in range(JOBS)]
+        with mp.get_context("spawn").Pool(2) as pool:
+            cases += [case for part in pool.imap(_work, jobs) for case in part]
+        torch.save(cases, kept)
     return cases
 
 
@@ -163,9 +165,10 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(CHANNELS))
     parser.add_argument("--src", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--cases", type=int, default=2000)
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--cases", type=int, default=1500)
+    parser.add_argument("--epochs", type=int, default=20)
     o = parser.parse_args()
+    torch.set_num_threads(1)  # more of them wait for each other longer than these small layers take
     o.run.mkdir(parents=True, exist_ok=True)
     held = make_cases(o.name, o.src, o.run, o.cases // 4, True)
     net = fit(o.name, make_cases(o.name, o.src, o.run, o.cases, False), epochs=o.epochs)
