@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("src", type=Path, help="folder of uncompressed images")
     parser.add_argument("--hours", type=float, default=5.0, help="time for all of it on two cores")
-    parser.add_argument("--cases", type=int, default=1500, help="forgeries that each consistency model is trained on")
+    parser.add_argument("--cases", type=int, default=4500, help="forgeries that each consistency model is trained on")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints")
     o = parser.parse_args()
     src = str(o.src)

@@ -165,8 +165,8 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(CHANNELS))
     parser.add_argument("--src", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--cases", type=int, default=1500)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--cases", type=int, default=4500)
+    parser.add_argument("--epochs", type=int, default=50)
     o = parser.parse_args()
     torch.set_num_threads(1)  # more of them wait for each other longer than these small layers take
     o.run.mkdir(parents=True, exist_ok=True)
