@@ -284,3 +284,8 @@ def mute(channels: FloatArray, names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
     texture, saturated = (channels[names.index(name)] for name in ("texture", "saturated"))
     silent: npt.NDArray[np.bool_] = (texture < np.log1p(MUTE_DEVIATION) / 3) | (saturated > MUTE_SATURATED)
     return silent
+
+
+def deviation(channels: FloatArray, names: tuple[str, ...]) -> FloatArray:
+    """(R, C) standard deviation of the pixels of each window, by maps (channels, R, C) of these names."""
+    return np.asarray(np.expm1(3 * channels[names.index("texture")]))

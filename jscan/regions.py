@@ -23,6 +23,13 @@ SMALLEST = 9
 """Cells of the smallest region that is looked at: 24 x 24 pixels."""
 MOST_WINDOWS = 4000
 """Windows whose posteriors are averaged for one region; more would take memory and change nothing."""
+NOTHING = -8.0
+"""Smoothed logit of cells that hold no information."""
+UNNAMED = -0.7
+"""Smoothed logit, at most, of parts that differ from the background in nothing that can be named; they count as doubt
+and are not regions: on photographs as cameras wrote them these were all that scored high."""
+SURROUND = 2
+"""Cells around a region that count for its score, so that a small one is not judged by its size alone."""
 PRESENT, ABSENT = 0.6, 0.4
 """Mean probability of the compression above and below which a region counts as having, or lacking, it."""
 
@@ -44,45 +51,112 @@ def find(
     found: WindowPosteriors,
     base: Background,
     calibration: Mapping[str, Any],
+    texture: npt.NDArray[np.floating[Any]],
     *,
     least: float = 0.5,
 ) -> Consistency:
     """Suspicion, score, and the regions whose score is at least `least`.
 
-    `logits` (ceil(H / 8), ceil(W / 8)) are the consistency model's answers at the cells of the image.
+    `logits` (ceil(H / 8), ceil(W / 8)) are the consistency model's answers at the cells of the image; `texture` (R, C)
+    is the standard deviation of the pixels of each window.
     """
     smoothed = smooth(logits)
+    labels, parts = _parts(smoothed)
+    deviation = _over_cells(texture, found)
+    silent = np.zeros(smoothed.shape, bool)
+    named = []
+    for part in parts:
+        here = labels == part.label
+        if not _comparable(here, labels, deviation):
+            silent |= here
+            continue
+        history = _history(found, base, part.box, here[part.box])
+        if history.kind == "unclear":
+            smoothed[here] = np.minimum(smoothed[here], UNNAMED)
+        else:
+            named.append((part, history))
+    smoothed[silent] = NOTHING
     score = probability(summary(smoothed), smoothed.size, calibration)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((smoothed > SUSPICIOUS).astype(np.uint8), connectivity=8)
-    height, width = found.size
     regions = []
+    for part, history in named:
+        around = tuple(slice(max(s.start - SURROUND, 0), s.stop + SURROUND) for s in part.box)
+        own = (labels[around] == part.label) | (labels[around] == 0)
+        strength = probability(summary(smoothed[around][own]), smoothed.size, calibration)
+        if strength >= least:
+            regions.append(_region(part, labels, history, strength, found.size))
+    regions.sort(key=lambda r: (-r.score, -r.area, r.y, r.x))
+    suspicion = (1 / (1 + np.exp(-smoothed))).astype(np.float32)
+    suspicion[silent] = np.nan
+    return Consistency(suspicion, tuple(regions), score)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A connected part of suspicious cells."""
+
+    label: int
+    box: tuple[slice, slice]
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """What is known of a part's history."""
+
+    kind: str
+    qf1: float | None = None
+    q1: tuple[int, ...] | None = None
+    grid_shift: tuple[int, int] | None = None
+
+
+def _parts(smoothed: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], list[_Part]]:
+    """Labels (R, C) of the connected suspicious cells, and the parts that are large enough to look at."""
+    suspicious = (smoothed > SUSPICIOUS).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(suspicious, connectivity=8)
+    parts = []
     for label in range(1, count):
         left, top, across, down, area = (int(v) for v in stats[label])
-        if area < SMALLEST:
-            continue
-        box = (slice(top, top + down), slice(left, left + across))
-        inside = labels[box] == label
-        strength = probability(summary(smoothed[box][inside]), smoothed.size, calibration)
-        if strength < least:
-            continue
-        y, x = top * BLOCK, left * BLOCK
-        kind, qf1, q1, shift = _history(found, base, box, inside)
-        regions.append(
-            Region(
-                y=y,
-                x=x,
-                height=min(down * BLOCK, height - y),
-                width=min(across * BLOCK, width - x),
-                area=_area(inside, y, x, height, width),
-                score=strength,
-                qf1=qf1,
-                q1=q1,
-                grid_shift=shift,
-                kind=kind,
-            )
-        )
-    regions.sort(key=lambda r: (-r.score, -r.area, r.y, r.x))
-    return Consistency((1 / (1 + np.exp(-smoothed))).astype(np.float32), tuple(regions), score)
+        if area >= SMALLEST:
+            parts.append(_Part(label, (slice(top, top + down), slice(left, left + across))))
+    return np.asarray(labels, np.int32), parts
+
+
+def _over_cells(windows: npt.NDArray[np.floating[Any]], found: WindowPosteriors) -> npt.NDArray[np.floating[Any]]:
+    """What is known of windows (R, C), at the cells of the image."""
+    rows = nearest_window(found.size[0], found.present.shape[0], found.origin[0])
+    cols = nearest_window(found.size[1], found.present.shape[1], found.origin[1])
+    return windows[np.ix_(rows, cols)]
+
+
+def _comparable(
+    here: npt.NDArray[np.bool_], labels: npt.NDArray[np.int32], deviation: npt.NDArray[np.floating[Any]]
+) -> bool:
+    """Whether the rest of the image holds anything that a suspicious part can be compared with.
+
+    A textured object before a plain sky shows its history where the sky shows none, though both have the same. A part
+    counts only if cells outside of it, at least half as many as inside, have at least half of its texture.
+    """
+    least = float(np.median(deviation[here])) / 2
+    return int(((deviation >= least) & (labels == 0)).sum()) >= int(here.sum()) / 2
+
+
+def _region(
+    part: _Part, labels: npt.NDArray[np.int32], history: _History, strength: float, size: tuple[int, int]
+) -> Region:
+    """The region in pixels of an image of `size` (H, W)."""
+    (rows, cols), (height, width) = part.box, size
+    y, x = rows.start * BLOCK, cols.start * BLOCK
+    return Region(
+        y=y,
+        x=x,
+        height=min(rows.stop * BLOCK, height) - y,
+        width=min(cols.stop * BLOCK, width) - x,
+        area=_area(labels[part.box] == part.label, y, x, height, width),
+        score=strength,
+        qf1=history.qf1,
+        q1=history.q1,
+        grid_shift=history.grid_shift,
+        kind=history.kind,
+    )
 
 
 def resample(values: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -124,7 +198,7 @@ def _area(inside: npt.NDArray[np.bool_], y: int, x: int, height: int, width: int
 
 def _history(
     found: WindowPosteriors, base: Background, box: tuple[slice, slice], inside: npt.NDArray[np.bool_]
-) -> tuple[str, float | None, tuple[int, ...] | None, tuple[int, int] | None]:
+) -> _History:
     """Kind, QF, table and grid shift of a region, from the windows whose centres lie deepest inside it."""
     depth = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
     core = depth >= min(3.0, float(depth.max()))
@@ -140,7 +214,7 @@ def _history(
     has_base = base.fraction > 0.5
     if present < ABSENT:
         kind = ("no_first_compression" if is_q1 else "uncompressed_in_jpeg") if has_base else "unclear"
-        return kind, None, None, None
+        return _History(kind)
     logp = np.log(np.exp(found.logp[r, c].astype(np.float32)) + 0.01).mean(axis=0)
     shift = np.log(np.exp(found.shift[r, c].astype(np.float32)) + 0.01).mean(axis=0)
     best_shift = int(np.argmax(shift))
@@ -167,4 +241,4 @@ def _history(
         kind = "other_shift"
     else:
         kind = "no_first_compression" if is_q1 and present < PRESENT else "unclear"
-    return (kind, qf1 if sure else None, table if sure else None, place)
+    return _History(kind, qf1 if sure else None, table if sure else None, place)

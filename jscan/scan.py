@@ -182,7 +182,13 @@ class Scanner:
         cells = _Cells(found)
         logits = suspicion.to_cells(answers, found.size, origin)
         logits[cells(mute)] = np.nan
-        consistency = regions.find(logits, found, base, self._calibrations[suspicion.JPEG_MODEL])
+        consistency = regions.find(
+            logits,
+            found,
+            base,
+            self._calibrations[suspicion.JPEG_MODEL],
+            history.deviation(channels, history.JPEG_CHANNELS),
+        )
         steps = q1map.decode(found.logp).astype(np.float32)
         steps[mute] = np.nan
         double = np.where(mute, np.nan, found.present).astype(np.float32)
@@ -207,7 +213,13 @@ class Scanner:
         mute = history.mute(channels, history.PIXEL_CHANNELS)
         logits = suspicion.to_cells(answers, found.size, (0, 0))
         logits[_Cells(found)(mute)] = np.nan
-        consistency = regions.find(logits, found, base, self._calibrations[suspicion.PIXEL_MODEL])
+        consistency = regions.find(
+            logits,
+            found,
+            base,
+            self._calibrations[suspicion.PIXEL_MODEL],
+            history.deviation(channels, history.PIXEL_CHANNELS),
+        )
         return _Look(found, base, mute, consistency)
 
     def _pixels(self, luma: npt.NDArray[np.uint8]) -> _Estimate:

@@ -3,7 +3,7 @@
 A score is a logistic function of how strongly the most suspicious places stand out; its coefficients were fitted on
 forgeries of images that trained nothing else (`train/fit_regions.py`) and travel in the model's manifest. Places are
 counted: in a larger image more of them can look odd by chance, so its odds are divided by how many times more
-places than a calibration image it has.
+places than the largest calibration image it has.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ TOP_CELLS = (40,)
 About 50 x 50 pixels. A second mean, over 160 cells, the shape of the regions and the image's own features told nothing
 more about 1125 forgeries kept apart.
 """
-CALIBRATION_CELLS = 3000
-"""About the cells of a calibration image."""
+CALIBRATION_CELLS = 4000
+"""Cells of the largest images that the score was calibrated on (504 x 504 pixels)."""
 
 
 def smooth(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -14,7 +14,7 @@ from jscan.jpegtables import N_COEFS, standard_table
 from jscan.records import Region, WindowPosteriors
 from jscan.tiling import cells, nearest_window
 
-CALIBRATION = {"weights": [0.5, 0.5], "bias": 0.0}
+CALIBRATION = {"weights": [1.0], "bias": 0.0}
 HEIGHT, WIDTH = 318, 403
 
 
@@ -47,7 +47,9 @@ def found_with(ground: Any, pasted: Any, origin: tuple[int, int] = (0, 0)) -> Re
         posteriors(t, s, present=p, height=HEIGHT, width=WIDTH, origin=origin) for t, s, p in (ground, pasted)
     ]
     found = mixed(made[0], made[1], *windows_of(made[0], BOX))
-    result = regions.find(logits_with(BOX), found, history.background(found), CALIBRATION)
+    result = regions.find(
+        logits_with(BOX), found, history.background(found), CALIBRATION, np.full(found.present.shape, 20.0)
+    )
     assert result.suspicion.shape == (cells(HEIGHT), cells(WIDTH)) and result.suspicion.dtype == np.float32
     (region,) = result.regions
     return region
@@ -55,7 +57,9 @@ def found_with(ground: Any, pasted: Any, origin: tuple[int, int] = (0, 0)) -> Re
 
 def find(logits: npt.NDArray[np.float32], **more: Any) -> regions.Consistency:
     found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH)
-    return regions.find(logits, found, history.background(found), CALIBRATION, **more)
+    return regions.find(
+        logits, found, history.background(found), CALIBRATION, np.full(found.present.shape, 20.0), **more
+    )
 
 
 def test_a_region_lies_where_the_cells_are() -> None:
@@ -155,3 +159,14 @@ def test_large_regions_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = found_with(GROUND, (table(90), 40, 0.95))
     monkeypatch.setattr(regions, "MOST_WINDOWS", 4)
     assert found_with(GROUND, (table(90), 40, 0.95)) == whole
+
+
+def test_a_textured_part_of_a_plain_image_is_compared_with_nothing() -> None:
+    found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH)
+    base, logits = history.background(found), logits_with(BOX)
+    plain = np.full(found.present.shape, 1.0)
+    plain[windows_of(found, BOX)] = 30.0
+    alone = regions.find(logits, found, base, CALIBRATION, plain)
+    among = regions.find(logits, found, base, CALIBRATION, np.full(plain.shape, 30.0))
+    assert among.score > 0.5 and len(among.regions) == 1 and not np.isnan(among.suspicion).any()
+    assert alone.score < 0.5 and alone.regions == () and np.isnan(alone.suspicion).any()
