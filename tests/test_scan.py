@@ -269,7 +269,7 @@ def test_a_flat_part_is_unknown(scanner: Scanner) -> None:
     result = scanner.scan(pixels)
     check(result, 200, 233)
     assert result.maps is not None
-    for name in ("suspicion", "qf", "flag"):
+    for name in ("suspicion", "flag"):
         values = getattr(result.maps, name)
         assert np.isnan(values[:, :7]).all() and np.isfinite(values[:, -7:]).any(), name
 

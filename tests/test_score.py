@@ -15,7 +15,7 @@ from jscan import score
 from jscan.records import Region
 from jscan.score import CALIBRATION_CELLS, TOP_CELLS
 
-CALIBRATION = {"weights": [0.7, 0.4], "bias": -1.5}
+CALIBRATION = {"weights": [1.1], "bias": -1.5}
 KINDS = (
     "other_q1",
     "other_shift",
@@ -81,10 +81,10 @@ def test_the_summary_is_the_mean_of_the_top(shape: tuple[int, int]) -> None:
         assert got == pytest.approx(np.mean(top), abs=1e-4)
 
 
-@given(st.floats(-8, 8), st.floats(-8, 8), st.integers(1, 10**7))
-def test_odds_are_divided_by_the_number_of_places(a: float, b: float, cells: int) -> None:
-    summed = np.array([a, b])
-    logit = 0.7 * a + 0.4 * b - 1.5
+@given(st.floats(-8, 8), st.integers(1, 10**7))
+def test_odds_are_divided_by_the_number_of_places(a: float, cells: int) -> None:
+    summed = np.array([a])
+    logit = 1.1 * a - 1.5
     if cells > CALIBRATION_CELLS:
         logit -= math.log(cells / CALIBRATION_CELLS)
     assert score.probability(summed, cells, CALIBRATION) == pytest.approx(1 / (1 + math.exp(-logit)), rel=1e-6)
@@ -92,7 +92,7 @@ def test_odds_are_divided_by_the_number_of_places(a: float, b: float, cells: int
 
 @pytest.mark.parametrize("strength", [-1e9, 1e9])
 def test_extreme_summaries_stay_probabilities(strength: float) -> None:
-    p = score.probability(np.array([strength, strength]), 10**6, CALIBRATION)
+    p = score.probability(np.array([strength]), 10**6, CALIBRATION)
     assert 0 <= p <= 1
 
 
