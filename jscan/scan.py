@@ -44,6 +44,8 @@ MAX_ENLARGED = 60_000_000
 """Pixels up to which an image is brought back to the scale that its block edges speak of."""
 FINE_SCALES = (1.0, 0.9925, 0.995, 0.9975, 1.0025, 1.005, 1.0075)
 """Factors tried around the scale of a candidate: over a window an error of 1 % blurs the comb."""
+FAINTEST_RESIZED = 95.0
+"""Quality factor up to which a compression is believed to show through a resize: combs of step 1 do not."""
 FINE_SEARCH = 2_000_000
 """Pixels of the largest image for which they are tried."""
 CONFIDENT = 0.5
@@ -263,7 +265,8 @@ class Scanner:
             said = f"compressed as JPEG and then resized to {100 / factor:.0f} %"
             if look.base.fraction > 0.5:
                 return replace(estimate, notes=(f"The image was {said}; regions of other scales are not looked for.",))
-            if look.consistency.score >= 0.5:
+            qualities = [r.qf1 for r in look.consistency.regions if r.qf1 is not None]
+            if look.consistency.score >= 0.5 and qualities and min(qualities) <= FAINTEST_RESIZED:
                 consistency = regions.rescale(look.consistency, factor, (height, width))
                 seen = regions.resample(look.found.present, consistency.suspicion.shape)
                 flag = np.maximum(estimate.maps.flag, np.where(consistency.suspicion > 0.5, seen, 0))

@@ -55,7 +55,7 @@ def probability(summed: npt.NDArray[np.float64], cells: int, calibration: Mappin
 _KINDS = {
     "other_q1": "was first compressed with another table than the rest",
     "other_shift": "was first compressed on another block grid than the rest, as a part moved or pasted in would be",
-    "no_first_compression": "lacks the first compression that the rest shows",
+    "no_first_compression": "shows no trace of the first compression that the rest shows",
     "first_compression": "shows a first compression that the rest lacks",
     "jpeg_in_uncompressed": "shows JPEG compression, the rest none",
     "uncompressed_in_jpeg": "shows no JPEG compression, the rest does",
