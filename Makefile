@@ -1,6 +1,6 @@
 # make demo                a small evidence folder, made and scanned
 # make test                formatting, lint, types and all tests
-# make weights SRC=folder  both models, trained anew on the images in the folder
+# make weights SRC=folder  all models, trained anew on the images in the folder
 # make eval SRC=folder     the tables of the README, measured on the images in the folder
 # make bench               the timings of the README, written to benchmarks/
 
