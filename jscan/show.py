@@ -248,8 +248,8 @@ def model(manifest: Mapping[str, Any], trouble: str | None) -> RenderableType:
     for i, limit in enumerate(_listed(manifest.get("limits"))):
         table.add_row("" if i else "valid for", Text(plain(str(limit))))
     metrics = manifest.get("metrics")
-    for i, (name, value) in enumerate(_flat(metrics if isinstance(metrics, Mapping) else {})):
-        table.add_row("" if i else "measured", Text(f"{plain(name)}: {plain(value)}"))
+    for i, said in enumerate(_grouped(metrics if isinstance(metrics, Mapping) else {})):
+        table.add_row("" if i else "measured", Text(plain(said)))
     return Group(Text(str(manifest.get("name", "unnamed")), style="bold"), table)
 
 
@@ -259,6 +259,17 @@ def _listed(value: object) -> list[object]:
 
 def _words(value: object) -> str:
     return ", ".join(f"{k} {v}" for k, v in _flat(value)) if isinstance(value, Mapping) else str(value)
+
+
+def _grouped(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """A line for each mapping that holds figures, with all of them: thousands of figures would be a wall of lines."""
+    figures = [(k, v) for k, v in values.items() if not isinstance(v, Mapping)]
+    if figures:
+        said = ", ".join(f"{k.replace('_', ' ')} {text}" for k, text in _flat(dict(figures)))
+        yield f"{prefix}: {said}" if prefix else said
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _grouped(value, f"{prefix} / {name}" if prefix else str(name))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -310,7 +310,7 @@ def test_models_lists_what_the_manifests_say(monkeypatch: pytest.MonkeyPatch) ->
         "checked",
         "64 x 64",
         "QF2 60 to 100",
-        "kodak / accuracy: 0.7512",
+        "kodak: accuracy 0.7512",
         "221",
     ):
         assert words in answer.stdout
