@@ -178,25 +178,15 @@ class Scanner:
         found = q1map.estimate(self._model(q1map.MODEL), luma, q2, origin)
         base = history.background(found)
         channels = history.jpeg_channels(found, base, q2, luma)
-        answers = suspicion.estimate(self._model(suspicion.JPEG_MODEL), channels)
-        mute = history.mute(channels, history.JPEG_CHANNELS)
+        mute, consistency = self._compare(suspicion.JPEG_MODEL, history.JPEG_CHANNELS, found, base, channels)
         covered = np.where(mute, 0, _q1_coverage(found))
         cells = _Cells(found)
-        logits = suspicion.to_cells(answers, found.size, origin)
-        logits[cells(mute)] = np.nan
-        consistency = regions.find(
-            logits,
-            found,
-            base,
-            self._calibrations[suspicion.JPEG_MODEL],
-            history.deviation(channels, history.JPEG_CHANNELS),
-        )
         steps = q1map.decode(found.logp).astype(np.float32)
         steps[mute] = np.nan
         double = np.where(mute, np.nan, found.present).astype(np.float32)
         size = consistency.suspicion.shape
         maps = Maps(
-            suspicion=np.where(np.isnan(logits), np.nan, consistency.suspicion).astype(np.float32),
+            suspicion=np.where(cells(mute), np.nan, consistency.suspicion).astype(np.float32),
             qf=np.full(size, nearest_qf(np.maximum(q2, 1)), np.float32),
             flag=np.ones(size, np.float32),
             q1=np.ascontiguousarray(cells(steps).transpose(2, 0, 1)),
@@ -211,18 +201,24 @@ class Scanner:
         found = qfmap.estimate(self._model(qfmap.MODEL), luma)
         base = history.background(found)
         channels = history.pixel_channels(found, base, luma)
-        answers = suspicion.estimate(self._model(suspicion.PIXEL_MODEL), channels)
-        mute = history.mute(channels, history.PIXEL_CHANNELS)
-        logits = suspicion.to_cells(answers, found.size, (0, 0))
-        logits[_Cells(found)(mute)] = np.nan
-        consistency = regions.find(
-            logits,
-            found,
-            base,
-            self._calibrations[suspicion.PIXEL_MODEL],
-            history.deviation(channels, history.PIXEL_CHANNELS),
-        )
+        mute, consistency = self._compare(suspicion.PIXEL_MODEL, history.PIXEL_CHANNELS, found, base, channels)
         return _Look(found, base, mute, consistency)
+
+    def _compare(
+        self,
+        name: str,
+        names: tuple[str, ...],
+        found: WindowPosteriors,
+        base: Background,
+        channels: npt.NDArray[np.floating[Any]],
+    ) -> tuple[npt.NDArray[np.bool_], Consistency]:
+        """(R, C) windows that hold no information, and what the consistency model `name` finds in the others."""
+        mute = history.mute(channels, names)
+        answers = suspicion.estimate(self._model(name), channels)
+        logits = suspicion.to_cells(answers, found.size, found.origin)
+        logits[_Cells(found)(mute)] = np.nan
+        deviation = history.deviation(channels, names)
+        return mute, regions.find(logits, found, base, self._calibrations[name], deviation)
 
     def _pixels(self, luma: npt.NDArray[np.uint8]) -> _Estimate:
         """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""
