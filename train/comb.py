@@ -31,7 +31,6 @@ STEPS_PER_UNIT = 8
 """Rows of a table for each unit of |c|."""
 ROWS = 1025 * STEPS_PER_UNIT
 """Rows of a table: |c| of 8-bit pixels is below 1025; the row after the last one is all zero and means "no block"."""
-POSITIONS = WINDOW - 7
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,22 @@ class Band:
 
 
 def q1_bands() -> tuple[Band, ...]:
-    """The 15 bands of the Q1 network: every step that Tondi 2021 tells apart, 226 features in all."""
-    return tuple(Band((i,), tuple(range(1, Q1_MAX[i] + 1))) for i in range(N_COEFS))
+    """The bands of the Q1 network: every step that Tondi 2021 tells apart, and the other coefficients more coarsely.
+
+    Where the first steps are no larger than the second ones, little is left of them in the 15 coefficients that are
+    estimated. The steps of the higher ones are larger, and what the second compression rounded to zero is hardly
+    changed by it, so the grid, and with it the table, shows there (train/README.md has the figures).
+    """
+    bands = [Band((i,), tuple(range(1, Q1_MAX[i] + 1))) for i in range(N_COEFS)]
+    bands += [Band((i,), (3, 4, 5, 6, 7, 9, 11, 14, 18, 23), (2.0,)) for i in range(N_COEFS, 28)]
+    rest = sorted(range(28, 64), key=_by_step)
+    bands += [Band(tuple(sorted(rest[k : k + 3])), (4, 6, 8, 11, 15), (2.0,)) for k in range(0, 36, 3)]
+    return tuple(bands)
+
+
+def _by_step(i: int) -> tuple[int, int]:
+    """Orders zigzag indices by their step in the standard table."""
+    return int(standard_table(50)[i]), i
 
 
 def qf_bands() -> tuple[Band, ...]:
@@ -104,7 +117,7 @@ def qf_bands() -> tuple[Band, ...]:
         120,
     )
     bands = [Band((i,), wide, (0.7, 2.0)) for i in range(N_COEFS)]
-    rest = sorted(range(N_COEFS, 63), key=lambda i: (int(standard_table(50)[i]), i))
+    rest = sorted(range(N_COEFS, 63), key=_by_step)
     fine = (1, 2, 3, 4, 5, 6, 8, 10, 13, 17)
     bands += [Band(tuple(sorted(rest[k : k + 6 : 2])), fine, (0.4, 0.8, 1.6, 3.2, 6.4, 12.8)) for k in range(0, 48, 6)]
     return tuple(bands)
@@ -117,16 +130,12 @@ def dct_basis() -> FloatArray:
     return np.asarray(np.stack(rows), np.float32)
 
 
-def dct_kernels(coefs: tuple[int, ...]) -> FloatArray:
-    """(n, 1, 8, 8) float32: the convolution kernels of these zigzag coefficients."""
-    basis = dct_basis()
-    kernels = np.stack([np.outer(basis[ZIGZAG[i][0]], basis[ZIGZAG[i][1]]) for i in coefs])
-    return np.asarray(kernels[:, None], np.float32)
+def blocks_per_shift(positions: int = WINDOW - 7) -> FloatArray:
+    """(64,) float32: whole blocks at each shift (dy, dx), row by row, among positions x positions that one can have.
 
-
-def blocks_per_shift() -> FloatArray:
-    """(64,) float32: whole blocks of a 64 x 64 window at each shift (dy, dx), row by row: 49 to 64."""
-    along = np.array([8] + [7] * 7)
+    A window of 64 x 64 pixels on its own has 49 to 64.
+    """
+    along = -(-(positions - np.arange(8)) // 8)
     return np.asarray((along[:, None] * along[None, :]).ravel(), np.float32)
 
 
@@ -188,19 +197,22 @@ class Comb:
     def __init__(self, bands: tuple[Band, ...]) -> None:
         self.bands = bands
         self.size = sum(b.size for b in bands)
-        self.energies = min(N_COEFS, len(bands))
         self._tables = [b.table() for b in bands]
         self._basis = dct_basis()
-        self._blocks = blocks_per_shift()[:, None]
         self._u_max = 1 + max(ZIGZAG[i][0] for b in bands for i in b.coefs)
 
     def __call__(self, patches: npt.NDArray[np.uint8], dtype: Any = np.float16) -> tuple[Any, FloatArray]:
-        """(N, 64, 64) uint8 -> features (N, 64 shifts, size) of `dtype`, log(1 + mean |c|) (N, bands) float32."""
-        n = len(patches)
+        """(N, S, S) uint8 -> features (N, 64 shifts, size) of `dtype`, log(1 + mean |c|) (N, bands) float32.
+
+        S is 64 where a window is all there is, and 71 where, as inside an image, its blocks may reach beyond it.
+        """
+        n, side = len(patches), patches.shape[1]
+        positions = side - 7
+        blocks = blocks_per_shift(positions)[:, None]
         features = np.zeros((n, 64, self.size), dtype)
         energy = np.zeros((n, len(self.bands)), np.float32)
-        rows = np.empty((self._u_max, POSITIONS, WINDOW), np.float32)
-        plane = np.empty((POSITIONS, POSITIONS), np.float32)
+        rows = np.empty((self._u_max, positions, side), np.float32)
+        plane = np.empty((positions, positions), np.float32)
         for k in range(n):
             out = np.zeros((64, self.size), np.float32)
             _rows(patches[k].astype(np.float32) - np.float32(128), self._basis, self._u_max, rows)
@@ -210,7 +222,7 @@ class Comb:
                 for i in band.coefs:
                     u, v = ZIGZAG[i]
                     energy[k, b] += _cols(rows[u], self._basis, v, plane) / len(band.coefs)
-                    add(plane, self._tables[b], out, offset, np.float32(STEPS_PER_UNIT), POSITIONS)
+                    add(plane, self._tables[b], out, offset, np.float32(STEPS_PER_UNIT), positions)
                 offset += band.size
-            features[k] = out / self._blocks
+            features[k] = out / blocks
         return features, np.log1p(energy)

@@ -25,6 +25,10 @@ EXTENSIONS = {".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm"}
 CROP = 192
 """Pixels along a side of what is compressed; several windows are cut from each."""
 WINDOWS_PER_CROP = 4
+INNER_SIDE = WINDOW + 7
+"""Pixels along a side of what a window inside an image is read from: its last blocks reach beyond it."""
+INNER_SHARE = 0.4
+"""Share of the batches that are made of such windows; the others are of windows on their own."""
 
 Pixels = npt.NDArray[np.uint8]
 Sample = dict[str, Any]
@@ -71,13 +75,13 @@ def draw_crop(images: list[Pixels], weights: npt.NDArray[np.float64], rng: rando
 
 
 def image_weights(images: list[Pixels]) -> npt.NDArray[np.float64]:
-    """Cumulative weights by the square root of the area, so that large images count more, but not all."""
-    return np.cumsum([np.sqrt(i.shape[0] * i.shape[1]) for i in images])
+    """Cumulative weights by a power of the area, so that large images count more, but not all."""
+    return np.cumsum([float(i.shape[0] * i.shape[1]) ** 0.75 for i in images])
 
 
-def draw_places(luma: Pixels, rng: random.Random, grid: int) -> list[tuple[int, int]]:
-    """Corners of random windows, at multiples of `grid`."""
-    rows, cols = ((s - WINDOW) // grid + 1 for s in luma.shape)
+def draw_places(luma: Pixels, rng: random.Random, grid: int, side: int) -> list[tuple[int, int]]:
+    """Corners of random windows of side x side pixels, at multiples of `grid`."""
+    rows, cols = ((s - side) // grid + 1 for s in luma.shape)
     return [(rng.randrange(rows) * grid, rng.randrange(cols) * grid) for _ in range(WINDOWS_PER_CROP)]
 
 
@@ -93,9 +97,9 @@ def _there_and_back(image: Pixels, rng: random.Random) -> Pixels:
     return np.asarray(cv2.resize(there, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def cut_windows(luma: Pixels, places: list[tuple[int, int]]) -> list[Pixels]:
-    """The windows at these corners."""
-    return [luma[y : y + WINDOW, x : x + WINDOW] for y, x in places]
+def cut_windows(luma: Pixels, places: list[tuple[int, int]], side: int) -> list[Pixels]:
+    """The windows of side x side pixels at these corners."""
+    return [luma[y : y + side, x : x + side] for y, x in places]
 
 
 def shift_index(y: int, x: int) -> int:
@@ -129,8 +133,10 @@ class Q1Task:
         """Share of windows that were compressed twice, which the network learns as its prior."""
         return 1 - self.single - self.resized
 
-    def draw(self, images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random) -> Sample:
-        """Windows (k, 64, 64) of one image with their labels; `shift` is where the first blocks begin."""
+    def draw(
+        self, images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random, side: int = WINDOW
+    ) -> Sample:
+        """Windows (k, side, side) of one image with their labels; `shift` is where the first blocks begin."""
         first = compress.draw(rng, *self.qf1, odd=self.odd1)
         second = compress.draw(rng, *self.qf2, odd=self.odd2, common=self.common2)
         kind = rng.random()
@@ -139,8 +145,8 @@ class Q1Task:
         if kind < self.single:
             image, double = draw_crop(images, weights, rng, CROP), 0
         elif kind < self.single + self.resized:
-            side = int(CROP / rng.uniform(0.5, 0.95))
-            once = compress.recompress(draw_crop(images, weights, rng, min(side, 360)), first)
+            larger = min(int(CROP / rng.uniform(0.5, 0.95)), 360)
+            once = compress.recompress(draw_crop(images, weights, rng, larger), first)
             image, double = cv2.resize(once, (CROP, CROP), interpolation=cv2.INTER_AREA), 0  # type: ignore[assignment]
         else:
             if kind > 1 - self.aligned:
@@ -150,9 +156,9 @@ class Q1Task:
             if dy == dx == 0 and first.luma[:N_COEFS] == second.luma[:N_COEFS]:
                 double = 0  # the same table on the same grid leaves no trace
         luma = compress.recompress(image, second, gray=True)
-        places, n = draw_places(luma, rng, 8), WINDOWS_PER_CROP
+        places, n = draw_places(luma, rng, 8, side), WINDOWS_PER_CROP
         return {
-            "windows": cut_windows(luma, places),
+            "windows": cut_windows(luma, places, side),
             "q1": [capped_q1(first.luma)] * n,
             "q2": [np.array(second.luma[:N_COEFS], np.int64)] * n,
             "shift": [shift_index(-dy, -dx)] * n,
@@ -178,8 +184,10 @@ class QfTask:
         """Share of windows that were compressed, which the network learns as its prior."""
         return 1 - self.never - self.resized
 
-    def draw(self, images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random) -> Sample:
-        """Windows (k, 64, 64) of one image; `qf` is that of the last compression, `shift` where its blocks begin."""
+    def draw(
+        self, images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random, side: int = WINDOW
+    ) -> Sample:
+        """Windows (k, side, side) of one image; `qf` is the last compression's, `shift` where its blocks begin."""
         kind, how = rng.random(), compress.draw(rng, 5, 100, odd=self.odd)
         if rng.random() < 0.15:
             how = compress.standard(rng.randint(95, 100), how.subsampling)  # where the flag is decided
@@ -190,8 +198,8 @@ class QfTask:
                 image = _there_and_back(image, rng)
         elif kind < self.never + self.resized:
             # Reduced or enlarged: either way the grid is no longer one of 8 pixels.
-            side = min(int(CROP / rng.choice((rng.uniform(0.5, 0.95), rng.uniform(1.05, 1.6)))), 360)
-            once = compress.recompress(draw_crop(images, weights, rng, side), how)
+            other = min(int(CROP / rng.choice((rng.uniform(0.5, 0.95), rng.uniform(1.05, 1.6)))), 360)
+            once = compress.recompress(draw_crop(images, weights, rng, other), how)
             image, flag = cv2.resize(once, (CROP, CROP), interpolation=cv2.INTER_AREA), 0  # type: ignore[assignment]
         else:
             image = draw_crop(images, weights, rng, CROP + 16)
@@ -203,9 +211,9 @@ class QfTask:
             if kind < self.never + self.resized + self.restored:
                 image = _there_and_back(np.ascontiguousarray(image), rng)
         luma: Pixels = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2GRAY)  # type: ignore[assignment]
-        places, n = draw_places(luma, rng, 1), WINDOWS_PER_CROP
+        places, n = draw_places(luma, rng, 1, side), WINDOWS_PER_CROP
         return {
-            "windows": cut_windows(luma, places),
+            "windows": cut_windows(luma, places, side),
             "qf": [round(how.nearest_qf)] * n,
             "shift": [shift_index(-dy - y, -dx - x) for y, x in places],
             "flag": [flag] * n,
@@ -213,13 +221,18 @@ class QfTask:
 
 
 def make_batch(
-    task: Any, images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random, size: int
+    task: Any,
+    images: list[Pixels],
+    weights: npt.NDArray[np.float64],
+    rng: random.Random,
+    size: int,
+    side: int = WINDOW,
 ) -> tuple[Pixels, dict[str, npt.NDArray[np.int64]]]:
-    """(windows (n, 64, 64) uint8, labels by name (n, ...) int64) of n >= size windows."""
+    """(windows (n, side, side) uint8, labels by name (n, ...) int64) of n >= size windows."""
     windows: list[Pixels] = []
     labels: dict[str, list[Any]] = {}
     while len(windows) < size:
-        sample = task.draw(images, weights, rng)
+        sample = task.draw(images, weights, rng, side)
         windows += sample.pop("windows")
         for name, values in sample.items():
             labels.setdefault(name, []).extend(values)
@@ -231,7 +244,8 @@ def _work(task: Any, folder: Path, seed: int, size: int, queue: Any) -> None:
     images = load_images(folder)
     weights, rng, comb = image_weights(images), random.Random(seed), Comb(task.bands())
     while True:
-        windows, labels = make_batch(task, images, weights, rng, size)
+        side = INNER_SIDE if rng.random() < INNER_SHARE else WINDOW
+        windows, labels = make_batch(task, images, weights, rng, size, side)
         features, energy = comb(windows)
         queue.put((features, energy, labels))
 

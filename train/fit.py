@@ -23,7 +23,7 @@ import torch
 from train.comb import Comb
 from train.dataset import TASKS, Stream
 from train.losses import q1_task_loss, qf_task_loss
-from train.networks.comb import Q1Net, QfNet
+from train.networks.comb import Q1Net, QfNet, centre
 
 LOSSES = {"q1": q1_task_loss, "qf": qf_task_loss}
 NETWORKS: dict[str, Any] = {"q1": Q1Net, "qf": QfNet}
@@ -41,33 +41,43 @@ def build(name: str) -> torch.nn.Module:
 
 def forward(net: torch.nn.Module, features: Any, energy: Any, labels: dict[str, Any]) -> Any:
     """The network's outputs for a batch."""
-    if "q2" in labels:
-        return net(features, energy, labels["q2"].float())
-    return net(features, energy)
+    return net(features, energy, *_table(labels))
+
+
+def _table(labels: dict[str, Any]) -> tuple[Any, ...]:
+    """The last table, for a network that is told it."""
+    return (labels["q2"].float(),) if "q2" in labels else ()
 
 
 class Ring:
-    """The latest windows, drawn from at random; each is seen a few times before it is overwritten."""
+    """The latest windows, drawn from at random; each is seen a few times before it is overwritten.
+
+    Features are kept centred and in bfloat16, as the network multiplies them: a batch of raw ones in float32 took
+    longer to prepare than to learn from.
+    """
 
     def __init__(self, size: int) -> None:
         self.size, self.filled, self.at = size, 0, 0
-        self.arrays: dict[str, Any] = {}
+        self.arrays: dict[str, torch.Tensor] = {}
 
-    def put(self, chunk: dict[str, Any]) -> None:
-        """Overwrites the oldest windows with these."""
-        n = len(chunk["features"])
+    def put(self, features: Any, energy: Any, labels: dict[str, Any]) -> None:
+        """Overwrites the oldest windows with these: arrays (n, 64, F), (n, B), and labels (n, ...)."""
+        n = len(features)
+        centred, mean = centre(torch.from_numpy(features).float())
+        chunk = {"centred": centred.bfloat16(), "mean": mean, "energy": torch.from_numpy(energy)}
+        chunk |= {name: torch.from_numpy(value) for name, value in labels.items()}
         if not self.arrays:
-            self.arrays = {k: np.empty((self.size, *v.shape[1:]), v.dtype) for k, v in chunk.items()}
-        where = (self.at + np.arange(n)) % self.size
+            self.arrays = {k: torch.empty((self.size, *v.shape[1:]), dtype=v.dtype) for k, v in chunk.items()}
+        where = (self.at + torch.arange(n)) % self.size
         for name, value in chunk.items():
             self.arrays[name][where] = value
-        self.at = int((self.at + n) % self.size)
+        self.at = (self.at + n) % self.size
         self.filled = min(self.size, self.filled + n)
 
-    def draw(self, rng: np.random.Generator, n: int) -> dict[str, Any]:
-        """n random windows as tensors."""
-        pick = rng.integers(0, self.filled, n)
-        return {k: torch.from_numpy(v[pick]) for k, v in self.arrays.items()}
+    def draw(self, rng: np.random.Generator, n: int) -> dict[str, torch.Tensor]:
+        """n random windows."""
+        pick = torch.from_numpy(rng.integers(0, self.filled, n))
+        return {k: v[pick] for k, v in self.arrays.items()}
 
 
 def _blend(averages: Any, weights: Any, _count: Any) -> None:
@@ -87,7 +97,7 @@ def fit(name: str, src: Path, run: Path, *, minutes: float, workers: int, replay
     run.mkdir(parents=True, exist_ok=True)
     last = run / "last.pt"
     torch.manual_seed(0)
-    net = build(name)
+    net: Any = build(name)
     average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=_blend)
     optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK_RATE, weight_decay=1e-3)
     state: dict[str, Any] = {"seconds": 0.0, "steps": 0, "windows": 0, "loss": float("nan")}
@@ -106,7 +116,7 @@ def fit(name: str, src: Path, run: Path, *, minutes: float, workers: int, replay
 
     def take() -> int:
         features, energy, labels = next(stream)
-        ring.put({"features": features, "energy": energy, **labels})
+        ring.put(features, energy, labels)
         state["windows"] += len(features)
         return len(features)
 
@@ -126,9 +136,8 @@ def fit(name: str, src: Path, run: Path, *, minutes: float, workers: int, replay
         for group in optimizer.param_groups:
             group["lr"] = rate(state["seconds"] / budget)
         batch = ring.draw(rng, BATCH)
-        features, energy = batch.pop("features").float(), batch.pop("energy")
         with torch.autocast("cpu", torch.bfloat16):
-            out = forward(net, features, energy, batch)
+            out = net.read(batch["centred"], batch["mean"], batch["energy"], *_table(batch))
         loss = LOSSES[name](tuple(o.float() for o in out), batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

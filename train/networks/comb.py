@@ -15,6 +15,12 @@ from jscan.jpegtables import N_COEFS, Q1_OFFSET
 SHIFTS = 64
 
 
+def centre(features: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, 64, F) features -> four times their difference from the mean over shifts, and that mean (N, F)."""
+    mean = features.mean(1)
+    return 4 * (features - mean[:, None]), mean
+
+
 class CombTrunk(nn.Module):
     """Features of 64 shifts and context -> what was picked, and a score for each shift."""
 
@@ -28,11 +34,9 @@ class CombTrunk(nn.Module):
         self.attention = nn.Linear(inner, heads)
         self.out_size = heads * inner + features + (features + context)
 
-    def forward(self, features: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 64, F) and (N, C) -> picked (N, out_size), log-scores of the shifts (N, 64)."""
-        mean = features.mean(1)
+    def forward(self, centred: Tensor, mean: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """What `centre` gives, and (N, C) -> picked (N, out_size), log-scores of the shifts (N, 64)."""
         around = torch.cat([mean, context], 1)
-        centred = 4 * (features - mean[:, None])
         hidden = torch.relu(self.first(centred) + self.place + self.context(around)[:, None])
         hidden = torch.relu(self.second(hidden))  # N, 64, inner
         scores = self.attention(hidden)  # N, 64, heads
@@ -62,8 +66,12 @@ class Q1Net(nn.Module):
         self.head = _head(self.trunk.out_size, 384, Q1_OFFSET[-1] + 1)
 
     def forward(self, features: Tensor, energy: Tensor, q2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, 64, F), (N, 15), q2 (N, 15) -> logits of the steps (N, 226), of the shifts (N, 64), of double (N,)."""
-        picked, shift = self.trunk(features, torch.cat([energy, torch.log(q2)], 1))
+        """(N, 64, F), (N, B), q2 (N, 15) -> logits of the steps (N, 226), of the shifts (N, 64), of double (N,)."""
+        return self.read(*centre(features), energy, q2)
+
+    def read(self, centred: Tensor, mean: Tensor, energy: Tensor, q2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from features that were centred before."""
+        picked, shift = self.trunk(centred, mean, torch.cat([energy, torch.log(q2)], 1))
         out = self.head(picked)
         return out[:, :-1], shift, out[:, -1]
 
@@ -78,6 +86,10 @@ class QfNet(nn.Module):
 
     def forward(self, features: Tensor, energy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, 64, F), (N, B) -> logits of QF 1 to 100 (N, 100), of the shifts (N, 64), of the flag (N,)."""
-        picked, shift = self.trunk(features, energy)
+        return self.read(*centre(features), energy)
+
+    def read(self, centred: Tensor, mean: Tensor, energy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from features that were centred before."""
+        picked, shift = self.trunk(centred, mean, energy)
         out = self.head(picked)
         return out[:, :-1], shift, out[:, -1]
