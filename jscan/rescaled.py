@@ -27,6 +27,9 @@ AT_MOST = 2
 """Candidates; the second is mostly 3/2 or 2/3 of the first, of which either may be the right one."""
 HARMONICS = (1, 2, 3)
 
+LONGEST = 32_000
+"""Pixels along a side that OpenCV can warp."""
+
 _MEDIAN = 41
 
 
@@ -113,3 +116,22 @@ def candidates(luma: npt.NDArray[np.uint8]) -> list[float]:
             both = _strength(spectra, WINDOW, near) + _strength(wide, 2 * WINDOW, near)
             found[k] = float(near[np.argmax(both)])
     return found
+
+
+def size(luma: npt.NDArray[np.uint8], factor: float) -> tuple[int, int]:
+    """(height, width) of the image enlarged by this factor."""
+    return round(luma.shape[0] * factor), round(luma.shape[1] * factor)
+
+
+def restore(luma: npt.NDArray[np.uint8], factor: float, phase: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    """The image (H, W) uint8 enlarged by `factor` and moved up and left by `phase`, fractions of the new pixels.
+
+    Where the blocks lay between the pixels of a resized image is not known; one of the phases brings them back to
+    whole pixels.
+    """
+    height, width = size(luma, factor)
+    down, across = ((0.5 + p) / factor - 0.5 for p in phase)
+    back = np.array([[1 / factor, 0, across], [0, 1 / factor, down]])
+    how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(luma, back, (width, height), flags=how, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved, np.uint8)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -42,12 +41,14 @@ NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "Insufficient memory")
 """How ONNX Runtime and OpenCV, which have exceptions of their own, say that memory ran out."""
 MAX_ENLARGED = 60_000_000
 """Pixels up to which an image is brought back to the scale that its block edges speak of."""
-FINE_SCALES = (1.0, 0.9925, 0.995, 0.9975, 1.0025, 1.005, 1.0075)
+FINE_SCALES = (1.0, 0.9985, 1.0015, 0.997, 1.003, 0.9955, 1.0045, 0.9925, 1.0075)
 """Factors tried around the scale of a candidate: over a window an error of 1 % blurs the comb."""
+PHASES = ((0.0, 0.0), (0.5, 0.5), (0.5, 0.0), (0.0, 0.5))
+"""Fractions of a pixel, down and across, tried with each factor: blocks that begin between pixels show no comb."""
 FAINTEST_RESIZED = 95.0
 """Quality factor up to which a compression is believed to show through a resize: combs of step 1 do not."""
-FINE_SEARCH = 2_000_000
-"""Pixels of the largest image for which they are tried."""
+FINE_SEARCH = 16_000_000
+"""Pixels that are looked at for one candidate; in a large image fewer of the factors and phases are tried."""
 CONFIDENT = 0.5
 """Coverage from which a cell counts as one on which the estimators were confident."""
 
@@ -95,10 +96,11 @@ class Scanner:
     def _model(self, name: str) -> weights.Model:
         """The model, opened when it is first wanted: a run over photographs never needs those for pixels."""
         if name not in self._loaded:
-            # The consistency models take milliseconds; moving their maps to a GPU would cost more.
+            # The consistency models take milliseconds; moving their maps to a GPU would cost more, and so would sharing
+            # them out to several threads, which also changes the last bit of their answers.
             tiled = name in (q1map.MODEL, qfmap.MODEL)
-            provider = self.provider if tiled else "CPU"
-            self._loaded[name] = weights.load(name, provider=provider, threads=self._threads, arena=tiled)
+            provider, threads = (self.provider, self._threads) if tiled else ("CPU", 1)
+            self._loaded[name] = weights.load(name, provider=provider, threads=threads, arena=tiled)
         return self._loaded[name]
 
     def scan(self, source: Source, *, rgb: bool = False) -> ScanResult:
@@ -245,14 +247,15 @@ class Scanner:
         height, width = luma.shape
         for period in rescaled.candidates(luma):
             best: tuple[_Look, float] | None = None
-            for fine in FINE_SCALES if luma.size <= FINE_SEARCH else (1.0,):
+            tries = itertools.product(FINE_SCALES, PHASES)
+            for fine, phase in itertools.islice(tries, max(1, FINE_SEARCH // luma.size)):
                 factor = tiling.BLOCK / period * fine
-                size = (round(width * factor), round(height * factor))
+                size = rescaled.size(luma, factor)
                 if min(size) < tiling.WINDOW:
                     continue
-                if size[0] * size[1] > MAX_ENLARGED:
+                if size[0] * size[1] > MAX_ENLARGED or max(size) > rescaled.LONGEST:
                     return replace(estimate, notes=("The image is too large to look for parts that were resized.",))
-                look = self._look(np.asarray(cv2.resize(luma, size, interpolation=cv2.INTER_CUBIC), np.uint8))
+                look = self._look(rescaled.restore(luma, factor, phase))
                 if best is None or _found(look) > _found(best[0]):
                     best = look, factor
             if best is None:
