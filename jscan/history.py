@@ -146,8 +146,18 @@ def _elsewhere(scores: FloatArray, at: int) -> tuple[FloatArray, FloatArray]:
     return lead(3), lead(7)
 
 
-def _content(luma: npt.NDArray[np.uint8], found: WindowPosteriors) -> tuple[FloatArray, FloatArray]:
-    """Texture, log(1 + standard deviation), and the share of saturated pixels, of each window."""
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What the pixels of each window are like, (R, C) each."""
+
+    texture: npt.NDArray[np.float32]
+    """log(1 + standard deviation) / 3."""
+    saturated: npt.NDArray[np.float32]
+    """Share of black and white pixels."""
+
+
+def content(luma: npt.NDArray[np.uint8], found: WindowPosteriors) -> Content:
+    """What the pixels (H, W) of the windows are like."""
     rows, cols = found.present.shape
     y0, x0 = found.origin
     texture, saturated = np.zeros((rows, cols), np.float32), np.zeros((rows, cols), np.float32)
@@ -162,7 +172,7 @@ def _content(luma: npt.NDArray[np.uint8], found: WindowPosteriors) -> tuple[Floa
         mean, square, flat = (total[:, end] - total[:, start]) / count
         texture[r] = np.log1p(np.sqrt(np.maximum(square - mean * mean, 0)))
         saturated[r] = flat
-    return texture / 3, saturated
+    return Content(texture / np.float32(3), saturated)
 
 
 def _stack(names: tuple[str, ...], maps: dict[str, FloatArray | float], shape: tuple[int, int]) -> FloatArray:
@@ -172,9 +182,7 @@ def _stack(names: tuple[str, ...], maps: dict[str, FloatArray | float], shape: t
     return out
 
 
-def jpeg_channels(
-    found: WindowPosteriors, base: Background, q2: tuple[int, ...], luma: npt.NDArray[np.uint8]
-) -> FloatArray:
+def jpeg_channels(found: WindowPosteriors, base: Background, q2: tuple[int, ...], pixels: Content) -> FloatArray:
     """(channels, R, C) float32: Q1 posteriors compared with the background; the order is `JPEG_CHANNELS`."""
     shape = found.present.shape
     log_q2 = np.log(np.array(q2[:N_COEFS], np.float64))
@@ -203,7 +211,6 @@ def jpeg_channels(
     np.maximum(shift, np.log(np.float32(_FLOOR)), out=shift)
     shift_3, shift_7 = _elsewhere(shift, base.shift)
     table_3, table_7 = _elsewhere(joint, len(tables))
-    texture, saturated = _content(luma, found)
     logit = _logit(found.present) / 3
     low, elsewhere = mean(at[:6]) / 4, np.clip(joint[..., :-1].max(axis=2) - joint[..., -1], -8, 8) / 3
     at_shift, best_shift = shift[..., base.shift] / 4, shift.max(axis=2) / 4
@@ -222,8 +229,8 @@ def jpeg_channels(
         "table_elsewhere_3": table_3,
         "table_elsewhere_7": table_7,
         "over_q2": mean(over),
-        "texture": texture,
-        "saturated": saturated,
+        "texture": pixels.texture,
+        "saturated": pixels.saturated,
         "mean_double_logit": float(logit.mean()),
         "mean_background_low": float(low.mean()),
         "mean_shift_background": float(at_shift.mean()),
@@ -235,7 +242,7 @@ def jpeg_channels(
     return _stack(JPEG_CHANNELS, maps, shape)
 
 
-def pixel_channels(found: WindowPosteriors, base: Background, luma: npt.NDArray[np.uint8]) -> FloatArray:
+def pixel_channels(found: WindowPosteriors, base: Background, pixels: Content) -> FloatArray:
     """(channels, R, C) float32: QF posteriors compared with the background; the order is `PIXEL_CHANNELS`."""
     shape = found.present.shape
     qf = np.arange(1, 101, dtype=np.float32)
@@ -254,7 +261,6 @@ def pixel_channels(found: WindowPosteriors, base: Background, luma: npt.NDArray[
     np.maximum(shift, np.log(np.float32(_FLOOR)), out=shift)
     shift_3, shift_7 = _elsewhere(shift, base.shift)
     qf_3, qf_7 = _elsewhere(coarse, (base.table[0] - 1) // 5)
-    texture, saturated = _content(luma, found)
     logit = _logit(found.present) / 3
     at_shift, best_shift = shift[..., base.shift] / 4, shift.max(axis=2) / 4
     maps: dict[str, FloatArray | float] = {
@@ -268,8 +274,8 @@ def pixel_channels(found: WindowPosteriors, base: Background, luma: npt.NDArray[
         "shift_elsewhere_7": shift_7,
         "qf_elsewhere_3": qf_3,
         "qf_elsewhere_7": qf_7,
-        "texture": texture,
-        "saturated": saturated,
+        "texture": pixels.texture,
+        "saturated": pixels.saturated,
         "mean_flag_logit": float(logit.mean()),
         "mean_background_qf": float(at.mean()),
         "mean_shift_background": float(at_shift.mean()),
@@ -279,13 +285,14 @@ def pixel_channels(found: WindowPosteriors, base: Background, luma: npt.NDArray[
     return _stack(PIXEL_CHANNELS, maps, shape)
 
 
-def mute(channels: FloatArray, names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
-    """(R, C) windows without information, flat or saturated ones, by maps (channels, R, C) of these names."""
-    texture, saturated = (channels[names.index(name)] for name in ("texture", "saturated"))
-    silent: npt.NDArray[np.bool_] = (texture < np.log1p(MUTE_DEVIATION) / 3) | (saturated > MUTE_SATURATED)
+def mute(pixels: Content) -> npt.NDArray[np.bool_]:
+    """(R, C) windows without information, flat or saturated ones."""
+    silent: npt.NDArray[np.bool_] = (pixels.texture < np.log1p(MUTE_DEVIATION) / 3) | (
+        pixels.saturated > MUTE_SATURATED
+    )
     return silent
 
 
-def deviation(channels: FloatArray, names: tuple[str, ...]) -> FloatArray:
-    """(R, C) standard deviation of the pixels of each window, by maps (channels, R, C) of these names."""
-    return np.asarray(np.expm1(3 * channels[names.index("texture")]))
+def deviation(pixels: Content) -> FloatArray:
+    """(R, C) standard deviation of the pixels of each window."""
+    return np.asarray(np.expm1(3 * pixels.texture))

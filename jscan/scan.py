@@ -178,9 +178,10 @@ class Scanner:
     def _jpeg(self, luma: npt.NDArray[np.uint8], q2: tuple[int, ...], origin: tuple[int, int] = (0, 0)) -> _Estimate:
         """Estimates from the double compression of a JPEG whose blocks begin at `origin`."""
         found = q1map.estimate(self._model(q1map.MODEL), luma, q2, origin)
+        pixels = history.content(luma, found)
         base = history.background(found)
-        channels = history.jpeg_channels(found, base, q2, luma)
-        mute, consistency = self._compare(suspicion.JPEG_MODEL, history.JPEG_CHANNELS, found, base, channels)
+        channels = history.jpeg_channels(found, base, q2, pixels)
+        mute, consistency = self._compare(suspicion.JPEG_MODEL, found, base, channels, pixels)
         covered = np.where(mute, 0, _q1_coverage(found))
         cells = _Cells(found)
         steps = q1map.decode(found.logp).astype(np.float32)
@@ -201,26 +202,25 @@ class Scanner:
     def _look(self, luma: npt.NDArray[np.uint8]) -> _Look:
         """What the last compression of decoded pixels says."""
         found = qfmap.estimate(self._model(qfmap.MODEL), luma)
-        base = history.background(found)
-        channels = history.pixel_channels(found, base, luma)
-        mute, consistency = self._compare(suspicion.PIXEL_MODEL, history.PIXEL_CHANNELS, found, base, channels)
+        pixels, base = history.content(luma, found), history.background(found)
+        channels = history.pixel_channels(found, base, pixels)
+        mute, consistency = self._compare(suspicion.PIXEL_MODEL, found, base, channels, pixels)
         return _Look(found, base, mute, consistency)
 
     def _compare(
         self,
         name: str,
-        names: tuple[str, ...],
         found: WindowPosteriors,
         base: Background,
         channels: npt.NDArray[np.floating[Any]],
+        pixels: history.Content,
     ) -> tuple[npt.NDArray[np.bool_], Consistency]:
         """(R, C) windows that hold no information, and what the consistency model `name` finds in the others."""
-        mute = history.mute(channels, names)
+        mute = history.mute(pixels)
         answers = suspicion.estimate(self._model(name), channels)
         logits = suspicion.to_cells(answers, found.size, found.origin)
         logits[_Cells(found)(mute)] = np.nan
-        deviation = history.deviation(channels, names)
-        return mute, regions.find(logits, found, base, self._calibrations[name], deviation)
+        return mute, regions.find(logits, found, base, self._calibrations[name], history.deviation(pixels))
 
     def _pixels(self, luma: npt.NDArray[np.uint8]) -> _Estimate:
         """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""

@@ -82,10 +82,10 @@ def test_sureness() -> None:
 
 def channels(found: WindowPosteriors, base: Background | None = None) -> npt.NDArray[Any]:
     base = base or history.background(found)
-    image = luma(*found.size)
+    pixels = history.content(luma(*found.size), found)
     if found.logp.shape[2] == 100:
-        return history.pixel_channels(found, base, image)
-    return history.jpeg_channels(found, base, Q2, image)
+        return history.pixel_channels(found, base, pixels)
+    return history.jpeg_channels(found, base, Q2, pixels)
 
 
 @pytest.mark.parametrize("present", [0.0, 0.3, 1.0])
@@ -96,10 +96,9 @@ def test_channels_are_finite_and_in_order(table: tuple[int, ...], present: float
     maps = channels(found)
     assert maps.shape == (len(names), *found.present.shape) and maps.dtype == np.float32
     assert np.isfinite(maps).all() and np.abs(maps).max() < 20
-    image = luma(*found.size)
-    texture, saturated = history._content(image, found)
-    assert np.array_equal(channel(maps, names, "texture"), texture)
-    assert np.array_equal(channel(maps, names, "saturated"), saturated)
+    pixels = history.content(luma(*found.size), found)
+    assert np.array_equal(channel(maps, names, "texture"), pixels.texture)
+    assert np.array_equal(channel(maps, names, "saturated"), pixels.saturated)
     # What is told of the whole image is the same everywhere.
     for name in names:
         if name.startswith("mean_") or name in ("background_over_q2", "log_q2", "background_qf_value"):
@@ -116,7 +115,7 @@ def test_the_lowest_posteriors_stay_finite(size: int) -> None:
 
 def test_steps_of_a_16_bit_table() -> None:
     found = posteriors(GROUND, 3)
-    maps = history.jpeg_channels(found, history.background(found), (65535,) * 64, luma())
+    maps = history.jpeg_channels(found, history.background(found), (65535,) * 64, history.content(luma(), found))
     assert np.isfinite(maps).all()
 
 
@@ -187,7 +186,9 @@ def test_texture_and_saturation_equal_their_definition(size: tuple[int, int], or
     image[10:20, 5:30] = 0
     image.setflags(write=False)
     found = posteriors((80,), 0, height=image.shape[0], width=image.shape[1], origin=origin)
-    texture, saturated = history._content(image, found)
+    pixels = history.content(image, found)
+    texture, saturated = pixels.texture, pixels.saturated
+    assert np.allclose(history.deviation(pixels), np.expm1(3 * texture))
     for r, c in np.ndindex(texture.shape):
         y, x = origin[0] + r * STRIDE, origin[1] + c * STRIDE
         window = image[y : y + WINDOW, x : x + WINDOW].astype(float)
@@ -201,8 +202,7 @@ def test_flat_and_saturated_windows_are_mute() -> None:
     image[:128, 128:256] = 255
     image[200:264, :64] = 100 + np.arange(64) % 2 * 2  # faint, but no more than one grey level away from its mean
     found = posteriors((80,), 0)
-    maps = history.pixel_channels(found, history.background(found), image)
-    mute = history.mute(maps, PIXEL_CHANNELS)
+    mute = history.mute(history.content(image, found))
     assert mute.shape == found.present.shape and mute.dtype == bool
     assert mute[:5, :5].all() and mute[:5, 8:13].all()
     assert not mute[13, 0], "a deviation of 1 is more than rounding noise"

@@ -13,7 +13,7 @@ LAYERS = {
     0: ("errors", "records", "config", "jpegtables", "tiling", "atomic"),
     1: (
         "discover", "jpegheader", "decode", "weights", "windows", "qfmap", "q1map", "lastjpeg", "history", "suspicion",
-        "regions", "rescaled", "score", "parquet", "heatmap",
+        "context", "regions", "rescaled", "score", "parquet", "heatmap",
     ),
     2: ("scan",),
     3: ("engine",),
@@ -31,6 +31,7 @@ SIBLINGS = {
     ("q1map", "windows"),
     ("windows", "weights"),
     ("suspicion", "weights"),
+    ("context", "weights"),
     ("regions", "history"),
     ("regions", "score"),
 }

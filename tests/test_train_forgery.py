@@ -12,8 +12,8 @@ from material import photo
 
 from jscan.jpegtables import ZIGZAG
 from train import forgery
+from train.cases import cell_labels, centres
 from train.dataset import image_weights
-from train.fit_regions import _cell_labels
 from train.forgery import JPEG_KINDS, PIXEL_KINDS, Case
 
 IMAGES = [np.ascontiguousarray(photo(name, 1.2)[..., ::-1]) for name in ("astronaut", "coffee")]
@@ -83,9 +83,49 @@ def test_labels_lie_where_the_answers_do() -> None:
     """The label of a window's four answers is the mask at the four cells around its centre."""
     mask = np.zeros((320, 320), bool)
     mask[80:120, 144:160] = True  # cells 10 to 14 down and 18 to 19 across
-    labels = _cell_labels(mask, 17, 17)
+    labels = cell_labels(mask, 17, 17)
     assert labels.shape == (34, 34)
     hot = np.argwhere(labels == 1)
     # The first answer stands for cell 3, as `suspicion.to_cells` has it.
     assert hot.min(axis=0).tolist() == [10 - 3, 18 - 3] and hot.max(axis=0).tolist() == [14 - 3, 19 - 3]
     assert labels.sum() == 5 * 2
+
+
+def test_histories_tell_what_the_parts_went_through(cases: list[Case]) -> None:
+    for case in cases[:60]:
+        there = {"ground": case.ground.table is not None, "piece": case.piece.table is not None}
+        wanted = {
+            "splice_double": (True, True),
+            "copy_move": (True, True),
+            "splice_clean_region": (True, False),
+            "splice_clean_background": (False, True),
+            "ok_double": (True, False),
+            "ok_aligned": (True, False),
+            "ok_single": (False, False),
+            "ok_resized": (False, False),
+        }[case.kind]
+        assert (there["ground"], there["piece"]) == wanted, case.kind
+        assert 0 <= case.ground.shift < 64 and 0 <= case.piece.shift < 64
+        if case.kind == "copy_move":
+            assert case.ground.shift != case.piece.shift and case.ground.table == case.piece.table
+
+
+def test_the_shift_is_where_blocks_begin() -> None:
+    """A coarse first compression leaves steps between its blocks at the shift that the history tells."""
+    rng, seen = random.Random(4), 0
+    while seen < 6:
+        case = forgery.make(False, IMAGES, WEIGHTS, rng)
+        table = case.ground.table
+        if case.kind != "ok_single" or table is None or table[0] < 16:
+            continue
+        seen += 1
+        steps = np.abs(np.diff(case.luma.astype(float), 2, axis=1)).mean(axis=0)  # peaks before and after an edge
+        by_phase = [steps[k::8].mean() + steps[(k + 1) % 8 :: 8].mean() for k in range(8)]
+        assert (int(np.argmax(by_phase)) + 2) % 8 == case.ground.shift % 8
+
+
+def test_centres() -> None:
+    mask = np.zeros((128, 96), bool)
+    mask[60:, 40:] = True
+    inside = centres(mask, 5, 3)
+    assert inside.shape == (5, 3) and not inside[:2].any() and np.array_equal(inside[2], [False, True, True])

@@ -3,7 +3,7 @@
     python -m train.build FOLDER [--hours 5]
 
 The steps follow each other; each leaves its checkpoint in `runs/`, so that the same command goes on where it was
-stopped. Half of the time goes to the Q1 network, a third to the QF network, the rest to the consistency models.
+stopped. Half of the time goes to the Q1 network, a quarter to the QF network, the rest to the models of whole images.
 """
 
 from __future__ import annotations
@@ -24,18 +24,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("src", type=Path, help="folder of uncompressed images")
     parser.add_argument("--hours", type=float, default=5.0, help="time for all of it on two cores")
-    parser.add_argument("--cases", type=int, default=4500, help="forgeries that each consistency model is trained on")
+    parser.add_argument("--cases", type=int, default=4500, help="images that each model of whole images is trained on")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints")
     o = parser.parse_args()
     src = str(o.src)
-    minutes = {"q1": 60 * o.hours / 2, "qf": 60 * o.hours / 3}
+    minutes = {"q1": 60 * o.hours / 2, "qf": 60 * o.hours / 4}
     for name, share in minutes.items():
         run = str(o.runs / name)
         _step("train.fit", name, "--src", src, "--run", run, "--minutes", f"{share:g}")
         _step("train.export", name, "--src", src, "--run", run)
     for name in ("jpeg", "pixels"):
-        run = str(o.runs / f"regions-{name}")
-        _step("train.fit_regions", name, "--src", src, "--run", run, "--cases", str(o.cases))
+        run, cases = str(o.runs / f"regions-{name}"), str(o.runs / f"cases-{name}")
+        _step("train.cases", name, "--src", src, "--run", cases, "--cases", str(o.cases))
+        if name == "jpeg":
+            context = str(o.runs / "context")
+            _step("train.fit_context", "--cases", cases, "--run", context)
+            _step("train.export", "context", "--run", context, "--src", src)
+        _step("train.fit_regions", name, "--cases", cases, "--run", run)
         _step("train.export", name, "--src", src, "--run", run)
 
 

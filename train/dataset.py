@@ -120,7 +120,7 @@ class Q1Task:
     qf2: tuple[int, int] = (60, 100)
     single: float = 0.12
     resized: float = 0.05
-    aligned: float = 0.04
+    aligned: float = 0.08
     odd1: float = 0.2
     odd2: float = 0.2
     common2: float = 0.25

@@ -25,13 +25,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import jscan
-from jscan import history, q1map, qfmap, suspicion
-from jscan.jpegtables import Q1_OFFSET, ZIGZAG
+from jscan import context, history, q1map, qfmap, suspicion
+from jscan.jpegtables import N_COEFS, Q1_OFFSET, ZIGZAG
 from jscan.tiling import MARGIN, STRIDE
 from train import fit
 from train.comb import ROWS, STEPS_PER_UNIT, WINDOW, Band, Comb, dct_basis
 from train.dataset import TASKS, image_weights, load_images, make_batch
 from train.networks.comb import Q1Net, QfNet
+from train.networks.context import CLIP, FLOOR, SHIFTS, STEPS, ContextNet, normalise
 from train.networks.region import RegionNet
 
 CELL = STRIDE
@@ -271,6 +272,7 @@ What is left comes from |c| that falls on the edge between two rows of a table, 
 DESCRIPTIONS = {
     q1map.MODEL: "Primary quantisation table, grid shift and presence of a first compression, window by window.",
     qfmap.MODEL: "Quality factor, grid and presence of the last compression in decoded pixels, window by window.",
+    context.MODEL: "The posteriors of a JPEG's windows in the light of their neighbours.",
     suspicion.JPEG_MODEL: "Which windows of a JPEG have another first compression than the background.",
     suspicion.PIXEL_MODEL: "Which windows of decoded pixels have another last compression than the background.",
 }
@@ -285,6 +287,10 @@ LIMITS = {
         "Decoded pixels of images compressed once or more with quality factors 5 to 100; the last one is estimated.",
         "Traces on an 8 x 8 grid only: an image that was resized after its compression counts as never compressed.",
         "Windows that are flat or saturated hold no information.",
+    ],
+    context.MODEL: [
+        "Posteriors of q1-comb of the same version, windows 16 pixels apart.",
+        "Parts of less than about 64 x 64 pixels may take on what their surroundings say.",
     ],
     suspicion.JPEG_MODEL: [
         "Regions from about 64 x 64 pixels on that cover less than half of the image.",
@@ -342,24 +348,97 @@ def compare_regions(net: RegionNet, model: onnx.ModelProto) -> float:
     return worst
 
 
+@torch.no_grad()
+def compare_context(net: ContextNet, model: onnx.ModelProto, prior: float) -> float:
+    """The largest difference of a probability between the model and torch on random posteriors of two sizes."""
+    session, worst = _session(model), 0.0
+    for rows, cols in ((17, 29), (40, 5)):
+        logp = normalise(3 * torch.randn(1, rows, cols, STEPS))
+        shift = (3 * torch.randn(1, rows, cols, SHIFTS)).log_softmax(-1)
+        maps = [torch.rand(1, rows, cols) for _ in range(3)]
+        table = torch.randint(1, 60, (1, N_COEFS)).float()
+        steps, places, double = net(logp, shift, *maps, table)
+        wanted = (normalise(steps).exp(), places.softmax(-1), (double - prior).sigmoid())
+        feed = {"logp": logp, "shift": shift, "q2": table, **dict(zip(CONTEXT_MAPS, maps, strict=True))}
+        got = session.run(list(CONTEXT_OUTPUTS), {k: v.numpy() for k, v in feed.items()})
+        difference = (np.abs(np.exp(g) - w.numpy()) for g, w in zip(got[:2], wanted[:2], strict=True))
+        worst = max(worst, *(float(d.max()) for d in difference), float(np.abs(got[2] - wanted[2].numpy()).max()))
+    return worst
+
+
+CONTEXT_MAPS = ("present", "texture", "saturated")
+CONTEXT_OUTPUTS = ("refined_logp", "refined_shift", "refined_present")
+
+
+def context_onnx(net: ContextNet, prior: float) -> onnx.ModelProto:
+    """The model of a context network: posteriors of (1, R, C) windows -> the same, refined.
+
+    Inputs: `logp` (1, R, C, 226), `shift` (1, R, C, 64), `present`, `texture` and `saturated` (1, R, C), `q2` (1, 15).
+    `prior` is taken off the log-odds of `present`.
+    """
+    g = _Graph()
+
+    def read(logp: str) -> tuple[str, str]:
+        floored = g.add("Log", g.add("Add", g.add("Exp", logp), g.scalar(FLOOR)))
+        return floored, g.add("Div", floored, g.scalar(5))
+
+    bounded = g.add("Clip", "present", g.scalar(1e-4), g.scalar(1 - 1e-4))
+    odds = g.add("Log", g.add("Div", bounded, g.add("Sub", g.scalar(1), bounded)))
+    odds = g.add("Clip", odds, g.scalar(-CLIP), g.scalar(CLIP))
+    (own_steps, steps), (own_shift, shift) = read("logp"), read("shift")
+    own = [g.add("Unsqueeze", x, g.ints(3)) for x in (g.add("Div", odds, g.scalar(CLIP)), "texture", "saturated")]
+    table = g.add("Reshape", g.add("Div", g.add("Log", "q2"), g.scalar(4)), g.ints(1, 1, 1, N_COEFS))
+    like = g.add("Concat", g.add("Shape", "present"), g.ints(N_COEFS), axis=0)
+    x = g.add("Concat", steps, shift, *own, g.add("Expand", table, like), axis=3)
+    x = g.add("Transpose", g.add("Relu", g.linear(x, net.first)), perm=[0, 3, 1, 2])
+    for layer in net.convs:
+        x = g.add("Add", x, g.add("Relu", _conv(g, x, layer)))
+    out = g.linear(g.add("Transpose", x, perm=[0, 2, 3, 1]), net.last)
+    steps = g.add("Add", own_steps, g.cut(out, 3, 0, STEPS))
+    parts = [g.add("LogSoftmax", g.cut(steps, 3, a, b), axis=3) for a, b in pairwise(Q1_OFFSET)]
+    places = g.add("Add", own_shift, g.cut(out, 3, STEPS, STEPS + SHIFTS))
+    more = g.add("Squeeze", g.cut(out, 3, STEPS + SHIFTS, STEPS + SHIFTS + 1), g.ints(3))
+    double = g.add("Sigmoid", g.add("Sub", g.add("Add", odds, more), g.scalar(prior)))
+    answers = (g.add("Concat", *parts, axis=3), g.add("LogSoftmax", places, axis=3), double)
+    for source, name in zip(answers, CONTEXT_OUTPUTS, strict=True):
+        g.nodes.append(helper.make_node("Identity", [source], [name]))
+    grid: list[Any] = [1, "rows", "cols"]
+    shapes: dict[str, list[Any]] = {
+        "logp": [*grid, STEPS],
+        "shift": [*grid, SHIFTS],
+        **dict.fromkeys(CONTEXT_MAPS, grid),
+        "q2": [1, N_COEFS],
+    }
+    outputs = zip(CONTEXT_OUTPUTS, ([*grid, STEPS], [*grid, SHIFTS], grid), strict=True)
+    graph = helper.make_graph(
+        g.nodes,
+        "jscan",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
+        g.constants,
+    )
+    return _finish(graph)
+
+
+def _conv(g: _Graph, x: str, layer: Any) -> str:
+    """A convolution whose borders repeat the outermost values."""
+    pad = int(layer.dilation[0]) if layer.kernel_size[0] == 3 else 0
+    if pad:
+        x = g.add("Pad", x, g.ints(0, 0, pad, pad, 0, 0, pad, pad), mode="edge")
+    bias = g.weight(layer.bias) if layer.bias is not None else ""
+    return g.add("Conv", x, g.weight(layer.weight), bias, dilations=list(layer.dilation))
+
+
 def regions_onnx(net: RegionNet) -> onnx.ModelProto:
     """The model of a consistency network: `maps` (1, channels, R, C) -> `logits` (1, 4, R, C)."""
     g = _Graph()
-
-    def conv(x: str, layer: torch.nn.Conv2d) -> str:
-        pad = int(layer.dilation[0]) if layer.kernel_size[0] == 3 else 0
-        if pad:
-            x = g.add("Pad", x, g.ints(0, 0, pad, pad, 0, 0, pad, pad), mode="edge")
-        bias = g.weight(layer.bias) if layer.bias is not None else ""
-        return g.add("Conv", x, g.weight(layer.weight), bias, dilations=list(layer.dilation))
-
     x = g.add("Sub", "maps", g.weight(net.offset[None, :, None, None]))
     x = g.add("Mul", x, g.weight(net.scale[None, :, None, None]))
     for layer in (net.first, net.second, net.third):
-        x = g.add("Relu", conv(x, layer))
-    mean = g.add("Relu", conv(g.add("ReduceMean", x, g.ints(2, 3), keepdims=1), net.whole))
+        x = g.add("Relu", _conv(g, x, layer))
+    mean = g.add("Relu", _conv(g, g.add("ReduceMean", x, g.ints(2, 3), keepdims=1), net.whole))
     x = g.add("Concat", x, g.add("Expand", mean, g.add("Shape", x)), axis=1)
-    x = conv(g.add("Relu", conv(x, net.fourth)), net.last)
+    x = _conv(g, g.add("Relu", _conv(g, x, net.fourth)), net.last)
     g.nodes.append(helper.make_node("Identity", [x], ["logits"]))
     channels = net.offset.numel()
     graph = helper.make_graph(
@@ -456,8 +535,8 @@ def export_regions(name: str, run: Path, src: Path, out: Path) -> None:
     net.eval()
     model = regions_onnx(net)
     training = {
-        "command": f"python -m train.fit_regions {name} --src SRC --run {run.as_posix()} --cases {saved['cases']}",
-        "data": f"forgeries made of {len(load_images(src))} uncompressed images",
+        "command": f"python -m train.fit_regions {name} --cases CASES --run {run.as_posix()}",
+        "data": f"{saved['cases']} forgeries and pristine images made of {len(load_images(src))} uncompressed images",
         "epochs": saved["epochs"],
         "channels": list(channels),
     }
@@ -465,15 +544,34 @@ def export_regions(name: str, run: Path, src: Path, out: Path) -> None:
     write(target, model, training, out, compare_regions(net, model), {"calibration": saved["calibration"]})
 
 
+def export_context(run: Path, out: Path) -> None:
+    """Exports a trained context network."""
+    saved = torch.load(run / "last.pt", weights_only=True)
+    net = ContextNet()
+    net.load_state_dict(saved["net"])
+    net.eval()
+    # It learns how often its training windows were compressed twice; the model answers at even odds.
+    prior = float(np.log(saved["double"] / (1 - saved["double"])))
+    model = context_onnx(net, prior)
+    training = {
+        "command": f"python -m train.fit_context --cases CASES --run {run.as_posix()} --steps {saved['steps']}",
+        "data": "forgeries and pristine images made by train.cases",
+    }
+    write(context.MODEL, model, training, out, compare_context(net, model, prior))
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=("q1", "qf", "jpeg", "pixels"))
+    parser.add_argument("name", choices=("q1", "qf", "context", "jpeg", "pixels"))
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--src", type=Path, required=True, help="folder of images to compare on")
     parser.add_argument("--out", type=Path, default=Path("weights"))
     o = parser.parse_args()
-    (export_windows if o.name in ("q1", "qf") else export_regions)(o.name, o.run, o.src, o.out)
+    if o.name == "context":
+        export_context(o.run, o.out)
+    else:
+        (export_windows if o.name in ("q1", "qf") else export_regions)(o.name, o.run, o.src, o.out)
 
 
 if __name__ == "__main__":

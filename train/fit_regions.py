@@ -1,9 +1,6 @@
-"""Trains the consistency models on forgeries made from a folder of uncompressed images, and calibrates the score.
+"""Trains the consistency models on the cases of `train.cases`, and calibrates the score on those kept apart.
 
-    python -m train.fit_regions jpeg --src FOLDER --run runs/regions-jpeg --cases 2000
-
-It runs the exported window models (`weights/q1-comb`, `weights/qf-comb`) on every case, so those come first. One in
-six source images is kept apart: on forgeries made of these the score is calibrated and the figures are measured.
+python -m train.fit_regions jpeg --cases runs/cases-jpeg --run runs/regions-jpeg
 """
 
 from __future__ import annotations
@@ -11,80 +8,62 @@ from __future__ import annotations
 import argparse
 import multiprocessing as mp
 import random
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from jscan import history, q1map, qfmap, score, weights
-from jscan.tiling import BLOCK
-from train import forgery
-from train.dataset import image_weights, load_images
+from jscan import context, history, score, weights
+from train import cases
 from train.networks.region import RegionNet
 
-HELD_OUT = 6
-"""Every sixth source image is kept for calibration."""
 ODDS = 0.7
 """Added to the logits of a trained network. A cell of the training cases lies in a region one time in seventeen, which
 is less than half of what it is in an image that is worth a second look; the map answers at twice these odds."""
-JOBS = 16
-"""Pieces that the making of cases is cut into."""
 CHANNELS = {"jpeg": history.JPEG_CHANNELS, "pixels": history.PIXEL_CHANNELS}
 
 
-def _cell_labels(mask: npt.NDArray[np.bool_], rows: int, cols: int) -> npt.NDArray[np.float32]:
-    """(2 rows, 2 cols) share of each answer's cell that lies inside the mask."""
-    height, width = (-(-s // BLOCK) * BLOCK for s in mask.shape)
-    padded = np.zeros((height, width), np.float32)
-    padded[: mask.shape[0], : mask.shape[1]] = mask
-    share = padded.reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK).mean((1, 3))
-    # The first window's centre lies between cells 3 and 4.
-    picked = np.zeros((2 * rows, 2 * cols), np.float32)
-    part = share[3 : 3 + 2 * rows, 3 : 3 + 2 * cols]
-    picked[: part.shape[0], : part.shape[1]] = part
-    return picked
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One case as the consistency network sees it."""
+
+    kind: str
+    maps: npt.NDArray[np.float32]
+    """(channels, R, C)."""
+    label: npt.NDArray[np.float32]
+    """(2 R, 2 C) share of each cell that lies inside the mask."""
+    mute: npt.NDArray[np.bool_]
+    """(R, C) windows that hold no information."""
 
 
-@cache
-def _images(src: Path) -> list[npt.NDArray[np.uint8]]:
-    return load_images(src)
+def sample(name: str, case: cases.Case, refiner: weights.Model | None) -> Sample:
+    """The maps of a case, as `jscan.scan` makes them; `refiner` is the context model, for JPEG files."""
+    found, pixels = cases.posteriors(case), cases.content(case)
+    if name == "jpeg":
+        q2 = tuple(int(q) for q in case["q2"])
+        if refiner is not None:
+            found = context.refine(refiner, found, q2, pixels.texture, pixels.saturated)
+        maps = history.jpeg_channels(found, history.background(found), q2, pixels)
+    else:
+        maps = history.pixel_channels(found, history.background(found), pixels)
+    return Sample(case["kind"], np.asarray(maps, np.float32), case["label"], history.mute(pixels))
 
 
-def _work(job: tuple[str, Path, int, int, bool]) -> list[dict[str, Any]]:
-    name, src, seed, count, held_out = job
-    cv2.setNumThreads(1)
-    images = [i for k, i in enumerate(_images(src)) if (k % HELD_OUT == 0) == held_out]
-    cumulative, rng, out = image_weights(images), random.Random(seed), []
-    model = weights.load(q1map.MODEL if name == "jpeg" else qfmap.MODEL)
-    for _ in range(count):
-        case = forgery.make(name == "jpeg", images, cumulative, rng)
-        if case.q2 is not None:
-            found = q1map.estimate(model, case.luma, case.q2)
-            maps = history.jpeg_channels(found, history.background(found), case.q2, case.luma)
-        else:
-            found = qfmap.estimate(model, case.luma)
-            maps = history.pixel_channels(found, history.background(found), case.luma)
-        rows, cols = found.present.shape
-        out.append({"maps": maps, "label": _cell_labels(case.mask, rows, cols), "kind": case.kind})
-    return out
+def _work(job: tuple[str, Path, bool]) -> list[Sample]:
+    name, path, refined = job
+    torch.set_num_threads(1)
+    refiner = weights.load(context.MODEL) if refined else None
+    return [sample(name, case, refiner) for case in cases.load_part(path)]
 
 
-def make_cases(name: str, src: Path, run: Path, count: int, held_out: bool) -> list[dict[str, Any]]:
-    """`count` cases with their maps and labels; kept in the run's folder, so that a later start finds them."""
-    kept = run / f"cases-{'held' if held_out else 'train'}.pt"
-    cases: list[dict[str, Any]] = torch.load(kept, weights_only=False) if kept.exists() else []
-    missing = max(0, count - len(cases))
-    if missing:
-        seed = 7000 + 500_000 * held_out + len(cases)
-        jobs = [(name, src, seed + k, -(-missing // JOBS), held_out) for k in range(JOBS)]
-        with mp.get_context("spawn").Pool(2) as pool:
-            cases += [case for part in pool.imap(_work, jobs) for case in part]
-        torch.save(cases, kept)
-    return cases
+def samples(name: str, folder: Path, held_out: bool, refined: bool) -> list[Sample]:
+    """All cases of a folder. Raises ValueError where there are none."""
+    jobs = [(name, path, refined) for path in cases.parts(folder, held_out)]
+    with mp.get_context("spawn").Pool(2) as pool:
+        return [s for part in pool.imap(_work, jobs) for s in part]
 
 
 def _flip(rng: random.Random, maps: Any, label: Any) -> tuple[Any, Any]:
@@ -102,25 +81,25 @@ def _answers(logits: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pixel_shuffle(logits, 2)[:, 0]
 
 
-def fit(name: str, cases: list[dict[str, Any]], *, epochs: int, seed: int = 0) -> RegionNet:
+def fit(name: str, made: list[Sample], *, epochs: int, seed: int = 0) -> RegionNet:
     """A trained network."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     net = RegionNet(len(CHANNELS[name]))
-    values = np.concatenate([c["maps"].reshape(len(CHANNELS[name]), -1) for c in cases], axis=1)
+    values = np.concatenate([c.maps.reshape(len(CHANNELS[name]), -1) for c in made], axis=1)
     net.offset.data = torch.from_numpy(values.mean(1)).float()
     net.scale.data = torch.from_numpy(1 / (values.std(1) + 1e-3)).float()
-    by_shape: dict[tuple[int, ...], list[dict[str, Any]]] = {}
-    for case in cases:
-        by_shape.setdefault(case["maps"].shape, []).append(case)
+    by_shape: dict[tuple[int, ...], list[Sample]] = {}
+    for case in made:
+        by_shape.setdefault(case.maps.shape, []).append(case)
     batch = 16
-    steps = epochs * len(cases) // batch
+    steps = epochs * len(made) // batch
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps + 1, pct_start=0.1)
     sizes = [len(v) for v in by_shape.values()]
     for step in range(steps):
         group = rng.choices(list(by_shape.values()), sizes)[0]
-        picked = [_flip(rng, c["maps"], c["label"]) for c in rng.choices(group, k=batch)]
+        picked = [_flip(rng, c.maps, c.label) for c in rng.choices(group, k=batch)]
         shape = picked[0][0].shape
         picked = [p for p in picked if p[0].shape == shape]
         maps = torch.from_numpy(np.stack([p[0] for p in picked]).copy()).float()
@@ -143,21 +122,18 @@ def _auc(score: npt.NDArray[Any], truth: npt.NDArray[Any]) -> float:
 
 
 @torch.no_grad()
-def answers(net: RegionNet, cases: list[dict[str, Any]]) -> list[npt.NDArray[np.float32]]:
+def answers(net: RegionNet, made: list[Sample]) -> list[npt.NDArray[np.float32]]:
     """(2 R, 2 C) logits of each case."""
-    return [_answers(net(torch.from_numpy(c["maps"])[None].float()))[0].numpy() for c in cases]
+    return [_answers(net(torch.from_numpy(c.maps)[None].float()))[0].numpy() for c in made]
 
 
-def calibrate(
-    name: str, cases: list[dict[str, Any]], logits: list[npt.NDArray[np.float32]], truth: npt.NDArray[Any]
-) -> dict[str, Any]:
+def calibrate(made: list[Sample], logits: list[npt.NDArray[np.float32]], truth: npt.NDArray[Any]) -> dict[str, Any]:
     """Coefficients of the score: a logistic regression on the summaries of cases that trained nothing."""
     from sklearn.linear_model import LogisticRegression
 
     rows = []
-    for case, answer in zip(cases, logits, strict=True):
-        mute = history.mute(case["maps"], CHANNELS[name])
-        known = np.where(np.kron(mute, np.ones((2, 2), bool)), np.nan, answer).astype(np.float32)
+    for case, answer in zip(made, logits, strict=True):
+        known = np.where(np.kron(case.mute, np.ones((2, 2), bool)), np.nan, answer).astype(np.float32)
         rows.append(score.summary(score.smooth(known)))
     model = LogisticRegression(class_weight="balanced").fit(np.stack(rows), truth)
     return {"weights": [float(w) for w in model.coef_[0]], "bias": float(model.intercept_[0])}
@@ -167,30 +143,31 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(CHANNELS))
-    parser.add_argument("--src", type=Path, required=True)
+    parser.add_argument("--cases", type=Path, required=True, help="folder of cases of the same name")
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--cases", type=int, default=4500)
     parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--raw", action="store_true", help="for JPEG files: do without the context model")
     o = parser.parse_args()
     torch.set_num_threads(1)  # more of them wait for each other longer than these small layers take
     o.run.mkdir(parents=True, exist_ok=True)
-    held = make_cases(o.name, o.src, o.run, o.cases // 4, True)
-    net = fit(o.name, make_cases(o.name, o.src, o.run, o.cases, False), epochs=o.epochs)
+    refined = o.name == "jpeg" and not o.raw
+    held, made = samples(o.name, o.cases, True, refined), samples(o.name, o.cases, False, refined)
+    net = fit(o.name, made, epochs=o.epochs)
     logits = answers(net, held)
-    truth = np.array([c["label"].max() > 0.5 for c in held])
+    truth = np.array([c.label.max() > 0.5 for c in held])
     top = np.array([np.sort(x.ravel())[-max(8, x.size // 50) :].mean() for x in logits])
     print("image AUC of the mean of the top 2 %:", _auc(top, truth))
-    for kind in sorted({c["kind"] for c in held}):
-        pick = [k for k, c in enumerate(held) if c["kind"] == kind]
+    for kind in sorted({c.kind for c in held}):
+        pick = [k for k, c in enumerate(held) if c.kind == kind]
         line = f"  {kind:24s} {len(pick):4d} top {np.median(top[pick]):6.2f}"
         if truth[pick].any():
-            pixel = [_auc(logits[k].ravel(), held[k]["label"].ravel() > 0.5) for k in pick if truth[k]]
+            pixel = [_auc(logits[k].ravel(), held[k].label.ravel() > 0.5) for k in pick if truth[k]]
             image = _auc(np.r_[top[pick], top[~truth]], np.r_[np.ones(len(pick)), np.zeros((~truth).sum())])
             line += f"  image AUC {image:.3f}  pixel AUC {np.mean(pixel):.3f} (median {np.median(pixel):.3f})"
         print(line)
-    calibration = calibrate(o.name, held, logits, truth)
+    calibration = calibrate(held, logits, truth)
     print("calibration:", calibration)
-    kept = {"net": net.state_dict(), "cases": o.cases, "epochs": o.epochs, "calibration": calibration}
+    kept = {"net": net.state_dict(), "cases": len(made), "epochs": o.epochs, "calibration": calibration}
     torch.save(kept, o.run / "last.pt")
 
 

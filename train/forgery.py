@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from train import compress
-from train.dataset import draw_crop
+from train.dataset import draw_crop, shift_index
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -40,6 +40,16 @@ PIXEL_KINDS = {
 
 
 @dataclass(frozen=True)
+class History:
+    """What a part went through before the file was saved."""
+
+    table: tuple[int, ...] | None = None
+    """Luma table, zigzag, of its compression; None for none on a grid of 8 pixels."""
+    shift: int = 0
+    """Where its blocks begin, dy * 8 + dx, seen from the image's corner."""
+
+
+@dataclass(frozen=True)
 class Case:
     """One labelled image."""
 
@@ -50,6 +60,10 @@ class Case:
     """Table of the file, or None for a lossless one."""
     mask: npt.NDArray[np.bool_]
     """(H, W) what has another history; all False for a pristine image."""
+    ground: History
+    """The history outside the mask."""
+    piece: History
+    """The history inside it."""
 
 
 def draw_mask(rng: random.Random, height: int, width: int) -> npt.NDArray[np.bool_]:
@@ -77,10 +91,11 @@ def draw_mask(rng: random.Random, height: int, width: int) -> npt.NDArray[np.boo
             return mask > 0
 
 
-def _shifted(image: Pixels, how: compress.Compression, rng: random.Random, side: int) -> Pixels:
-    """The image compressed, then cropped at a random shift: (side, side) of (side + 8, side + 8)."""
+def _shifted(image: Pixels, how: compress.Compression, rng: random.Random, side: int) -> tuple[Pixels, History]:
+    """The image compressed, then cropped at a random shift, (side, side) of (side + 8, side + 8), and its history."""
     y, x = rng.randrange(8), rng.randrange(8)
-    return compress.recompress(image, how)[y : y + side, x : x + side]
+    pixels = compress.recompress(image, how)[y : y + side, x : x + side]
+    return pixels, History(how.luma, shift_index(-y, -x))
 
 
 def _graphics(image: Pixels, rng: random.Random) -> Pixels:
@@ -113,28 +128,28 @@ def make(jpeg: bool, images: list[Pixels], weights: npt.NDArray[np.float64], rng
     crop = clean[:side, :side]
     low = 45 if jpeg else 30
     first, other = compress.draw(rng, low, 98), compress.draw(rng, low, 98)
+    ground = piece = History()
     if kind.startswith("splice") or kind == "copy_move":
         mask = draw_mask(rng, side, side)
         donor = draw_crop(images, weights, rng, side + 8)
         if kind in ("splice_clean_background", "splice_region"):
-            ground, piece = crop, _shifted(donor, other, rng, side)
+            behind, (before, piece) = crop, _shifted(donor, other, rng, side)
         elif kind == "splice_clean_region":
-            ground, piece = _shifted(clean, first, rng, side), donor[:side, :side]
+            (behind, ground), before = _shifted(clean, first, rng, side), donor[:side, :side]
         elif kind == "splice_double":
-            ground, piece = _shifted(clean, first, rng, side), _shifted(donor, other, rng, side)
+            (behind, ground), (before, piece) = _shifted(clean, first, rng, side), _shifted(donor, other, rng, side)
         else:
-            ground = _shifted(clean, first, rng, side)
+            behind, ground = _shifted(clean, first, rng, side)
             dy, dx = rng.randrange(32, side - 32), rng.randrange(32, side - 32)
             if dy % 8 == 0 and dx % 8 == 0:
                 dx += 1
-            piece = np.roll(ground, (dy, dx), axis=(0, 1))
-        image = np.where(mask[..., None], piece, ground)
-    elif kind == "ok_double":
-        image = _shifted(clean, first, rng, side)
-    elif kind == "ok_single":
-        image = crop if jpeg else _shifted(clean, first, rng, side)
+            before = np.roll(behind, (dy, dx), axis=(0, 1))
+            piece = History(ground.table, shift_index(ground.shift // 8 + dy, ground.shift % 8 + dx))
+        image = np.where(mask[..., None], before, behind)
+    elif kind == "ok_double" or (kind == "ok_single" and not jpeg):
+        image, ground = _shifted(clean, first, rng, side)
     elif kind == "ok_aligned":
-        image = compress.recompress(crop, first)
+        image, ground = compress.recompress(crop, first), History(first.luma)
     elif kind == "ok_resized":
         small = int(side * rng.uniform(0.5, 0.95))
         once = compress.recompress(clean, first)
@@ -145,5 +160,6 @@ def make(jpeg: bool, images: list[Pixels], weights: npt.NDArray[np.float64], rng
     image = np.ascontiguousarray(image, np.uint8)
     if jpeg:
         second = compress.draw(rng, 65, 99, common=0.5)
-        return Case(kind, compress.recompress(image, second, gray=True), second.luma, mask)
-    return Case(kind, np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8), None, mask)
+        return Case(kind, compress.recompress(image, second, gray=True), second.luma, mask, ground, piece)
+    luma = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
+    return Case(kind, luma, None, mask, ground, piece)

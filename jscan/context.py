@@ -1,0 +1,62 @@
+"""Posteriors of windows in the light of their neighbours, which mostly share a table and a grid.
+
+A small convolutional network over the grid of windows (`train/networks/context.py`) adds what the neighbours say to
+each window's own log-posteriors. It was trained on pristine images and forgeries, so that it knows where not to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jscan.jpegtables import N_COEFS
+from jscan.records import WindowPosteriors
+from jscan.weights import Model
+
+MODEL = "q1-context"
+REACH = 7
+"""Windows by which an answer depends on its neighbours, to each side."""
+STRIP = 64
+"""Rows of windows that are refined together."""
+LOWEST = -30.0
+"""Log-posteriors below this are cut off, as those of the windows are."""
+
+
+def _strips(rows: int) -> Iterator[tuple[slice, slice, slice]]:
+    """(rows that are read, rows that are answered, where these lie among those read)."""
+    for top in range(0, rows, STRIP):
+        bottom = min(top + STRIP, rows)
+        first, last = max(0, top - REACH), min(rows, bottom + REACH)
+        yield slice(first, last), slice(top, bottom), slice(top - first, bottom - first)
+
+
+def refine(
+    model: Model,
+    found: WindowPosteriors,
+    q2: tuple[int, ...],
+    texture: npt.NDArray[np.float32],
+    saturated: npt.NDArray[np.float32],
+) -> WindowPosteriors:
+    """The Q1 posteriors of an image's windows, refined; `texture` and `saturated` (R, C) tell what the windows show.
+
+    Works through the image in strips of rows, so that memory stays bounded: the answers are a second copy of the
+    posteriors, in half precision, and nothing else grows with the image.
+    """
+    table = np.array([q2[:N_COEFS]], np.float32)
+    logp, shift, present = np.empty_like(found.logp), np.empty_like(found.shift), np.empty_like(found.present)
+    for read, answered, inside in _strips(len(present)):
+        feed: dict[str, npt.NDArray[Any]] = {
+            "logp": found.logp[None, read].astype(np.float32),
+            "shift": found.shift[None, read].astype(np.float32),
+            "present": found.present[None, read],
+            "texture": texture[None, read],
+            "saturated": saturated[None, read],
+        }
+        out = model(**feed, q2=table)
+        logp[answered] = np.maximum(out["refined_logp"][0, inside], LOWEST)
+        shift[answered] = np.maximum(out["refined_shift"][0, inside], LOWEST)
+        present[answered] = out["refined_present"][0, inside]
+    return WindowPosteriors(logp, shift, present, found.origin, found.size)
