@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +14,19 @@ from PIL import Image
 pytest.importorskip("sklearn", reason="the extra `train` is not installed")
 data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
 
-from jscan.jpegtables import Q1_OFFSET, standard_table  # noqa: E402
+from jscan.jpegtables import Q1_MAX, Q1_OFFSET, standard_table  # noqa: E402
 from jscan.records import DecodedImage, Maps, Region, ScanRecord, ScanResult  # noqa: E402
-from train import evaluate, measure_files, measure_speed, measure_windows  # noqa: E402
+from train import (  # noqa: E402
+    evaluate,
+    measure_asked,
+    measure_files,
+    measure_q1,
+    measure_qf,
+    measure_report,
+    measure_rows,
+    measure_sets,
+    measure_speed,
+)
 from train import measure_metrics as metrics  # noqa: E402
 
 
@@ -67,18 +81,100 @@ def test_argmax_median_and_entropy_of_a_posterior() -> None:
     assert metrics.entropy(logp) == pytest.approx(expected, abs=2e-3)
 
 
+def _windows(*qf1: int, qf2: int = 90) -> dict[str, np.ndarray]:
+    """Windows of these QF1, of which the posteriors are sure and right, and only the first shift is."""
+    steps = np.stack([np.minimum(standard_table(qf)[:15], Q1_MAX) for qf in qf1])
+    logp = np.full((len(qf1), Q1_OFFSET[-1]), -30.0, np.float16)
+    for n, row in enumerate(steps):
+        logp[n, np.array(Q1_OFFSET[:-1]) + row - 1] = 0
+    return {
+        "logp": logp,
+        "truth": steps.astype(np.int16),
+        "qf1": np.array(qf1, float),
+        "qf2": np.full(len(qf1), float(qf2)),
+        "label": np.array([f"{qf // 5 * 5} to {qf // 5 * 5 + 4}" for qf in qf1]),
+        "shift": np.arange(1, len(qf1) + 1),
+        "found_shift": np.array([1] + [9] * (len(qf1) - 1)),
+        "present": np.linspace(0.4, 1, len(qf1)).astype(np.float32),
+    }
+
+
 def test_q1_figures_of_posteriors_that_are_sure_and_right() -> None:
-    qf1 = np.array([60, 75, 95])
-    logp = np.full((3, Q1_OFFSET[-1]), -30.0, np.float16)
-    for n, qf in enumerate(qf1):
-        for a, q in zip(Q1_OFFSET, standard_table(int(qf))[:15], strict=False):
-            logp[n, a + q - 1] = 0
-    windows = {"logp": logp, "qf1": qf1, "shift": np.array([1, 2, 3]), "found_shift": np.array([1, 9, 9])}
-    found = measure_windows.q1_figures(windows, 90)
+    found = measure_q1.window_figures(_windows(60, 75, 95))
     assert found["windows"] == 3 and found["accuracy"] == found["accuracy_argmax"] == found["accuracy_median"] == 1
     assert found["mse"] == 0 and found["accuracy_surer_half"] == 1 and found["calibration_error"] < 1e-6
     # Only the windows of QF1 60 and 75 count for the shift.
     assert found["shift_accuracy"] == 0.5
+    assert found["called_double"] == pytest.approx(2 / 3)
+    assert list(found["by_coefficient"]) == [str(i) for i in range(1, 16)]
+    assert {at: of["windows"] for at, of in found["by_first"].items()} == {"60 to 64": 1, "75 to 79": 1, "95 to 99": 1}
+    assert "by_qf2" not in found  # all are the same
+    assert found["reliability"] == {"0.90 to 1.00": {"count": 45, "said": 1.0, "happened": 1.0}}
+
+
+def test_parts_of_q1_figures_by_hand() -> None:
+    w = _windows(60, 70, 90, 95)
+    w["truth"][1, 0] += 2  # of QF1 70, the first coefficient is wrong by 2
+    w["logp"][1] = np.log(1 / 64)  # and it is the least sure window
+    w["logp"][1, np.array(Q1_OFFSET[:-1]) + standard_table(70)[:15] - 1] = np.log(0.25)
+    w["qf2"][3] = 80
+    found = measure_q1.window_figures(w)
+    first, second = found["by_coefficient"]["1"], found["by_coefficient"]["2"]
+    assert first["accuracy"] == 0.75 and first["mse"] == 1 and second["accuracy"] == 1
+    assert first["accuracy_qf1_below_qf2"] == 0.5 and first["accuracy_qf1_from_qf2"] == 1
+    assert [of["accuracy"] for of in found["by_coverage"].values()] == [1, 1, 1, pytest.approx(59 / 60)]
+    assert {at: of["windows"] for at, of in found["by_qf2"].items()} == {"80 to 89": 1, "90 to 99": 3}
+    assert found["by_first"]["70 to 74"]["mse"] == pytest.approx(4 / 15)
+
+
+def test_windows_of_a_single_compression_tell_only_how_often_they_are_called_double() -> None:
+    w = _windows(60, 75, 95)
+    w["truth"][:] = 0
+    assert measure_q1.window_figures(w) == {"windows": 3, "called_double": pytest.approx(2 / 3)}
+
+
+def test_rows_have_names_of_their_own_and_draw_nothing_that_they_need_not() -> None:
+    names = [row.name for row in measure_rows.Q1_ROWS]
+    assert len(set(names)) == len(names)
+    assert {row.windows for row in measure_rows.Q1_ROWS} - {""} <= set(names)
+    rng = random.Random(0)
+    before = rng.getstate()
+    first, second, label = measure_rows.Row("a", encoder="pillow", subsampling="4:4:4").draw(rng, 73)
+    assert first is not None and (first.qf, second.qf, label) == (73, 90, "70 to 74")
+    assert {first.encoder, second.encoder} == {"pillow"} and {first.subsampling, second.subsampling} == {"4:4:4"}
+    assert measure_rows.Row("b", first="none").draw(rng, 73)[0] is None
+    assert rng.getstate() == before
+    assert 60 <= (measure_rows.Row("c", qf2=(60, 100)).draw(rng, 73)[1].qf or 0) <= 100
+    camera = measure_rows.Row("d", first="camera").draw(rng, 73)[0]
+    assert camera is not None and camera.qf is None
+
+
+@pytest.mark.parametrize(
+    ("level", "sums", "digest"),
+    [
+        (8, (794, 895), "27472e3714251402d5509438505611c3"),
+        (9, (668, 830), "34a599dff2b6aaed12143938b7374f2f"),
+        (10, (535, 750), "5c508e529d045b6f0c800e29ba2d6ab5"),
+        (11, (303, 466), "42bfe52476bf07f1ed0e6451903cc9ee"),
+        (12, (109, 171), "4c3c425b4024b68c0de03904a825bc35"),
+    ],
+)
+def test_tables_of_photoshop_are_the_published_ones(level: int, sums: tuple[int, int], digest: str) -> None:
+    # The sums are those of GIMP's jpegqual.c, the digests, of the file's segment, those of ExifTool's JPEGDigest.pm.
+    how = measure_rows.photoshop_tables()[level]
+    assert (sum(how.luma), sum(how.chroma)) == sums
+    segment = b"\0" + bytes(how.luma) + b"\1" + bytes(how.chroma)
+    assert hashlib.md5(segment, usedforsecurity=False).hexdigest() == digest
+
+
+def test_flags_by_hand() -> None:
+    assert measure_qf.flag_figures([0.9, 0.5, 0.1, None]) == {
+        "images": 4,
+        "called_compressed": 1,
+        "called_uncompressed": 2,
+        "undecided": 1,
+        "share_uncompressed": 0.5,
+    }
 
 
 def _result() -> ScanResult:
@@ -131,8 +227,65 @@ def test_tiled_photographs_fill_the_picture() -> None:
 
 
 def test_asked_table_says_what_is_met_and_what_was_not_measured() -> None:
-    lines = evaluate.asked_table({"q1": {"kodak": {"QF2 90": {"accuracy": 0.75, "mse_median": 1.0}}}})
-    assert [line["met"] for line in lines.values()] == [True, None, False, None, None]
+    lines = measure_asked.asked_table({"q1": {"kodak": {"QF2 90": {"accuracy": 0.79, "mse_median": 1.0}}}})
+    met = {name: line["met"] for name, line in lines.items()}
+    assert met["Q1 accuracy, QF2 90, isolated windows, Kodak"] is True
+    assert met["Q1 MSE, QF2 90, isolated, median of the posterior, Kodak"] is False
+    assert met["Q1 accuracy, QF2 80, isolated windows, Kodak"] is None
+
+
+RESULTS: dict[str, Any] = {
+    "q1": {"kodak": {"QF2 90": {"accuracy": 0.123456, "by_coverage": {"50 %": {"accuracy": 1.0, "mse": None}}}}},
+    "qf": {"kodak": {"mae": 2.0, "flag": {"never": {"images": 3}}}},
+    "forge": {"kinds": {"ok_png": {"images": 2}}, "score": {"brier": 0.5}},
+}
+
+
+def test_tidy_figures_say_where_they_belong() -> None:
+    assert measure_report.tidy(RESULTS) == [
+        ("q1", "kodak", "QF2 90", "", "accuracy", 0.123456),
+        ("q1 by coverage", "kodak", "QF2 90", "50 %", "accuracy", 1.0),
+        ("q1 by coverage", "kodak", "QF2 90", "50 %", "mse", None),
+        ("qf", "kodak", "", "", "mae", 2.0),
+        ("qf flag", "kodak", "", "never", "images", 3),
+        ("forge kinds", "", "", "ok_png", "images", 2),
+        ("forge score", "", "", "brier", "value", 0.5),
+    ]
+    lines = measure_report.csv_text(RESULTS).splitlines()
+    assert lines[:2] == ["table,set,row,at,metric,value", "q1,kodak,QF2 90,,accuracy,0.1235"]
+    assert lines[3] == "q1 by coverage,kodak,QF2 90,50 %,mse,"
+
+
+def test_quick_and_images_are_what_the_command_says(photographs: Path) -> None:
+    o = evaluate._parse([str(photographs), "--only", "q1,qf", "--quick", "--patches", "7"])
+    assert (o.patches, o.images, o.per_kind) == (7, evaluate.QUICK["images"], evaluate.QUICK["per_kind"])
+    assert evaluate._command(o, o.only) == "python -m train.evaluate DATA --only q1,qf --patches 7 --images 3"
+    paths = [Path(str(k)) for k in range(24)]
+    assert [p.name for p in evaluate._spread(paths, 3)] == ["0", "8", "16"] and evaluate._spread(paths, None) == paths
+
+
+def test_expected_minutes_grow_with_what_is_asked_for() -> None:
+    sets = {"a": [Path("1"), Path("2")], "b": [Path("3")]}
+    for section in ("q1", "qf"):
+        less = evaluate.expected_minutes(section, {"a": sets["a"]}, 100, 2)
+        more = evaluate.expected_minutes(section, sets, 100, 1)
+        assert less is not None and more is not None and more > 2 * less > 0
+    assert evaluate.expected_minutes("papers", sets, 100, 1) is None
+
+
+def test_parts_of_q1_become_tables_with_their_columns_in_order() -> None:
+    rows = {
+        "a": {"accuracy": 1.0, "by_first": {"90 to 94": {"accuracy": 0.5, "mse": None}}},
+        "b": {"accuracy": 1.0, "by_first": {"60 to 64": {"accuracy": 0.25, "mse": None}}},
+        "single": {"called_double": 0.5},
+    }
+    assert measure_report.q1_parts_report(rows) == [
+        "| accuracy by first compression | 60 to 64 | 90 to 94 |",
+        "|---|---|---|",
+        "| a |  | 0.500 |",
+        "| b | 0.250 |  |",
+        "",
+    ]
 
 
 @pytest.fixture
@@ -140,40 +293,77 @@ def photographs(tmp_path: Path) -> Path:
     """A folder with one set of two photographs."""
     folder = tmp_path / "data" / "photos"
     folder.mkdir(parents=True)
-    Image.fromarray(data.coffee()[:200, :300]).save(folder / "coffee.png")
-    Image.fromarray(data.chelsea()[:200, :300]).save(folder / "chelsea.png")
+    Image.fromarray(data.coffee()[:272, :300]).save(folder / "coffee.png")
+    Image.fromarray(data.chelsea()[:272, :300]).save(folder / "chelsea.png")
     Image.fromarray(data.chelsea()[:50, :50]).save(folder / "too_small.png")
     return folder.parent
 
 
 def test_sets_are_sub_folders_or_else_the_folder(photographs: Path) -> None:
-    assert {k: [p.name for p in v] for k, v in measure_windows.image_sets(photographs).items()} == {
+    assert {k: [p.name for p in v] for k, v in measure_sets.image_sets(photographs).items()} == {
         "photos": ["chelsea.png", "coffee.png"]
     }
-    assert list(measure_windows.image_sets(photographs / "photos")) == ["photos"]
+    assert list(measure_sets.image_sets(photographs / "photos")) == ["photos"]
     with pytest.raises(ValueError, match="no uncompressed image"):
-        measure_windows.image_sets(photographs.parent / "nowhere")
+        measure_sets.image_sets(photographs.parent / "nowhere")
 
 
-def test_q1_of_twenty_windows_from_the_command_line(photographs: Path, tmp_path: Path) -> None:
-    arguments = [str(photographs), "--only", "q1", "--patches", "20", "--workers", "1", "--out", str(tmp_path / "out")]
-    evaluate.main(arguments)
-    first = (tmp_path / "out" / "evaluation.json").read_text()
-    found = json.loads(first)
-    assert set(found["q1"]) == {"photos"} and len(found["q1"]["photos"]) == len(measure_windows.Q1_ROWS)
-    for row in found["q1"]["photos"].values():
-        assert row["windows"] == 20 and 0 <= row["accuracy"] <= 1 and row["mse"] >= 0
-    assert str(tmp_path) not in first
-    assert "## Q1, isolated windows of 64 x 64: photos" in (tmp_path / "out" / "evaluation.md").read_text()
-    evaluate.main(arguments)
-    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["q1"] == found["q1"]
+def run(photographs: Path, out: Path, *options: str) -> dict[str, Any]:
+    """The figures that the command line writes."""
+    evaluate.main([str(photographs), "--workers", "1", "--out", str(out), *options])
+    found: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
+    return found
+
+
+def test_q1_of_a_few_windows_from_the_command_line(photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = run(photographs, out, "--only", "q1", "--patches", "6")
+    rows = found["q1"]["photos"]
+    assert list(found["q1"]) == ["photos"] and list(rows) == [row.name for row in measure_rows.Q1_ROWS]
+    for row in measure_rows.Q1_ROWS:
+        figures = rows[row.name]
+        assert figures["windows"] == 6 and 0 <= figures["called_double"] <= 1
+        if row.first != "none":
+            assert 0 <= figures["accuracy"] <= 1 and figures["mse"] >= 0 and len(figures["by_coefficient"]) == 15
+    levels = rows["QF2 90, Photoshop 8 to 12 first"]["by_first"]
+    assert set(levels) <= {f"level {n}" for n in range(8, 13)}
+    # These encoders have the same tables and DCT as OpenCV's, and their lines the same windows.
+    assert rows["QF2 90, encoder pillow"] == rows["QF2 90"] != rows["QF2 90, encoder 9e"]
+    assert str(tmp_path) not in (out / "evaluation.json").read_text()
+    text = (out / "evaluation.md").read_text()
+    assert "## Q1, isolated windows of 64 x 64: photos" in text and "accuracy by coefficient, QF1 < QF2" in text
+    with open(out / "evaluation.csv", newline="") as handle:
+        lines = list(csv.DictReader(handle))
+    at = [r for r in lines if (r["table"], r["row"], r["at"]) == ("q1 by coefficient", "QF2 80", "15")]
+    assert {r["metric"] for r in at} >= {"accuracy", "mse", "accuracy_qf1_below_qf2", "accuracy_qf1_from_qf2"}
+
+
+def test_the_same_command_gives_the_same_figures(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_q1, "Q1_ROWS", measure_rows.MAIN_ROWS[:1])
+    options = ("--only", "q1", "--patches", "4", "--images", "1")
+    assert run(photographs, tmp_path / "a", *options)["q1"] == run(photographs, tmp_path / "b", *options)["q1"]
+
+
+def test_lines_for_which_the_images_are_too_small_are_left_out(photographs: Path) -> None:
+    sets = measure_sets.image_sets(photographs)
+    small = photographs / "small.png"
+    Image.fromarray(data.chelsea()[:200, :200]).save(small)
+    rows = (measure_rows.Row("whole"), measure_rows.Row("half", half=True))
+    found = {
+        name: list(measure_q1._measure({name: paths}, rows, 1, 1, measure_q1.isolated, len).get(name, {}))
+        for name, paths in {**sets, "small": [small]}.items()
+    }
+    assert found == {"photos": ["whole", "half"], "small": ["whole"]}
 
 
 def test_record_writes_metrics_and_keeps_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "q1-comb" / "manifest.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"name": "q1-comb", "metrics": {"old": 1}}))
-    results = {"q1": {"kodak": {"QF2 90": {"accuracy": 0.123456}}}, "command": "python -m x", "sets": {"kodak": 24}}
+    rows = {"QF2 90": {"accuracy": 0.123456, "by_coverage": {}}, "QF2 90, half resolution": {"accuracy": 0.5}}
+    results = {"q1": {"kodak": rows}, "command": "python -m x", "sets": {"kodak": 24}}
     assert evaluate.record(results, tmp_path) == ["q1-comb"]
     assert json.loads(path.read_text()) == {
         "name": "q1-comb",

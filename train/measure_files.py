@@ -16,8 +16,8 @@ import numpy.typing as npt
 from jscan.records import Region, ScanResult
 from jscan.tiling import BLOCK
 from train import measure_metrics as metrics
+from train.measure_sets import scanner
 from train.measure_speed import scan_folder
-from train.measure_windows import scanner
 
 Mask = npt.NDArray[np.bool_]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing as mp
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import cv2
@@ -16,14 +18,30 @@ from jscan.jpegtables import Q1_OFFSET
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 
+SAY_EVERY = 20.0
+"""Seconds between two lines on how far a measurement is."""
+
 
 def spread(work: Callable[[Job], Answer], jobs: Sequence[Job], workers: int) -> Iterator[Answer]:
-    """The answers to the jobs in their order, computed here or in `workers` processes."""
+    """The answers to the jobs in their order, computed here or in `workers` processes.
+
+    Says on the standard error every SAY_EVERY seconds how much is done and about how long the rest will take.
+    """
     if workers <= 1:
-        yield from map(work, jobs)
+        yield from _watched(map(work, jobs), len(jobs))
         return
     with mp.get_context("spawn").Pool(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.imap(work, jobs)
+        yield from _watched(pool.imap(work, jobs), len(jobs))
+
+
+def _watched(answers: Iterable[Answer], count: int) -> Iterator[Answer]:
+    start = said = time.monotonic()
+    for done, answer in enumerate(answers, 1):
+        yield answer
+        now = time.monotonic()
+        if now - said >= SAY_EVERY and done < count:
+            said, left = now, (now - start) / done * (count - done) / 60
+            print(f"  {done} of {count}, about {left:.0f} min left", file=sys.stderr, flush=True)
 
 
 def accuracy(found: npt.NDArray[Any], truth: npt.NDArray[Any]) -> float | None:
@@ -34,6 +52,12 @@ def accuracy(found: npt.NDArray[Any], truth: npt.NDArray[Any]) -> float | None:
 def mse(found: npt.NDArray[Any], truth: npt.NDArray[Any]) -> float | None:
     """The mean square error; None for no values."""
     return float(np.mean((found.astype(np.float64) - truth) ** 2)) if truth.size else None
+
+
+def scores(name: str, found: npt.NDArray[Any], truth: npt.NDArray[Any]) -> dict[str, float | None]:
+    """Accuracy and mean square error under `accuracy_<name>` and `mse_<name>`, or without a name."""
+    end = f"_{name}" if name else ""
+    return {f"accuracy{end}": accuracy(found, truth), f"mse{end}": mse(found, truth)}
 
 
 def calibration_error(said: npt.NDArray[Any], happened: npt.NDArray[Any], bins: int = 15) -> float | None:

@@ -1,0 +1,201 @@
+"""What the Q1 estimator reaches: on isolated windows, as Tondi 2021 measures it."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from jscan import q1map, weights
+from jscan.jpegtables import N_COEFS
+from jscan.tiling import WINDOW
+from train import compress
+from train import measure_metrics as metrics
+from train.compress import Pixels
+from train.dataset import capped_q1, shift_index
+from train.measure_rows import Q1_ROWS, Row
+from train.measure_sets import Images, load, sides
+
+SOURCE, MIDDLE = 128, 112
+"""Pixels along a side of what is compressed first for an isolated window, and of what is left of it after the crop."""
+EASY = 5
+"""The shift is measured where QF1 is at least this far below QF2."""
+COVERAGES = (25, 50, 75, 100)
+"""Percentages of the surest windows at which accuracy is measured."""
+RELIABILITY_BINS = 15
+
+Windows = dict[str, npt.NDArray[Any]]
+"""Arrays of one length, by name; what `isolated` gives for the windows of one line."""
+
+
+@cache
+def _model() -> weights.Model:
+    return weights.load(q1map.MODEL)
+
+
+def _source(path: Path, row: Row) -> Pixels:
+    """The pixels that are compressed first: the image, reduced to half its size where the line says so."""
+    image = load(path)
+    if row.half:
+        half = (image.shape[1] // 2, image.shape[0] // 2)
+        image = np.asarray(cv2.resize(image, half, interpolation=cv2.INTER_AREA), np.uint8)
+    return image
+
+
+# --- isolated windows -------------------------------------------------------------------------------------------------
+
+
+def isolated(job: tuple[Path, Row, int, str]) -> Windows:
+    """What the network says of `count` isolated windows of one image, and the truth about them.
+
+    `logp` (n, 226), `shift` and `found_shift` (n,) 0 to 63, `present` (n,) 0 to 1; the others as in `_truth`.
+    A window is cut from 128 x 128 pixels that were compressed, cropped by the shift, and compressed again.
+    """
+    path, row, count, seed = job
+    rng, image, model = random.Random(seed), _source(path, row), _model()
+    parts: list[dict[str, Any]] = []
+    for _ in range(count):
+        y, x = rng.randrange(image.shape[0] - SOURCE + 1), rng.randrange(image.shape[1] - SOURCE + 1)
+        dy, dx, qf1 = rng.randrange(8), rng.randrange(8), rng.randint(*row.qf1)
+        if row.aligned:
+            dy = dx = 0
+        first, second, label = row.draw(rng, qf1)
+        piece = image[y : y + SOURCE, x : x + SOURCE]
+        once = piece if first is None else compress.recompress(piece, first)
+        twice = compress.recompress(once[dy : dy + MIDDLE, dx : dx + MIDDLE], second, gray=True)
+        inner = np.ascontiguousarray(twice[16 : 16 + WINDOW, 16 : 16 + WINDOW])
+        found = q1map.estimate(model, inner, second.luma)
+        parts.append(
+            {
+                "logp": found.logp[0, 0],
+                "shift": shift_index(-dy, -dx),
+                "found_shift": int(found.shift[0, 0].argmax()),
+                "present": found.present[0, 0],
+                **_truth(first, second, label),
+            }
+        )
+    return {name: np.stack([p[name] for p in parts]) for name in parts[0]}
+
+
+def _truth(first: compress.Compression | None, second: compress.Compression, label: str) -> dict[str, Any]:
+    """The 15 first steps, capped (0 for a single compression), both quality factors, and what the first is called."""
+    steps = np.zeros(N_COEFS, np.int16) if first is None else capped_q1(first.luma).astype(np.int16)
+    return {"truth": steps, "qf1": first.nearest_qf if first else 0.0, "qf2": second.nearest_qf, "label": label}
+
+
+def window_figures(w: Windows) -> dict[str, Any]:
+    """Figures of isolated windows, and under `by_...` and `reliability` what they come to in parts.
+
+    `calibration_error` and `reliability` are of the probability of the likeliest step, window by window and coefficient
+    by coefficient. Windows of a single compression only tell how often they are called double.
+    """
+    called = {"called_double": float((w["present"] > 0.5).mean())}
+    if not w["truth"].any():
+        return {"windows": len(w["truth"]), **called}
+    logp, truth, qf1, qf2 = w["logp"], w["truth"], w["qf1"], w["qf2"]
+    found, likely, middle = q1map.decode(logp), metrics.argmax(logp), metrics.median(logp)
+    doubt = metrics.entropy(logp)
+    surer = np.argsort(doubt, kind="stable")[: len(truth) // 2]
+    easy = qf1 <= qf2 - EASY
+    sure = np.stack([p.max(axis=1) for p in metrics.posteriors(logp)], axis=1).ravel()
+    right = (likely == truth).ravel()
+    return {
+        "windows": len(truth),
+        **metrics.scores("", found, truth),
+        **metrics.scores("argmax", likely, truth),
+        **metrics.scores("median", middle, truth),
+        **_below_and_from(found, truth, qf1, qf2),
+        "shift_accuracy": metrics.accuracy(w["found_shift"][easy], w["shift"][easy]),
+        "accuracy_surer_half": metrics.accuracy(found[surer], truth[surer]),
+        "calibration_error": metrics.calibration_error(sure, right, RELIABILITY_BINS),
+        **called,
+        **_parts(found, w, doubt),
+        "reliability": metrics.reliability(sure, right),
+    }
+
+
+def _below_and_from(
+    found: npt.NDArray[Any], truth: npt.NDArray[Any], qf1: npt.NDArray[Any], qf2: npt.NDArray[Any]
+) -> dict[str, float | None]:
+    """Accuracy and mean square error where QF1 < QF2, and where not."""
+    below = qf1 < qf2
+    return {
+        **metrics.scores("qf1_below_qf2", found[below], truth[below]),
+        **metrics.scores("qf1_from_qf2", found[~below], truth[~below]),
+    }
+
+
+def _parts(found: npt.NDArray[Any], w: Windows, doubt: npt.NDArray[Any]) -> dict[str, Any]:
+    """Accuracy and mean square error by coefficient, by first compression, by QF2, and of the surest windows."""
+    truth, qf1, qf2 = w["truth"], w["qf1"], w["qf2"]
+    out: dict[str, Any] = {
+        "by_coefficient": {
+            str(i + 1): {
+                **metrics.scores("", found[:, i], truth[:, i]),
+                **_below_and_from(found[:, i], truth[:, i], qf1, qf2),
+            }
+            for i in range(N_COEFS)
+        }
+    }
+    decades = np.array([f"{int(q) // 10 * 10} to {int(q) // 10 * 10 + 9}" for q in qf2])
+    for name, labels in (("by_first", w["label"]), ("by_qf2", decades)):
+        # Quality factors and levels in their order, 100 last.
+        groups = sorted(set(labels.tolist()), key=lambda s: [int(p) for p in s.split() if p.isdigit()])
+        if name == "by_first" or len(groups) > 1:
+            of = {g: labels == g for g in groups}
+            out[name] = {
+                g: {"windows": int(here.sum()), **metrics.scores("", found[here], truth[here])}
+                for g, here in of.items()
+            }
+    order = np.argsort(doubt, kind="stable")
+    surest = {f"{share} %": order[: len(order) * share // 100] for share in COVERAGES}
+    out["by_coverage"] = {name: metrics.scores("", found[k], truth[k]) for name, k in surest.items()}
+    return out
+
+
+# --- all lines --------------------------------------------------------------------------------------------------------
+
+
+def _measure(
+    sets: Images,
+    rows: tuple[Row, ...],
+    count: int,
+    workers: int,
+    work: Callable[[tuple[Path, Row, int, str]], Windows],
+    figures: Callable[[Windows], dict[str, Any]],
+) -> dict[str, Any]:
+    """Figures by set and line; lines for which every image of a set is too small are left out."""
+    places: list[tuple[str, str]] = []
+    jobs: list[tuple[Path, Row, int, str]] = []
+    for name, paths in sets.items():
+        drawn: dict[Row, Counter[Path]] = {}
+        for row in rows:
+            usable = [p for p in paths if min(sides(p)) // (2 if row.half else 1) >= SOURCE]
+            drawn[row] = Counter(random.Random(f"{name}/{row.seed}").choices(usable, k=count) if usable else ())
+        # All lines of an image follow each other, so that it is read once.
+        for path in paths:
+            for row in rows:
+                if n := drawn[row][path]:
+                    places.append((name, row.name))
+                    jobs.append((path, row, n, f"{name}/{row.seed}/{path.name}"))
+    gathered: dict[tuple[str, str], list[Windows]] = {}
+    for place, part in zip(places, metrics.spread(work, jobs, workers), strict=True):
+        gathered.setdefault(place, []).append(part)
+    out: dict[str, Any] = {}
+    for name, line in ((name, row.name) for name in sets for row in rows):
+        if parts := gathered.pop((name, line), None):
+            windows = {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
+            out.setdefault(name, {})[line] = figures(windows)
+    return out
+
+
+def measure_q1(sets: Images, count: int, workers: int) -> dict[str, Any]:
+    """Figures by set and line, each from `count` isolated windows of 64 x 64 pixels; see `window_figures`."""
+    return _measure(sets, Q1_ROWS, count, workers, isolated, window_figures)

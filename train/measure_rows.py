@@ -1,0 +1,104 @@
+"""The lines of the tables of Q1: how the windows of each line were made."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from train import compress
+from train.compress import OTHER_ENCODERS, Compression
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: a first compression, a crop that moves the grid, and a second compression."""
+
+    name: str
+    qf1: tuple[int, int] = (60, 98)
+    """Quality factors of the first compression, drawn uniformly; both ends are meant."""
+    qf2: tuple[int, int] = (90, 90)
+    first: str = "standard"
+    """Tables of the first compression: `standard`, `photoshop`, `camera`, or `none` where there was no first one."""
+    aligned: bool = False
+    """Whether both compressions have the same grid; else its shift is drawn from all 64."""
+    half: bool = False
+    """Whether the image was reduced to half its size before the first compression."""
+    subsampling: str = "4:2:0"
+    encoder: str = "opencv"
+    """Encoder of both compressions; tables that are not standard are written with Pillow."""
+    windows: str = ""
+    """The line whose random places, shifts and QF1 are taken, so that the two lines differ in nothing else."""
+
+    @property
+    def seed(self) -> str:
+        """The name that randomness is drawn by."""
+        return self.windows or self.name
+
+    def draw(self, rng: random.Random, qf1: int) -> tuple[Compression | None, Compression, str]:
+        """The first compression (None for a single one), the second one, and what the first is called in tables.
+
+        `qf1` is the quality factor of a standard first compression. Nothing is drawn that the line does not leave open.
+        """
+        low, high = self.qf2
+        second = compress.standard(low if low == high else rng.randint(low, high), self.subsampling, self.encoder)
+        if self.first == "none":
+            return None, second, "none"
+        if self.first == "standard":
+            return compress.standard(qf1, self.subsampling, self.encoder), second, _bin(qf1)
+        if self.first == "photoshop":
+            level = rng.choice(tuple(photoshop_tables()))
+            return photoshop_tables()[level], second, f"level {level}"
+        luma, chroma = rng.choice(compress.camera_tables())
+        tables = (tuple(map(int, luma)), tuple(map(int, chroma)))
+        camera = Compression(*tables, subsampling=self.subsampling, encoder="pillow", qf=None)
+        return camera, second, _bin(int(camera.nearest_qf))
+
+
+def _bin(qf: int, width: int = 5) -> str:
+    low = qf // width * width
+    return f"{low} to {low + width - 1}"
+
+
+@cache
+def photoshop_tables() -> dict[int, Compression]:
+    """Photoshop's compressions by level, 8 to 12, which does not subsample the chroma at these levels.
+
+    Their numbers agree with two published lists: the sums of the tables with those that GIMP's `jpegqual.c` gives for
+    Photoshop CS2, and the MD5 of the tables with the digests that ExifTool gives for the same levels of Lightroom.
+    Level 7 is left out, as no source of its numbers was found.
+    """
+    rows = json.loads(Path(__file__).with_name("photoshop_tables.json").read_text())
+    return {r["level"]: Compression(tuple(r["luma"]), tuple(r["chroma"]), "4:4:4", "pillow", None) for r in rows}
+
+
+MAIN_ROWS = (
+    Row("QF2 90"),
+    Row("QF2 80", qf1=(55, 98), qf2=(80, 80)),
+    Row("QF2 92", qf2=(92, 92)),
+    Row("QF2 95", qf2=(95, 95)),
+    Row("QF2 60 to 100", qf1=(50, 98), qf2=(60, 100)),
+    Row("QF2 90, aligned", aligned=True),
+)
+"""The lines that the models' manifests hold."""
+
+Q1_ROWS = (
+    *MAIN_ROWS,
+    Row("QF2 80, aligned", qf1=(55, 98), qf2=(80, 80), aligned=True),
+    Row("QF2 92, aligned", qf2=(92, 92), aligned=True),
+    Row("QF2 90, half resolution", half=True),
+    Row("QF2 80, half resolution", qf1=(55, 98), qf2=(80, 80), half=True),
+    Row("QF2 90, 4:4:4", subsampling="4:4:4", windows="QF2 90"),
+    *(Row(f"QF2 90, encoder {name}", encoder=name, windows="QF2 90") for name in ("pillow", *OTHER_ENCODERS)),
+    Row("QF2 90, Photoshop 8 to 12 first", first="photoshop", windows="QF2 90"),
+    Row("QF2 90, Photoshop 8 to 12 first, aligned", first="photoshop", aligned=True, windows="QF2 90, aligned"),
+    Row("QF2 90, camera tables first", first="camera", windows="QF2 90"),
+    Row("QF2 90, camera tables first, aligned", first="camera", aligned=True, windows="QF2 90, aligned"),
+    Row("QF2 80, single", qf2=(80, 80), first="none"),
+    Row("QF2 90, single", first="none"),
+    Row("QF2 95, single", qf2=(95, 95), first="none"),
+    Row("QF2 60 to 100, single", qf2=(60, 100), first="none"),
+)
+"""Every line of isolated windows."""
