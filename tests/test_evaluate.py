@@ -133,10 +133,29 @@ def test_windows_of_a_single_compression_tell_only_how_often_they_are_called_dou
     assert measure_q1.window_figures(w) == {"windows": 3, "called_double": pytest.approx(2 / 3)}
 
 
+def test_figures_of_whole_images_by_hand() -> None:
+    # Two scans of three and two cells; of the first scan one cell has no answer, of the second one is wrong by 3.
+    truth = np.array([[4] * 15] * 3 + [[6] * 15] * 2, np.int16)
+    found = truth.copy()
+    found[1], found[4] = 0, 9
+    of_cells = {"qf1": [70, 95], "placed": [True, False], "double": [0.9, 0.2], "background": [1.0, 0.4]}
+    w = {name: np.repeat(values, (3, 2)) for name, values in of_cells.items()}
+    w |= {"truth": truth, "found": found, "qf2": np.full(5, 90.0), "label": np.repeat(["70 to 74", "95 to 99"], (3, 2))}
+    w |= {"coverage": np.array([1, 0, 0.9, 0.8, 0.1]), "start": np.array([True, False, False, True, False])}
+    figures = measure_q1.image_figures(w)
+    assert figures["scans"] == 2 and figures["cells"] == 5 and figures["no_answer"] == pytest.approx(0.2)
+    assert figures["accuracy"] == 0.75 and figures["mse"] == 9 / 4 and figures["accuracy_all"] == pytest.approx(0.6)
+    assert figures["accuracy_qf1_below_qf2"] == 1 and figures["accuracy_qf1_from_qf2"] == 0.5
+    assert figures["shift_accuracy"] == 1 and figures["called_double"] == 0.5
+    assert figures["background_accuracy"] == pytest.approx(0.7)
+    assert [of["accuracy"] for of in figures["by_coverage"].values()] == [1, 1, 1, 0.75]
+
+
 def test_rows_have_names_of_their_own_and_draw_nothing_that_they_need_not() -> None:
-    names = [row.name for row in measure_rows.Q1_ROWS]
-    assert len(set(names)) == len(names)
-    assert {row.windows for row in measure_rows.Q1_ROWS} - {""} <= set(names)
+    for rows in (measure_rows.Q1_ROWS, measure_rows.IMAGE_ROWS):
+        names = [row.name for row in rows]
+        assert len(set(names)) == len(names)
+        assert {row.windows for row in rows} - {""} <= set(names)
     rng = random.Random(0)
     before = rng.getstate()
     first, second, label = measure_rows.Row("a", encoder="pillow", subsampling="4:4:4").draw(rng, 73)
@@ -232,6 +251,7 @@ def test_asked_table_says_what_is_met_and_what_was_not_measured() -> None:
     assert met["Q1 accuracy, QF2 90, isolated windows, Kodak"] is True
     assert met["Q1 MSE, QF2 90, isolated, median of the posterior, Kodak"] is False
     assert met["Q1 accuracy, QF2 80, isolated windows, Kodak"] is None
+    assert not any("whole images" in name for name in lines)
 
 
 RESULTS: dict[str, Any] = {
@@ -266,7 +286,7 @@ def test_quick_and_images_are_what_the_command_says(photographs: Path) -> None:
 
 def test_expected_minutes_grow_with_what_is_asked_for() -> None:
     sets = {"a": [Path("1"), Path("2")], "b": [Path("3")]}
-    for section in ("q1", "qf"):
+    for section in ("q1", "q1-images", "qf"):
         less = evaluate.expected_minutes(section, {"a": sets["a"]}, 100, 2)
         more = evaluate.expected_minutes(section, sets, 100, 1)
         assert less is not None and more is not None and more > 2 * less > 0
@@ -356,6 +376,15 @@ def test_lines_for_which_the_images_are_too_small_are_left_out(photographs: Path
         for name, paths in {**sets, "small": [small]}.items()
     }
     assert found == {"photos": ["whole", "half"], "small": ["whole"]}
+
+
+def test_q1_of_whole_images_from_the_command_line(photographs: Path, tmp_path: Path) -> None:
+    found = run(photographs, tmp_path, "--only", "q1-images", "--patches", "10")["q1-images"]["photos"]
+    assert list(found) == [row.name for row in measure_rows.IMAGE_ROWS]
+    for row in measure_rows.IMAGE_ROWS:
+        figures = found[row.name]
+        assert figures["scans"] == 1 and figures["cells"] >= 17 * 18 and figures["no_answer"] < 0.5
+        assert ("accuracy" in figures) == (row.first != "none")
 
 
 def test_record_writes_metrics_and_keeps_the_rest(tmp_path: Path) -> None:

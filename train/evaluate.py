@@ -23,7 +23,7 @@ import cv2
 from jscan import q1map, qfmap, suspicion, weights
 from train.measure_asked import Results, asked_table
 from train.measure_files import measure_cameras, measure_forge, measure_papers
-from train.measure_q1 import measure_q1
+from train.measure_q1 import WINDOWS_PER_IMAGE, measure_q1, measure_q1_images
 from train.measure_qf import measure_qf
 from train.measure_report import (
     OF_SETS,
@@ -37,14 +37,14 @@ from train.measure_report import (
     write_report,
     write_text,
 )
-from train.measure_rows import MAIN_ROWS, Q1_ROWS
+from train.measure_rows import IMAGE_ROWS, MAIN_ROWS, Q1_ROWS
 from train.measure_sets import Images, image_sets
 from train.measure_speed import machine, measure_speed
 
 QUICK = {"patches": 100, "images": 3, "per_kind": 4}
 """What `--quick` stands for."""
-CORE_SECONDS = {"q1": 0.003, "qf": 25.0}
-"""What a window and an image took on one core, measured on Kodak and CLIC."""
+CORE_SECONDS = {"q1": 0.003, "q1-images": 0.45, "qf": 25.0}
+"""What a window, a scan of a whole image, and an image took on one core, measured on Kodak and CLIC."""
 SHARED = Path("../shared")
 """Where the inputs that are no part of the project lie, beside a checkout, unless the options say otherwise."""
 BENCHMARKS = Path("benchmarks")
@@ -118,6 +118,7 @@ def expected_minutes(section: str, sets: Images, patches: int, workers: int) -> 
         return None
     count = {
         "q1": len(sets) * len(Q1_ROWS) * patches,
+        "q1-images": len(sets) * len(IMAGE_ROWS) * patches / WINDOWS_PER_IMAGE,
     }.get(section, sum(len(paths) for paths in sets.values()))
     return CORE_SECONDS[section] * count / max(workers, 1) / 60
 
@@ -125,7 +126,7 @@ def expected_minutes(section: str, sets: Images, patches: int, workers: int) -> 
 def _command(o: argparse.Namespace, wanted: tuple[str, ...]) -> str:
     """The command line, without the paths of this machine."""
     parts = ["python -m train.evaluate", *(["DATA"] if o.data else []), f"--only {','.join(wanted)}"]
-    parts += [f"--patches {o.patches}"] if "q1" in wanted else []
+    parts += [f"--patches {o.patches}"] if {"q1", "q1-images"} & set(wanted) else []
     parts += [f"--images {o.images}"] if o.images and set(OF_SETS) & set(wanted) else []
     parts += ["--full"] if o.full and "qf" in wanted else []
     parts += [f"--per-kind {o.per_kind}"] if "forge" in wanted else []
@@ -143,7 +144,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="a few windows, images and files of each, for a first look"
     )
-    parser.add_argument("--patches", type=int, help="windows for each line of the Q1 tables; 2000")
+    parser.add_argument("--patches", type=int, help="windows for each line of the Q1 tables, 10 to a whole image; 2000")
     parser.add_argument("--images", type=int, help="images of each set, evenly spread, that are used; all")
     parser.add_argument("--per-kind", type=int, help="files of each kind of forgery; 40")
     parser.add_argument("--full", action="store_true", help="QF and flag on whole images, not on their centres")
@@ -176,6 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     sets = {name: _spread(paths, o.images) for name, paths in sets.items()}
     measures: dict[str, Callable[[], Any]] = {
         "q1": lambda: measure_q1(sets, o.patches, o.workers),
+        "q1-images": lambda: measure_q1_images(sets, o.patches, o.workers),
         "qf": lambda: measure_qf(sets, o.full, o.workers),
         "forge": lambda: measure_forge(o.forge, o.data, o.per_kind, o.workers),
         "cameras": lambda: measure_cameras(o.cameras),

@@ -1,4 +1,4 @@
-"""What the Q1 estimator reaches: on isolated windows, as Tondi 2021 measures it."""
+"""What the Q1 estimator reaches: on isolated windows, as Tondi 2021 measures it, and on windows within whole images."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ from train import compress
 from train import measure_metrics as metrics
 from train.compress import Pixels
 from train.dataset import capped_q1, shift_index
-from train.measure_rows import Q1_ROWS, Row
-from train.measure_sets import Images, load, sides
+from train.measure_rows import IMAGE_ROWS, Q1_ROWS, Row
+from train.measure_sets import Images, load, scanner, sides
 
 SOURCE, MIDDLE = 128, 112
 """Pixels along a side of what is compressed first for an isolated window, and of what is left of it after the crop."""
+IMAGE_SIDE = 768
+"""Pixels along a side of the piece that stands for a whole image, where the image is larger."""
+WINDOWS_PER_IMAGE = 10
+"""Windows asked for that one scan of a whole image stands for."""
 EASY = 5
 """The shift is measured where QF1 is at least this far below QF2."""
 COVERAGES = (25, 50, 75, 100)
@@ -32,7 +36,7 @@ COVERAGES = (25, 50, 75, 100)
 RELIABILITY_BINS = 15
 
 Windows = dict[str, npt.NDArray[Any]]
-"""Arrays of one length, by name; what `isolated` gives for the windows of one line."""
+"""Arrays of one length, by name; what `isolated` and `within` give for the windows, or cells, of one line."""
 
 
 @cache
@@ -160,6 +164,80 @@ def _parts(found: npt.NDArray[Any], w: Windows, doubt: npt.NDArray[Any]) -> dict
     return out
 
 
+# --- whole images -----------------------------------------------------------------------------------------------------
+
+
+def within(job: tuple[Path, Row, int, str]) -> Windows:
+    """What jscan's maps say of every other cell of `count` scans of one image, and the truth about them.
+
+    `found` (n, 15) steps, 0 where the map says nothing; `coverage` (n,) 0 to 1; `start` (n,) whether the cell is its
+    scan's first. Of the cell's scan: `placed`, whether its grid shift was right; `double`, the share of it that was
+    called double; `background`, the share of the background's 15 steps that were right. The others as in `_truth`.
+    """
+    path, row, count, seed = job
+    rng, image = random.Random(seed), _source(path, row)
+    parts: list[Windows] = []
+    for _ in range(count):
+        height, width = (min(IMAGE_SIDE, s) for s in image.shape[:2])
+        y, x = rng.randrange(image.shape[0] - height + 1), rng.randrange(image.shape[1] - width + 1)
+        dy, dx, qf1 = rng.randrange(8), rng.randrange(8), rng.randint(*row.qf1)
+        if row.aligned:
+            dy = dx = 0
+        first, second, label = row.draw(rng, qf1)
+        piece = np.ascontiguousarray(image[y : y + height, x : x + width])
+        once = piece if first is None else compress.recompress(piece, first)
+        result = scanner().scan(compress.encode(np.ascontiguousarray(once[dy:, dx:]), second))
+        if result.maps is None:
+            raise ValueError(f"{path} could not be scanned: {result.record.error}")
+        # Windows lie two cells apart: every other cell has each of them once.
+        steps = result.maps.q1[:, 1::2, 1::2].reshape(N_COEFS, -1).T
+        true = _truth(first, second, label)
+        record, n = result.record, len(steps)
+        background = 0.0 if record.q1_background is None else np.mean(record.q1_background == true["truth"])
+        of_scan = {
+            "placed": record.grid_shift == (-dy % 8, -dx % 8),
+            "double": record.double_fraction or 0.0,
+            "background": float(background),
+            **true,
+        }
+        parts.append(
+            {
+                "found": np.nan_to_num(steps).astype(np.int16),
+                "coverage": result.maps.coverage[1::2, 1::2].ravel(),
+                "start": np.arange(n) == 0,
+                **{name: np.repeat(np.asarray(value)[None], n, axis=0) for name, value in of_scan.items()},
+            }
+        )
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def image_figures(w: Windows) -> dict[str, Any]:
+    """Figures of the cells of whole images, as `window_figures`; cells without an answer are left out.
+
+    `shift_accuracy`, `called_double` and `background_accuracy` are of scans. `accuracy_all` counts a cell without an
+    answer as wrong.
+    """
+    scans = {name: w[name][w["start"]] for name in ("placed", "double", "background", "qf1", "qf2")}
+    called = {"scans": len(scans["qf1"]), "called_double": float((scans["double"] > 0.5).mean())}
+    said = w["found"][:, 0] > 0
+    if not w["truth"].any():
+        return {**called, "cells": len(said), "no_answer": float((~said).mean())}
+    easy = scans["qf1"] <= scans["qf2"] - EASY
+    kept = {name: values[said] for name, values in w.items()}
+    found, truth = kept["found"], kept["truth"]
+    return {
+        **called,
+        "cells": len(said),
+        "no_answer": float((~said).mean()),
+        **metrics.scores("", found, truth),
+        "accuracy_all": metrics.accuracy(w["found"], w["truth"]),
+        **_below_and_from(found, truth, kept["qf1"], kept["qf2"]),
+        "shift_accuracy": float(scans["placed"][easy].mean()) if easy.any() else None,
+        "background_accuracy": float(scans["background"].mean()),
+        **_parts(found, kept, -kept["coverage"]),
+    }
+
+
 # --- all lines --------------------------------------------------------------------------------------------------------
 
 
@@ -199,3 +277,8 @@ def _measure(
 def measure_q1(sets: Images, count: int, workers: int) -> dict[str, Any]:
     """Figures by set and line, each from `count` isolated windows of 64 x 64 pixels; see `window_figures`."""
     return _measure(sets, Q1_ROWS, count, workers, isolated, window_figures)
+
+
+def measure_q1_images(sets: Images, count: int, workers: int) -> dict[str, Any]:
+    """Figures by set and line, each from a tenth of `count` scans of whole images; see `image_figures`."""
+    return _measure(sets, IMAGE_ROWS, max(1, count // WINDOWS_PER_IMAGE), workers, within, image_figures)

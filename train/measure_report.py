@@ -12,8 +12,8 @@ from typing import Any
 from jscan.atomic import replacing
 from train.measure_asked import Results, asked_table
 
-SECTIONS = ("q1", "qf", "forge", "cameras", "papers", "bench")
-OF_SETS = ("q1", "qf")
+SECTIONS = ("q1", "q1-images", "qf", "forge", "cameras", "papers", "bench")
+OF_SETS = ("q1", "q1-images", "qf")
 """Sections that measure each set of images on its own."""
 
 
@@ -96,9 +96,10 @@ def report(results: Results) -> str:
     """All figures as Markdown."""
     lines = ["# Evaluation", "", f"`{results['command']}`", ""]
     lines += table("measured", asked_table(results)) if asked_table(results) else []
-    for name, rows in results.get("q1", {}).items():
-        lines += [f"## Q1, isolated windows of 64 x 64: {name}", ""]
-        lines += table("compression", {k: plain(row) for k, row in rows.items()}) + q1_parts_report(rows)
+    for section, title in (("q1", "Q1, isolated windows of 64 x 64"), ("q1-images", "Q1, windows in whole images")):
+        for name, rows in results.get(section, {}).items():
+            lines += [f"## {title}: {name}", "", *table("compression", {k: plain(row) for k, row in rows.items()})]
+            lines += q1_parts_report(rows)
     for name, found in results.get("qf", {}).items():
         lines += [f"## QF and flag of decoded JPEGs: {name}", "", *table("all", {name: plain(found)})]
         lines += table("QF", found["by_qf"]) + table("image", found["flag"])

@@ -1,4 +1,4 @@
-"""The lines of the tables of Q1: how the windows of each line were made."""
+"""The lines of the tables of Q1: how the windows, or the images, of each line were made."""
 
 from __future__ import annotations
 
@@ -102,3 +102,13 @@ Q1_ROWS = (
     Row("QF2 60 to 100, single", qf2=(60, 100), first="none"),
 )
 """Every line of isolated windows."""
+
+IMAGE_ROWS = (
+    Row("QF2 90"),
+    Row("QF2 80", qf1=(55, 98), qf2=(80, 80)),
+    Row("QF2 60 to 100", qf1=(50, 98), qf2=(60, 100)),
+    Row("QF2 90, aligned", aligned=True),
+    Row("QF2 90, Photoshop 8 to 12 first", first="photoshop", windows="QF2 90"),
+    Row("QF2 90, single", first="none"),
+)
+"""Every line of whole images."""
