@@ -186,6 +186,13 @@ def test_tables_of_photoshop_are_the_published_ones(level: int, sums: tuple[int,
     assert hashlib.md5(segment, usedforsecurity=False).hexdigest() == digest
 
 
+def test_errors_of_the_qf_map_by_hand() -> None:
+    maps = [np.array([[80, 84]], np.float32), np.array([[np.nan, 82]], np.float32)]
+    expected = {"mean": 82, "deviation": np.sqrt(8 / 3), "mae": 2, "no_answer": 0.25}
+    assert measure_qf.error_figures(maps, 80) == pytest.approx(expected)
+    assert measure_qf.error_figures([np.full((1, 2), np.nan, np.float32)], 80)["mae"] is None
+
+
 def test_flags_by_hand() -> None:
     assert measure_qf.flag_figures([0.9, 0.5, 0.1, None]) == {
         "images": 4,
@@ -257,6 +264,7 @@ def test_asked_table_says_what_is_met_and_what_was_not_measured() -> None:
 RESULTS: dict[str, Any] = {
     "q1": {"kodak": {"QF2 90": {"accuracy": 0.123456, "by_coverage": {"50 %": {"accuracy": 1.0, "mse": None}}}}},
     "qf": {"kodak": {"mae": 2.0, "flag": {"never": {"images": 3}}}},
+    "qf-sizes": {"kodak": {"64 x 64": {"error": {"50": {"mae": 1.0}}}}},
     "forge": {"kinds": {"ok_png": {"images": 2}}, "score": {"brier": 0.5}},
 }
 
@@ -268,6 +276,7 @@ def test_tidy_figures_say_where_they_belong() -> None:
         ("q1 by coverage", "kodak", "QF2 90", "50 %", "mse", None),
         ("qf", "kodak", "", "", "mae", 2.0),
         ("qf flag", "kodak", "", "never", "images", 3),
+        ("qf-sizes error", "kodak", "64 x 64", "50", "mae", 1.0),
         ("forge kinds", "", "", "ok_png", "images", 2),
         ("forge score", "", "", "brier", "value", 0.5),
     ]
@@ -277,16 +286,16 @@ def test_tidy_figures_say_where_they_belong() -> None:
 
 
 def test_quick_and_images_are_what_the_command_says(photographs: Path) -> None:
-    o = evaluate._parse([str(photographs), "--only", "q1,qf", "--quick", "--patches", "7"])
+    o = evaluate._parse([str(photographs), "--only", "q1,qf-sizes", "--quick", "--patches", "7"])
     assert (o.patches, o.images, o.per_kind) == (7, evaluate.QUICK["images"], evaluate.QUICK["per_kind"])
-    assert evaluate._command(o, o.only) == "python -m train.evaluate DATA --only q1,qf --patches 7 --images 3"
+    assert evaluate._command(o, o.only) == "python -m train.evaluate DATA --only q1,qf-sizes --patches 7 --images 3"
     paths = [Path(str(k)) for k in range(24)]
     assert [p.name for p in evaluate._spread(paths, 3)] == ["0", "8", "16"] and evaluate._spread(paths, None) == paths
 
 
 def test_expected_minutes_grow_with_what_is_asked_for() -> None:
     sets = {"a": [Path("1"), Path("2")], "b": [Path("3")]}
-    for section in ("q1", "q1-images", "qf"):
+    for section in ("q1", "q1-images", "qf", "qf-sizes"):
         less = evaluate.expected_minutes(section, {"a": sets["a"]}, 100, 2)
         more = evaluate.expected_minutes(section, sets, 100, 1)
         assert less is not None and more is not None and more > 2 * less > 0
@@ -385,6 +394,18 @@ def test_q1_of_whole_images_from_the_command_line(photographs: Path, tmp_path: P
         figures = found[row.name]
         assert figures["scans"] == 1 and figures["cells"] >= 17 * 18 and figures["no_answer"] < 0.5
         assert ("accuracy" in figures) == (row.first != "none")
+
+
+def test_qf_by_size_from_the_command_line(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure_qf, "ALL_QUALITIES", (60, 97))
+    found = run(photographs, tmp_path, "--only", "qf-sizes")["qf-sizes"]["photos"]
+    assert list(found) == ["64 x 64", "128 x 128", "256 x 256"]  # the photographs hold no larger crop
+    for size, figures in found.items():
+        assert set(figures["error"]) == {"60", "97"} and set(figures["flag"]) == {"never", "60", "97"}
+        assert figures["flag"]["60"]["images"] == 2 * measure_qf.SIZES[int(size.split()[0])]
+    assert found["256 x 256"]["error"]["60"]["mae"] < 5
+    assert found["256 x 256"]["flag"]["60"]["called_compressed"] == 2
+    assert "flag, crops of 64 x 64" in (tmp_path / "evaluation.md").read_text()
 
 
 def test_record_writes_metrics_and_keeps_the_rest(tmp_path: Path) -> None:

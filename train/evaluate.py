@@ -24,7 +24,7 @@ from jscan import q1map, qfmap, suspicion, weights
 from train.measure_asked import Results, asked_table
 from train.measure_files import measure_cameras, measure_forge, measure_papers
 from train.measure_q1 import WINDOWS_PER_IMAGE, measure_q1, measure_q1_images
-from train.measure_qf import measure_qf
+from train.measure_qf import measure_qf, measure_qf_sizes
 from train.measure_report import (
     OF_SETS,
     SECTIONS,
@@ -43,7 +43,7 @@ from train.measure_speed import machine, measure_speed
 
 QUICK = {"patches": 100, "images": 3, "per_kind": 4}
 """What `--quick` stands for."""
-CORE_SECONDS = {"q1": 0.003, "q1-images": 0.45, "qf": 25.0}
+CORE_SECONDS = {"q1": 0.003, "q1-images": 0.45, "qf": 25.0, "qf-sizes": 43.0}
 """What a window, a scan of a whole image, and an image took on one core, measured on Kodak and CLIC."""
 SHARED = Path("../shared")
 """Where the inputs that are no part of the project lie, beside a checkout, unless the options say otherwise."""
@@ -179,6 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
         "q1": lambda: measure_q1(sets, o.patches, o.workers),
         "q1-images": lambda: measure_q1_images(sets, o.patches, o.workers),
         "qf": lambda: measure_qf(sets, o.full, o.workers),
+        "qf-sizes": lambda: measure_qf_sizes(sets, o.workers),
         "forge": lambda: measure_forge(o.forge, o.data, o.per_kind, o.workers),
         "cameras": lambda: measure_cameras(o.cameras),
         "papers": lambda: measure_papers(o.papers),

@@ -29,6 +29,7 @@ def _of_sets(what: str, place: tuple[str, ...], sign: str, kodak: float, clic: f
 
 
 _UNCOMPRESSED = f"up_to_{FLAG_ASKED}_not_called_compressed"
+_FLAG = ("qf-sizes", "kodak", "512 x 512", "flag")
 _BIG = tuple(f"{kind} of {BIG_MEGAPIXELS} MP, one worker" for kind in ("JPEG", "TIFF"))
 ASKED = (
     *_of_sets("Q1 accuracy, QF2 90, isolated windows", ("q1", "QF2 90", "accuracy"), ">=", 0.78, 0.73),
@@ -52,6 +53,10 @@ ASKED = (
     Asked("QF mean absolute error per cell, QF 30 to 95, Kodak", ("qf", "kodak", "mae"), "<=", 0.8),
     Asked("never compressed, called compressed, images of Kodak", ("qf", "kodak", "never_called_compressed"), "<=", 0),
     Asked(f"QF 85 to {FLAG_ASKED}, not called compressed, images of Kodak", ("qf", "kodak", _UNCOMPRESSED), "<=", 0),
+    *(
+        Asked(f"QF {qf}, called uncompressed, share of Kodak", (*_FLAG, str(qf), "share_uncompressed"), "<=", bound)
+        for qf, bound in ((98, 0), (99, 0), (100, 0.02))
+    ),
     *(
         Asked(f"{name} AUC, {kind}", ("forge", "kinds", kind, key), ">=", bound)
         for name, key, bounds in (

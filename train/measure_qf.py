@@ -22,6 +22,10 @@ FLAG_ASKED = 97
 """Images up to this quality factor should be called compressed."""
 QF_SIDE, FLAG_SIDE = 256, 512
 """Pixels along a side of the centre crops that stand for whole images."""
+ALL_QUALITIES = (*range(5, 96, 5), 96, 97, 98, 99, 100)
+"""Quality factors at which map and flag are measured by the size of the crop."""
+SIZES = {64: 4, 128: 2, 256: 1, 512: 1}
+"""Pixels along a side of a crop, and how many are cut from each image at each quality factor."""
 NEVER = "never"
 """What stands for a quality factor where there was no compression."""
 
@@ -114,4 +118,64 @@ def measure_qf(sets: Images, full: bool, workers: int) -> dict[str, Any]:
             "by_qf": by_qf,
             "flag": flag,
         }
+    return out
+
+
+# --- by the size of the crop ------------------------------------------------------------------------------------------
+
+Answers = dict[tuple[int, str], list[tuple[npt.NDArray[np.float32], float | None]]]
+"""The QF maps and shares called compressed of the crops of one size, at one quality factor or never compressed."""
+
+
+def _sizes_image(path: Path) -> Answers:
+    """What is said of crops of every size of one image; sizes that it does not hold are left out."""
+    rng, source = random.Random(f"sizes/{path.name}"), _centre(load(path), max(SIZES) + 8)
+    out: Answers = {}
+    for qf in (NEVER, *ALL_QUALITIES):
+        dy, dx = divmod(rng.randrange(1, 64), 8)
+        pixels = source if qf == NEVER else compress.recompress(source, compress.standard(int(qf)))
+        pixels = pixels[dy:, dx:]
+        for size, crops in SIZES.items():
+            if min(pixels.shape[:2]) < size - 8:  # the shift may have taken the last pixels
+                continue
+            height, width = (min(size, s) for s in pixels.shape[:2])
+            for _ in range(crops):
+                y, x = rng.randrange(pixels.shape[0] - height + 1), rng.randrange(pixels.shape[1] - width + 1)
+                answer = _scan(pixels[y : y + height, x : x + width])
+                out.setdefault((size, str(qf)), []).append(answer)
+    return out
+
+
+def error_figures(maps: list[npt.NDArray[np.float32]], qf: int) -> dict[str, Any]:
+    """Mean and deviation of all cells' quality factors, their mean absolute error, and the share without an answer.
+
+    None where no cell has an answer. The deviation is about the mean of the cells, as in Uchida 2019.
+    """
+    cells = np.concatenate([m.ravel() for m in maps]).astype(np.float64)
+    said = cells[np.isfinite(cells)]
+    some = said.size > 0
+    return {
+        "mean": float(said.mean()) if some else None,
+        "deviation": float(said.std()) if some else None,
+        "mae": float(np.abs(said - qf).mean()) if some else None,
+        "no_answer": 1 - said.size / max(cells.size, 1),
+    }
+
+
+def measure_qf_sizes(sets: Images, workers: int) -> dict[str, Any]:
+    """By set and size of the crop: `error` by quality factor (`error_figures`) and `flag` (`flag_figures`)."""
+    jobs = [(name, path) for name, paths in sets.items() for path in paths]
+    gathered: dict[str, Answers] = {name: {} for name in sets}
+    for (name, _), found in zip(jobs, metrics.spread(_sizes_image, [p for _, p in jobs], workers), strict=True):
+        for key, answers in found.items():
+            gathered[name].setdefault(key, []).extend(answers)
+    out: dict[str, Any] = {}
+    for name, of_set in gathered.items():
+        for size in SIZES:
+            here = {qf: answers for (s, qf), answers in of_set.items() if s == size}
+            if here:
+                out.setdefault(name, {})[f"{size} x {size}"] = {
+                    "error": {q: error_figures([m for m, _ in a], int(q)) for q, a in here.items() if q != NEVER},
+                    "flag": {q: flag_figures([share for _, share in a]) for q, a in here.items()},
+                }
     return out

@@ -12,8 +12,8 @@ from typing import Any
 from jscan.atomic import replacing
 from train.measure_asked import Results, asked_table
 
-SECTIONS = ("q1", "q1-images", "qf", "forge", "cameras", "papers", "bench")
-OF_SETS = ("q1", "q1-images", "qf")
+SECTIONS = ("q1", "q1-images", "qf", "qf-sizes", "forge", "cameras", "papers", "bench")
+OF_SETS = ("q1", "q1-images", "qf", "qf-sizes")
 """Sections that measure each set of images on its own."""
 
 
@@ -103,6 +103,10 @@ def report(results: Results) -> str:
     for name, found in results.get("qf", {}).items():
         lines += [f"## QF and flag of decoded JPEGs: {name}", "", *table("all", {name: plain(found)})]
         lines += table("QF", found["by_qf"]) + table("image", found["flag"])
+    for name, sizes in results.get("qf-sizes", {}).items():
+        lines += [f"## QF and flag by the size of the crop: {name}", ""]
+        for size, found in sizes.items():
+            lines += table(f"QF, crops of {size}", found["error"]) + table(f"flag, crops of {size}", found["flag"])
     if "forge" in results:
         found = results["forge"]
         lines += ["## Forgeries", "", *table("kind", found["kinds"]), *table("score", found["score"])]
