@@ -109,7 +109,7 @@ def _guarded(command: Callable[Arguments, ExitCode]) -> Callable[Arguments, None
 
 def _complain(message: str) -> None:
     """Nothing; one line on stderr."""
-    from jscan.discover import display_path
+    from jscan.names import display_path
 
     # A path in the message may hold control characters, which a terminal would obey.
     typer.echo(f"jscan: {display_path(os.fsencode(message))}", err=True)

@@ -8,17 +8,12 @@ R = (255 - C) (255 - K) / 255 and so on, with the values taken as inverted where
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import io
-import os
-import stat
 import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -34,16 +29,12 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from jscan import jpegheader
+from jscan import filetypes, jpegheader
 from jscan.errors import ErrorCode, InputError, UsageError
-from jscan.records import DecodedImage, Evidence, ImageRef, JpegFacts, Metadata, Pixels
+from jscan.records import DecodedImage, JpegFacts, Metadata, Pixels
 
 MIN_SIDE = 64
 """Pixels. A smaller image does not hold one window of the estimators."""
-MAX_FILE_BYTES = 4 << 30
-"""A file is read whole; a larger one than this is refused."""
-MAX_UNREAD_BYTES = 64 << 20
-"""A larger file of a type that is not decoded (a film, an archive) is refused after a look at its first bytes."""
 MAX_EXIF_BYTES = 1 << 20
 """Exif beyond this, possible outside of JPEG only, is not looked at."""
 MAX_THUMBNAIL_PIXELS = 4_000_000
@@ -75,232 +66,6 @@ _PILLOW_ERRORS = (
     Image.DecompressionBombError,
 )
 
-_READABLE = "jscan reads JPEG, PNG, TIFF, BMP, WebP and GIF"
-
-
-# --- reading ------------------------------------------------------------------------------------------------
-
-
-def read(ref: ImageRef) -> tuple[bytes, Evidence]:
-    """The file's bytes and what identifies them: size, time of change, SHA-256 of exactly these bytes.
-
-    The file is opened without touching its access time where the system allows that; where the time did
-    change, the evidence's warnings say `atime_changed`. Links are not followed, and anything but a regular file is
-    not opened. Raises InputError: what discovery refused, `not_found`, `symlink`, `not_regular`, `os_error` with
-    the name of the errno, `changed` when the file changed meanwhile, `memory` when it is too large to hold, and
-    `unsupported_format` for large files whose first bytes are of no image type that is read.
-    """
-    if ref.refused is not None:
-        raise InputError(ErrorCode(ref.refused[0]), ref.refused[1])
-    try:
-        before = os.lstat(ref.path_bytes)
-        _check_regular(before)
-        handle, spared = _open(ref.path_bytes)
-        try:
-            opened = os.fstat(handle)
-            _check_regular(opened)
-            data = _read_all(handle, opened.st_size)
-            after = os.fstat(handle)
-        finally:
-            os.close(handle)
-    except OSError as exc:
-        raise _os_error(exc) from exc
-    except MemoryError as exc:
-        raise _no_memory() from exc
-    if not (_identity(before) == _identity(opened) == _identity(after)) or len(data) != after.st_size:
-        raise InputError(ErrorCode.CHANGED, "It changed while it was read. Scan it again when nothing writes to it.")
-    touched = () if spared or after.st_atime_ns == before.st_atime_ns else ("atime_changed",)
-    return data, Evidence(len(data), _utc(after.st_mtime_ns), hashlib.sha256(data).hexdigest(), touched)
-
-
-def _open(path: bytes) -> tuple[int, bool]:
-    """(descriptor, whether the access time is certainly spared)."""
-    flags = os.O_RDONLY
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
-        flags |= getattr(os, name, 0)
-    spare = getattr(os, "O_NOATIME", 0)
-    if spare:
-        try:
-            return os.open(path, flags | spare), True
-        except PermissionError as exc:  # EPERM: only a file's owner may ask for that
-            if exc.errno != errno.EPERM:
-                raise
-    return os.open(path, flags), False
-
-
-def _read_all(handle: int, size: int) -> bytes:
-    with open(handle, "rb", buffering=0, closefd=False) as stream:
-        head = stream.read(4096)
-        if size > MAX_UNREAD_BYTES:
-            _format_of(head)
-        if size > MAX_FILE_BYTES:
-            raise InputError(
-                ErrorCode.MEMORY,
-                f"It has {size:,} bytes; files of up to {MAX_FILE_BYTES:,} are read. Split it, or convert it.",
-            )
-        parts = [head]
-        while parts[-1]:
-            parts.append(stream.read(max(size - stream.tell(), 0) + 1))
-        return b"".join(parts)
-
-
-def _check_regular(found: os.stat_result) -> None:
-    if stat.S_ISLNK(found.st_mode):
-        raise InputError(ErrorCode.SYMLINK, "It is a symbolic link, which is not followed; scan what it points to.")
-    if not stat.S_ISREG(found.st_mode):
-        raise InputError(ErrorCode.NOT_REGULAR, "It is not a regular file, and was not opened.")
-
-
-def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _utc(nanoseconds: int) -> datetime | None:
-    try:
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)
-    except OverflowError:
-        return None
-
-
-def _os_error(exc: OSError) -> InputError:
-    name = errno.errorcode.get(exc.errno or 0, "an unknown error")
-    if exc.errno in (errno.ENOENT, errno.ENOTDIR):
-        return InputError(
-            ErrorCode.NOT_FOUND, f"It is not there any more: {name}. It was removed or renamed meanwhile."
-        )
-    if exc.errno == errno.ELOOP:
-        return InputError(ErrorCode.SYMLINK, "It is a symbolic link, which is not followed; scan what it points to.")
-    return InputError(
-        ErrorCode.OS_ERROR,
-        f"It could not be read: {name} ({exc.strerror}). Mend the permissions or the disk, and scan it again.",
-    )
-
-
-def _no_memory() -> InputError:
-    return InputError(
-        ErrorCode.MEMORY, "There was not enough memory for it. Scan it with fewer workers, or lower --max-pixels."
-    )
-
-
-# --- type ---------------------------------------------------------------------------------------------------
-
-_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\xff\xd8", "jpeg"),
-    (0, b"\x89PNG\r\n\x1a\n", "png"),
-    (0, b"GIF87a", "gif"),
-    (0, b"GIF89a", "gif"),
-    (8, b"CR", "Canon CR2 raw"),
-    (0, b"II*\0", "tiff"),
-    (0, b"MM\0*", "tiff"),
-    (0, b"II+\0", "tiff"),
-    (0, b"MM\0+", "tiff"),
-    (0, b"8BPS", "Photoshop (PSD)"),
-    (0, b"%PDF", "PDF"),
-    (0, b"%!PS", "PostScript"),
-    (0, b"\xc5\xd0\xd3\xc6", "EPS"),
-    (0, b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (0, b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"II\xbc", "JPEG XR"),
-    (0, b"\0\0\1\0", "icon (ICO)"),
-    (0, b"\0\0\2\0", "cursor (CUR)"),
-    (0, b"FUJIFILMCCD-RAW", "Fujifilm raw"),
-    (0, b"IIRO", "Olympus raw"),
-    (0, b"IIRS", "Olympus raw"),
-    (0, b"MMOR", "Olympus raw"),
-    (0, b"IIU\0", "Panasonic raw"),
-    (0, b"II\x1a\0\0\0HEAPCCDR", "Canon CRW raw"),
-    (0, b"FOVb", "Sigma raw"),
-    (0, b"\0MRM", "Minolta raw"),
-    (0, b"DDS ", "DDS"),
-    (0, b"v/1\x01", "OpenEXR"),
-    (0, b"#?RADIANCE", "Radiance HDR"),
-    (0, b"qoif", "QOI"),
-    (0, b"BPG\xfb", "BPG"),
-    (0, b"FLIF", "FLIF"),
-    (0, b"\x8aMNG\r\n\x1a\n", "MNG"),
-    (0, b"\x8bJNG\r\n\x1a\n", "JNG"),
-    (0, b"gimp xcf", "GIMP (XCF)"),
-    (0, b"AT&TFORM", "DjVu"),
-    (0, b"SIMPLE  =", "FITS"),
-    (128, b"DICM", "DICOM"),
-    (0, b"PK\3\4", "ZIP archive"),
-    (0, b"PK\5\6", "ZIP archive"),
-    (0, b"7z\xbc\xaf\x27\x1c", "7-Zip archive"),
-    (0, b"Rar!\x1a\x07", "RAR archive"),
-    (0, b"\x1f\x8b", "gzip archive"),
-    (0, b"\xfd7zXZ\0", "xz archive"),
-    (0, b"BZh", "bzip2 archive"),
-    (0, b"\x28\xb5\x2f\xfd", "Zstandard archive"),
-    (257, b"ustar", "tar archive"),
-    (0, b"\x1aE\xdf\xa3", "Matroska film"),
-    (0, b"<?xml", "XML"),
-    (0, b"<svg", "SVG"),
-    (0, b"<!DOCTYPE", "HTML"),
-    (0, b"<html", "HTML"),
-)
-
-_BRANDS = {
-    b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"heim": "HEIC", b"heis": "HEIC",
-    b"hevc": "HEIC", b"hevx": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"crx ": "Canon CR3 raw",
-}  # fmt: skip
-
-_RAW_BY_TIFF = frozenset({"Canon CR2 raw"})
-_DIB_HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
-
-
-def sniff(data: bytes) -> str | None:
-    """The type by the first bytes, or None.
-
-    `jpeg`, `png`, `tiff`, `bmp`, `webp` and `gif` are decoded; any other answer is a name for people to read.
-    """
-    for offset, magic, name in _SIGNATURES:
-        if data.startswith(magic, offset):
-            if name in _RAW_BY_TIFF and not data.startswith((b"II*\0", b"MM\0*")):
-                continue
-            return name
-    if data.startswith(b"RIFF") and len(data) >= 12:
-        return "webp" if data.startswith(b"WEBP", 8) else "RIFF (film or sound)"
-    if data.startswith(b"ftyp", 4):
-        brand = data[8:12]
-        return _BRANDS.get(brand, "MP4 or QuickTime film")
-    if data.startswith(b"BM") and len(data) >= 18 and int.from_bytes(data[14:18], "little") in _DIB_HEADERS:
-        return "bmp"
-    if len(data) > 2 and data[:1] == b"P" and data[1:2] in b"1234567" and data[2:3].isspace():
-        return "netpbm (PBM, PGM, PPM)"
-    return None
-
-
-def _format_of(data: bytes) -> str:
-    """The type of data that are to be decoded. Raises InputError for all others."""
-    if not data:
-        raise InputError(ErrorCode.EMPTY, "It is empty (0 bytes). Fetch it again from where it came from.")
-    name = sniff(data)
-    if name is not None and name in _DECODERS:
-        return name
-    if name is not None:
-        raise InputError(
-            ErrorCode.UNSUPPORTED_FORMAT,
-            f"It is a file of type {name}. {_READABLE}; convert it losslessly, or leave such files out with --exclude.",
-        )
-    what = "text" if _is_text(data[:512]) else "no type of image that jscan knows"
-    raise InputError(
-        ErrorCode.UNSUPPORTED_FORMAT,
-        f"By its first bytes ({data[:8].hex(' ')}) it is {what}. {_READABLE}; leave such files out with --exclude.",
-    )
-
-
-def _is_text(head: bytes) -> bool:
-    try:
-        text = head.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        if exc.start < len(head) - 3:
-            return False
-        text = head[: exc.start].decode("utf-8")
-    return all(c.isprintable() or c in "\t\r\n\f" for c in text)
-
-
 # --- decoding -----------------------------------------------------------------------------------------------
 
 
@@ -321,7 +86,7 @@ def decode(data: bytes, *, max_pixels: int, rgb: bool) -> DecodedImage:
     Raises InputError with codes `empty`, `unsupported_format`, `bad_header`, `unsupported_sof`, `scan_limit`,
     `pixel_limit` (before any pixel is decoded), `too_small`, `corrupt_data`, `memory`.
     """
-    decoder = _DECODERS[_format_of(data)]
+    decoder = _DECODERS[filetypes.image_type(data)]
     try:
         with warnings.catch_warnings():
             # Pillow warns of odd tags and large images on stderr; limits and warnings here are jscan's own.
@@ -333,6 +98,12 @@ def decode(data: bytes, *, max_pixels: int, rgb: bool) -> DecodedImage:
     if image.rgb is not None:
         image.rgb.setflags(write=False)
     return image
+
+
+def _no_memory() -> InputError:
+    return InputError(
+        ErrorCode.MEMORY, "There was not enough memory for it. Scan it with fewer workers, or lower --max-pixels."
+    )
 
 
 def from_array(array: npt.NDArray[np.uint8], *, rgb: bool) -> DecodedImage:
@@ -813,7 +584,8 @@ def _open_tiff(data: bytes, max_pixels: int) -> _Opened:
     if 50706 in tags or tags.get(262) in (32803, 34892) or reduced:
         raise InputError(
             ErrorCode.UNSUPPORTED_FORMAT,
-            f"It is a camera's raw file in a TIFF container. {_READABLE}; scan the JPEG that the camera wrote.",
+            "It is a camera's raw file in a TIFF container. "
+            f"{filetypes.READABLE}; scan the JPEG that the camera wrote.",
         )
     notes = []
     if tags.get(259) in (6, 7):

@@ -11,7 +11,9 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
-from jscan.errors import ErrorCode, UsageError
+from jscan import reading
+from jscan.errors import InputError, UsageError
+from jscan.names import display_path
 from jscan.records import ImageRef
 
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
@@ -45,15 +47,6 @@ def discover(
     return islice(_walk_all(roots, wanted, stops, leave_out), limit)
 
 
-def display_path(path_bytes: bytes) -> str:
-    r"""The path as one line of text: bytes that are not UTF-8, and control characters, as backslash escapes.
-
-    Marks that reorder text (U+202E and its like) are escaped as well, so that a name reads as it is stored.
-    """
-    text = path_bytes.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 @dataclass(frozen=True, slots=True)
 class _Root:
     path: bytes
@@ -62,7 +55,7 @@ class _Root:
     """Absolute, the links of its parents resolved, but not one that it is itself."""
     mode: int | None
     """From lstat, or None where even that failed."""
-    trouble: str | None = None
+    trouble: InputError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +89,7 @@ def _roots(sources: Sequence[Path]) -> list[_Root]:
     for source in sources:
         path = os.fsencode(source)
         mode: int | None = None
-        trouble: str | None = None
+        trouble: InputError | None = None
         try:
             mode = os.lstat(path).st_mode
         except ValueError as exc:  # a NUL inside the name
@@ -104,7 +97,7 @@ def _roots(sources: Sequence[Path]) -> list[_Root]:
         except OSError as exc:
             if exc.errno in _ABSENT:
                 raise UsageError(f"{display_path(path)} does not exist; check the spelling of the path") from exc
-            trouble = _reason(exc, "looked at")
+            trouble = reading.os_error(exc, "looked at")
         real = _real(path)
         if real not in seen:
             seen.add(real)
@@ -128,7 +121,8 @@ def _walk_all(
             continue
         name = os.path.basename(root.real) or root.path
         if root.mode is None:
-            yield _refused(root.path, ErrorCode.OS_ERROR, root.trouble or "cannot be looked at")
+            if root.trouble is not None:
+                yield _refused(root.path, root.trouble)
         elif stat.S_ISDIR(root.mode):
             yield from _walk(root, wanted, stops)
         elif wanted.takes(name):
@@ -137,16 +131,16 @@ def _walk_all(
 
 def _walk(root: _Root, wanted: _Wanted, stops: frozenset[bytes]) -> Iterator[ImageRef]:
     """Everything below one folder. Its own stack, because a deep tree would exhaust Python's."""
-    stack: list[Iterator[tuple[bytes, int | None, str]]] = []
+    stack: list[Iterator[_Listed]] = []
     below: list[bytes] = []  # names of the folders that the stack is in
 
     entries, trouble = _list(root.path)
     if trouble:
-        yield _refused(root.path, ErrorCode.OS_ERROR, trouble)
+        yield _refused(root.path, trouble)
     stack.append(entries)
     while stack:
         try:
-            name, mode, reason = next(stack[-1])
+            name, mode, trouble = next(stack[-1])
         except StopIteration:
             stack.pop()
             if below:
@@ -160,29 +154,35 @@ def _walk(root: _Root, wanted: _Wanted, stops: frozenset[bytes]) -> Iterator[Ima
             if wanted.enters(relative):
                 entries, trouble = _list(path)
                 if trouble:
-                    yield _refused(path, ErrorCode.OS_ERROR, trouble)
+                    yield _refused(path, trouble)
                 stack.append(entries)
                 below.append(name)
         elif wanted.takes(relative):
-            yield _refused(path, ErrorCode.OS_ERROR, reason) if mode is None else _ref(path, mode)
+            if mode is not None:
+                yield _ref(path, mode)
+            elif trouble:
+                yield _refused(path, trouble)
 
 
-def _list(folder: bytes) -> tuple[Iterator[tuple[bytes, int | None, str]], str | None]:
-    """(name, file type bits or None, reason) of each entry in order, and a sentence if the listing failed.
+_Listed = tuple[bytes, int | None, InputError | None]
+
+
+def _list(folder: bytes) -> tuple[Iterator[_Listed], InputError | None]:
+    """(name, file type bits, None) or (name, None, why not) of each entry in order, and why the listing failed.
 
     A folder's name is ordered as if it ended in a separator, so that whole paths come out in byte order.
     """
-    found: list[tuple[bytes, int | None, str]] = []
+    found: list[_Listed] = []
     trouble = None
     try:
         with os.scandir(folder) as listing:
             for entry in listing:
                 try:
-                    found.append((entry.name, _type_bits(entry), ""))
+                    found.append((entry.name, _type_bits(entry), None))
                 except OSError as exc:
-                    found.append((entry.name, None, _reason(exc, "looked at")))
+                    found.append((entry.name, None, reading.os_error(exc, "looked at")))
     except OSError as exc:
-        trouble = _reason(exc, "listed")
+        trouble = reading.os_error(exc, "listed")
     found.sort(key=lambda e: e[0] + b"/" if e[1] is not None and stat.S_ISDIR(e[1]) else e[0])
     return iter(found), trouble
 
@@ -199,21 +199,12 @@ def _type_bits(entry: os.DirEntry[bytes]) -> int:
 
 
 def _ref(path: bytes, mode: int) -> ImageRef:
-    if stat.S_ISREG(mode):
-        return ImageRef(display_path(path), path)
-    if stat.S_ISLNK(mode):
-        return _refused(
-            path, ErrorCode.SYMLINK, "It is a symbolic link, which is not followed; scan what it points to."
-        )
-    kind = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
-    what = kind.get(stat.S_IFMT(mode), "something other than a file")
-    return _refused(path, ErrorCode.NOT_REGULAR, f"It is {what}, not a regular file, and was not opened.")
+    try:
+        reading.check_regular(mode)
+    except InputError as found:
+        return _refused(path, found)
+    return ImageRef(display_path(path), path)
 
 
-def _refused(path: bytes, code: ErrorCode, sentence: str) -> ImageRef:
-    return ImageRef(display_path(path), path, refused=(code.value, sentence))
-
-
-def _reason(exc: OSError, verb: str) -> str:
-    name = errno.errorcode.get(exc.errno or 0, "an unknown error")
-    return f"It could not be {verb}: {name} ({exc.strerror}). Mend the permissions or the disk, and scan it again."
+def _refused(path: bytes, found: InputError) -> ImageRef:
+    return ImageRef(display_path(path), path, refused=(found.code.value, str(found)))

@@ -30,6 +30,12 @@ class ErrorCode(StrEnum):
     UNSUPPORTED_FORMAT = "unsupported_format"
     UNSUPPORTED_SOF = "unsupported_sof"
     TOO_SMALL = "too_small"
+    ARCHIVE = "archive"
+    ARCHIVE_DEPTH = "archive_depth"
+    ARCHIVE_LIMIT = "archive_limit"
+    BAD_ARCHIVE = "bad_archive"
+    ENCRYPTED = "encrypted"
+    UNSUPPORTED_METHOD = "unsupported_method"
     NOT_REGULAR = "not_regular"
     SYMLINK = "symlink"
     NOT_FOUND = "not_found"
@@ -45,11 +51,15 @@ SKIP_CODES = frozenset(
         ErrorCode.UNSUPPORTED_FORMAT,
         ErrorCode.UNSUPPORTED_SOF,
         ErrorCode.TOO_SMALL,
+        ErrorCode.ARCHIVE,
+        ErrorCode.ARCHIVE_DEPTH,
+        ErrorCode.ENCRYPTED,
+        ErrorCode.UNSUPPORTED_METHOD,
         ErrorCode.NOT_REGULAR,
         ErrorCode.SYMLINK,
     }
 )
-"""Codes whose row says `skipped`: the input is not something jscan claims to read."""
+"""Codes whose row says `skipped`: the input is not something jscan claims to read, or stands for its members."""
 
 
 class JscanError(Exception):

@@ -54,6 +54,7 @@ SCHEMA = pa.schema(
         pa.field("path_bytes", pa.binary(), nullable=False),
         ("container", pa.string()),
         ("member", pa.int32()),
+        ("container_sha256", pa.string()),
         ("size", pa.int64()),
         ("mtime", pa.timestamp("us", tz="UTC")),
         ("sha256", pa.string()),

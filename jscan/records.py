@@ -17,22 +17,6 @@ Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class ImageRef:
-    """Where one input lies; it holds no pixels and is cheap to send to a worker."""
-
-    path: str
-    """Display path: undecodable bytes are shown as backslash escapes."""
-    path_bytes: bytes
-    """The exact bytes of the name; the key of the row."""
-    container: str | None = None
-    """The archive that holds it, else None."""
-    member: int | None = None
-    """Its index in the archive, else None."""
-    refused: tuple[str, str] | None = None
-    """(error code, sentence) where discovery already knows that it will not be read (a symbolic link, say)."""
-
-
-@dataclass(frozen=True, slots=True)
 class Evidence:
     """What identifies the bytes that were decoded."""
 
@@ -44,6 +28,30 @@ class Evidence:
     """Lower-case hex digest of exactly the bytes that were decoded."""
     warnings: tuple[str, ...] = ()
     """Such as `atime_changed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Where one input lies; `path_bytes`, `container` and `member` together tell it from all others."""
+
+    path: str
+    """Display path: undecodable bytes are shown as backslash escapes."""
+    path_bytes: bytes
+    """The exact bytes of the name; for a member of an archive those of the archive, `!`, and its own."""
+    container: str | None = None
+    """The `path` of the archive that holds it, else None."""
+    member: int | None = None
+    """Its index in the archive, else None."""
+    refused: tuple[str, str] | None = None
+    """(error code, sentence) where discovery already knows that it will not be read (a symbolic link, say)."""
+    container_sha256: str | None = None
+    """Digest of the archive that holds it, where that was read."""
+    content: bytes | None = field(default=None, repr=False, compare=False)
+    """The bytes of a member, which nobody but the one who reads the archive could fetch without reading it anew."""
+    evidence: Evidence | None = field(default=None, compare=False)
+    """What identifies `content`, or an archive that was looked into."""
+    touched: bool = field(default=False, compare=False)
+    """Whether a look at the file's first bytes already changed its access time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +180,7 @@ class ScanRecord:
     path_bytes: bytes
     container: str | None = None
     member: int | None = None
+    container_sha256: str | None = None
     size: int | None = None
     mtime: datetime | None = None
     sha256: str | None = None

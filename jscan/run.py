@@ -27,10 +27,11 @@ from typing import Any, Protocol, TextIO
 
 from jscan import __version__, parquet
 from jscan.config import ScanConfig
-from jscan.discover import discover, display_path
+from jscan.discover import discover
 from jscan.engine import Engine, Outcome
 from jscan.engine.local import run as local_engine
 from jscan.errors import SKIP_CODES, ErrorCode, LockedError, OutputError, SetupError, UsageError
+from jscan.names import display_path
 from jscan.records import ImageRef, ScanRecord, ScanResult
 
 SHARD_ROWS = 1000
@@ -339,6 +340,11 @@ def _failed(ref: ImageRef, code: str, sentence: str) -> ScanRecord:
         path_bytes=ref.path_bytes,
         container=ref.container,
         member=ref.member,
+        container_sha256=ref.container_sha256,
+        size=ref.evidence.size if ref.evidence else None,
+        mtime=ref.evidence.mtime if ref.evidence else None,
+        sha256=ref.evidence.sha256 if ref.evidence else None,
+        warnings=ref.evidence.warnings if ref.evidence else (),
         status="skipped" if code in SKIP_CODES else "error",
         error_code=str(code),
         error=sentence,

@@ -19,6 +19,7 @@ from jscan import (
     lastjpeg,
     q1map,
     qfmap,
+    reading,
     regions,
     rescaled,
     score,
@@ -27,10 +28,10 @@ from jscan import (
     weights,
 )
 from jscan.config import DEFAULT_MAX_PIXELS
-from jscan.discover import display_path
 from jscan.errors import DeviceError, ErrorCode, InputError, SetupError, UsageError
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
+from jscan.names import display_path
 from jscan.records import DecodedImage, Evidence, ImageRef, Maps, ScanRecord, ScanResult, WindowPosteriors
 from jscan.regions import Consistency
 
@@ -116,6 +117,7 @@ class Scanner:
             path_bytes=ref.path_bytes,
             container=ref.container,
             member=ref.member,
+            container_sha256=ref.container_sha256,
             models=self.models,
             jscan_version=__version__,
         )
@@ -163,7 +165,7 @@ class Scanner:
             return None, Evidence(size=source.nbytes, mtime=None, sha256=digest)
         if isinstance(source, bytes):
             return source, Evidence(len(source), None, hashlib.sha256(source).hexdigest())
-        return decode.read(ref)
+        return reading.read(ref)
 
     def _estimate(self, image: DecodedImage) -> _Estimate | None:
         luma = image.luma if image.valid_rows is None else image.luma[: image.valid_rows]

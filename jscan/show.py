@@ -14,7 +14,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from jscan.discover import display_path
+from jscan.names import display_path
 from jscan.records import Pixels, Region, ScanRecord
 
 if TYPE_CHECKING:

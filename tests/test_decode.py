@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import errno
-import hashlib
 import io
-import os
 import struct
 import warnings
 import zipfile
 import zlib
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +13,10 @@ import pytest
 from PIL import Image
 from skimage import data as pictures
 
-from jscan.decode import decode, from_array, read, sniff
+from jscan.decode import decode, from_array
 from jscan.errors import InputError, UsageError
-from jscan.records import DecodedImage, ImageRef
+from jscan.filetypes import sniff
+from jscan.records import DecodedImage
 
 RGB = pictures.astronaut()[40:240, 100:340]  # (200, 240, 3)
 PHOTO = Image.fromarray(RGB)
@@ -408,7 +405,7 @@ def test_large_image_is_no_affair_of_pillows() -> None:
         (b"II*\0\x10\0\0\0CR\2\0", "CR2"),
         (b"\xff\x0a\0\0", "JPEG XL"),
         (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
-        (b"PK\3\4", "ZIP"),
+        (b"PK\3\4", "zip"),
         (b"P6 8 8 255 ", "netpbm"),
         (b"Hello, this is a letter.\n", "text"),
         ("Größe".encode() * 90, "text"),
@@ -481,104 +478,3 @@ def test_from_array() -> None:
             from_array(bad, rgb=False)
     with pytest.raises(InputError, match="64"):
         from_array(RGB[:63], rgb=False)
-
-
-# --- reading ------------------------------------------------------------------------------------------------
-
-
-def ref(path: Path) -> ImageRef:
-    return ImageRef(str(path), os.fsencode(path))
-
-
-def read_error(path: Path) -> tuple[str, str]:
-    with pytest.raises(InputError) as caught:
-        read(ref(path))
-    return caught.value.code.value, str(caught.value)
-
-
-def test_read(tmp_path: Path) -> None:
-    content = os.urandom(100_000)
-    path = tmp_path / "x.bin"
-    path.write_bytes(content)
-    os.utime(path, ns=(10**18, 1_700_000_000_123_456_789))
-    data, evidence = read(ref(path))
-    assert data == content and evidence.size == 100_000
-    assert evidence.sha256 == hashlib.sha256(content).hexdigest()
-    assert evidence.mtime == datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=UTC)
-    assert path.stat().st_atime_ns == 10**18 or evidence.warnings == ("atime_changed",)
-    (tmp_path / "empty").write_bytes(b"")
-    assert read(ref(tmp_path / "empty"))[0] == b""
-
-
-@pytest.mark.skipif(not hasattr(os, "O_NOATIME"), reason="this system has no O_NOATIME")
-def test_access_time_when_it_cannot_be_spared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(b"content")
-    real = os.open
-
-    def refuse(name: bytes, flags: int, *rest: int) -> int:
-        if flags & os.O_NOATIME:
-            raise PermissionError(errno.EPERM, "Operation not permitted")
-        return real(name, flags, *rest)
-
-    monkeypatch.setattr(os, "open", refuse)
-    os.utime(path, ns=(10**18, 10**18))
-    data, evidence = read(ref(path))
-    changed = path.stat().st_atime_ns != 10**18
-    assert data == b"content" and evidence.warnings == (("atime_changed",) if changed else ())
-
-
-def test_what_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "target").write_bytes(b"x")
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    assert read_error(tmp_path / "link")[0] == "symlink"
-    assert read_error(tmp_path)[0] == "not_regular"
-    assert read_error(tmp_path / "gone")[0] == "not_found"
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe")
-        assert read_error(tmp_path / "pipe")[0] == "not_regular"
-    refused = ImageRef("x", b"x", refused=("symlink", "It is a link."))
-    with pytest.raises(InputError, match="It is a link") as caught:
-        read(refused)
-    assert caught.value.status == "skipped"
-
-
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
-def test_errors_of_the_system_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(b"x")
-
-    def fail(*_: object) -> int:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(os, "open", fail)
-    found, message = read_error(path)
-    assert found == "os_error" and errno.errorcode[code] in message
-
-
-def test_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(bytes(10_000))
-    real = os.fstat
-    calls = []
-
-    def grow(handle: int) -> os.stat_result:
-        calls.append(handle)
-        if len(calls) == 2:
-            with open(path, "ab") as stream:
-                stream.write(b"more")
-        return real(handle)
-
-    monkeypatch.setattr(os, "fstat", grow)
-    assert read_error(path)[0] == "changed"
-
-
-def test_huge_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jscan.decode.MAX_UNREAD_BYTES", 1000)
-    monkeypatch.setattr("jscan.decode.MAX_FILE_BYTES", 100_000)
-    film, photo = tmp_path / "film", tmp_path / "photo"
-    film.write_bytes(b"\0\0\0\x18ftypqt  " + bytes(5000))
-    photo.write_bytes(saved(PHOTO, "BMP"))
-    assert read_error(film)[0] == "unsupported_format"
-    code, message = read_error(photo)
-    assert code == "memory" and "100,000" in message

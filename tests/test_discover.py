@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jscan.discover import discover, display_path
+from jscan.discover import discover
 from jscan.errors import UsageError
 
 
@@ -118,12 +118,6 @@ def test_names_that_are_not_text(tmp_path: Path) -> None:
     assert [os.path.basename(r.path_bytes) for r in refs] == sorted(names)
     shown = [r.path.rpartition("/")[2] for r in refs]
     assert shown == ["caf\\xe9.jpg", "new\\nline", "tab\\there", "ünï\\u202e.jpg"]
-
-
-def test_display_path() -> None:
-    assert display_path("größe/a b.jpg".encode()) == "größe/a b.jpg"
-    assert display_path(b"\x00\x7f\xff") == "\\x00\\x7f\\xff"
-    assert display_path("\x85\u2028\U000e0001".encode()) == "\\x85\\u2028\\U000e0001"
 
 
 def test_deep_tree(tmp_path: Path) -> None:
