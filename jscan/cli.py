@@ -161,10 +161,15 @@ def _common(
 @app.command()
 @_guarded
 def scan(
-    sources: Annotated[
-        list[Path], typer.Argument(metavar="SRC", help="Files and folders; folders with all that is below them.")
-    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write, one row per input.")],
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SRC", help="Files, archives and folders; folders with all that is below them."),
+    ] = None,
+    files_from: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Scan the files that FILE (-: standard input) lists instead.")
+    ] = None,
+    null: Annotated[bool, typer.Option("--null", help="The names in that list end in NUL bytes.")] = False,
     heatmaps: Annotated[Path | None, typer.Option(help="Folder for <sha256>.png, the photo with its overlay.")] = None,
     maps: Annotated[Path | None, typer.Option(help="Folder for <sha256>.npz, the maps themselves.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
@@ -195,7 +200,9 @@ def scan(
     from jscan.run import run_scan
 
     config = ScanConfig(
-        sources=tuple(sources),
+        sources=tuple(sources or ()),
+        files_from=files_from,
+        null=null,
         out=out,
         heatmaps=heatmaps,
         maps=maps,

@@ -18,7 +18,7 @@ class ScanConfig:
     """Everything that a run was asked to do. Raises UsageError where values do not fit together."""
 
     sources: tuple[Path, ...]
-    """Files and folders to scan, in the order given."""
+    """Files and folders to scan, in the order given; empty where `files_from` names them."""
     out: Path
     """The Parquet file to write."""
     heatmaps: Path | None = None
@@ -37,14 +37,22 @@ class ScanConfig:
     """Images with more pixels than this, by their header, become an error row."""
     limit: int | None = None
     """At most this many inputs, or None."""
+    files_from: Path | None = None
+    """A list of files to scan in place of `sources`, `-` for standard input, or None."""
+    null: bool = False
+    """Whether the names in that list end in NUL bytes rather than lines."""
     overwrite: bool = False
     """Whether an existing output may be replaced."""
     json_log: Path | None = None
     """File to which events are appended, one JSON object a line, or None."""
 
     def __post_init__(self) -> None:
-        if not self.sources:
-            raise UsageError("nothing to scan: name at least one file or folder")
+        if not self.sources and self.files_from is None:
+            raise UsageError("nothing to scan: name at least one file or folder, or a list of files with --files-from")
+        if self.sources and self.files_from is not None:
+            raise UsageError("name files and folders, or a list of them with --files-from, but not both")
+        if self.null and self.files_from is None:
+            raise UsageError("--null says how the names in the list of --files-from end; name that list too")
         if self.device not in DEVICES:
             raise UsageError(f"--device is one of {', '.join(DEVICES)}, not {self.device!r}")
         if self.workers < 0:
@@ -58,6 +66,8 @@ class ScanConfig:
         """Hex digest of the options that decide what a row says (not of where it is written, or how fast)."""
         parts = {
             "sources": [str(s) for s in self.sources],
+            "files_from": None if self.files_from is None else str(self.files_from),
+            "null": self.null,
             "include": self.include,
             "exclude": self.exclude,
             "max_pixels": self.max_pixels,

@@ -1,21 +1,25 @@
-"""Files and folders to references of inputs, one at a time, in an order that depends on names alone."""
+"""Files, folders, lists and archives to references of inputs, one at a time, in an order that names alone decide."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
-from jscan import reading
+from jscan import filetypes, members, reading
 from jscan.errors import InputError, UsageError
 from jscan.names import display_path
+from jscan.reading import EvidenceFile
 from jscan.records import ImageRef
 
+_LONGEST_NAME = 1_000_000
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
@@ -26,25 +30,51 @@ def discover(
     exclude: Sequence[str] = (),
     limit: int | None = None,
     leave_out: frozenset[bytes] = frozenset(),
+    wanted: Callable[[ImageRef], bool] = lambda ref: True,
 ) -> Iterator[ImageRef]:
-    """References to every file among the sources, folders entered to any depth, each file once.
+    """References to every file among the sources, and to every member of every archive, each once.
 
-    Sources come in the order given, the files inside one in the order of their path's bytes. Whatever its
-    suffix, a file becomes a reference; a symbolic link, a FIFO, a device, a socket or a folder that cannot
-    be listed becomes one that says so in `refused`. Links are never followed. A file that several sources
-    reach is yielded for the source nearest to it (itself, if it is named).
+    Sources come in the order given, the files inside one in the order of their path's bytes, an archive's members in
+    the order of the archive, and then the archive. Folders and archives are entered to any depth and to a limited one.
+    Whatever its suffix, a file becomes a reference; a symbolic link, a FIFO, a device, a socket or a folder that cannot
+    be listed becomes one that says so in `refused`, and so does an archive. Links are never followed. A file that
+    several sources reach is yielded for the source nearest to it (itself, if it is named).
 
-    `include` and `exclude` are glob patterns, compared, minding upper and lower case, with the path below its
-    source and with the bare name; `*` matches `/` too. A folder that matches `exclude` is not entered.
+    `include` and `exclude` are glob patterns, compared, minding upper and lower case, with the path below its source
+    and with the bare name, for a member also with its path inside its archive; `*` matches `/` too. A folder or an
+    archive that matches `exclude` is not entered; `include` chooses among files and members, not among archives.
     `leave_out` holds absolute real paths, files or folders, that are passed over (the outputs of the run). At most
-    `limit` references are yielded.
+    `limit` references are yielded. A member's reference brings its bytes where `wanted` says so of the reference
+    without them; they are read when the reference is drawn.
 
     Raises UsageError, before anything is yielded, when a source does not exist.
     """
     roots = _roots(sources)
-    wanted = _Wanted(tuple(include), tuple(exclude))
+    entry = _Entry(_Wanted(tuple(include), tuple(exclude)), wanted)
     stops = leave_out | {root.real for root in roots}
-    return islice(_walk_all(roots, wanted, stops, leave_out), limit)
+    return islice(_walk_all(roots, entry, stops, leave_out), limit)
+
+
+def discover_list(
+    names: BinaryIO,
+    *,
+    null: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    limit: int | None = None,
+    leave_out: frozenset[bytes] = frozenset(),
+    wanted: Callable[[ImageRef], bool] = lambda ref: True,
+) -> Iterator[ImageRef]:
+    """References to the files that a list names, a line or (with `null`) a NUL-ended name for each, in its order.
+
+    The list is read as references are drawn. A name that it holds twice counts once; one that does not exist becomes a
+    reference that says so, for it may have vanished since the list was made; a folder is not entered. Patterns are
+    compared with the name as it stands in the list. For all else see `discover`.
+
+    Raises UsageError, when it comes to it, where the list holds something that cannot be a path.
+    """
+    entry = _Entry(_Wanted(tuple(include), tuple(exclude)), wanted)
+    return islice(_walk_list(names, b"\0" if null else b"\n", entry, leave_out), limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +112,74 @@ def _matches(below: bytes, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(path, p) or fnmatchcase(name, p) for p in patterns)
 
 
+@dataclass(frozen=True, slots=True)
+class _InArchive:
+    """The choice among the members of an archive."""
+
+    wanted: _Wanted
+    below: bytes
+    """The archive's path below its source."""
+
+    def takes(self, member: bytes) -> bool:
+        """Whether a member of this name is wanted."""
+        include = self.wanted.include
+        return self.enters(member) and (
+            not include or _matches(member, include) or _matches(self.below + b"!" + member, include)
+        )
+
+    def enters(self, member: bytes) -> bool:
+        """Whether neither the member nor a folder that it lies in is to be left out."""
+        exclude = self.wanted.exclude
+        if not exclude:
+            return True
+        parts = member.split(b"/")
+        folders = (b"/".join(parts[: i + 1]) for i in range(len(parts)))
+        return not (any(_matches(f, exclude) for f in folders) or _matches(self.below + b"!" + member, exclude))
+
+    def within(self, member: bytes) -> _InArchive:
+        """The choice among the members of an archive inside this one."""
+        return _InArchive(self.wanted, self.below + b"!" + member)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What becomes of a path that was found."""
+
+    wanted: _Wanted
+    content: Callable[[ImageRef], bool]
+    """Whether the bytes of a member are to be read."""
+
+    def references(self, path: bytes, mode: int, below: bytes) -> Iterator[ImageRef]:
+        """The references that the path gives: one, none, or those of an archive."""
+        takes = self.wanted.takes(below)
+        touched = False
+        if stat.S_ISREG(mode) and self.wanted.enters(below):
+            archive, touched = _look(path)
+            if archive is not None:
+                choice = _InArchive(self.wanted, below)
+                yield from members.references(path, *archive, choice, self.content, touched=touched)
+                return
+        if takes:
+            yield replace(_ref(path, mode), touched=touched)
+
+
+def _look(path: bytes) -> tuple[tuple[EvidenceFile, str] | None, bool]:
+    """The open file and its type, if it is an archive, and whether the look changed its access time."""
+    try:
+        file = EvidenceFile(path)
+    except InputError:
+        return None, False  # a worker will meet the same, and say it
+    try:
+        kind = members.archive_kind(file.pread(filetypes.HEAD_BYTES, 0), lambda: file)
+        touched = file.touched()
+    except InputError:
+        kind, touched = None, False
+    if kind is None:
+        file.close()
+        return None, touched
+    return (file, kind), touched
+
+
 def _roots(sources: Sequence[Path]) -> list[_Root]:
     """The sources, checked, each once."""
     roots: list[_Root] = []
@@ -114,7 +212,7 @@ def _real(path: bytes) -> bytes:
 
 
 def _walk_all(
-    roots: list[_Root], wanted: _Wanted, stops: frozenset[bytes], leave_out: frozenset[bytes]
+    roots: list[_Root], entry: _Entry, stops: frozenset[bytes], leave_out: frozenset[bytes]
 ) -> Iterator[ImageRef]:
     for root in roots:
         if root.real in leave_out:
@@ -124,12 +222,46 @@ def _walk_all(
             if root.trouble is not None:
                 yield _refused(root.path, root.trouble)
         elif stat.S_ISDIR(root.mode):
-            yield from _walk(root, wanted, stops)
-        elif wanted.takes(name):
-            yield _ref(root.path, root.mode)
+            yield from _walk(root, entry, stops)
+        else:
+            yield from entry.references(root.path, root.mode, name)
 
 
-def _walk(root: _Root, wanted: _Wanted, stops: frozenset[bytes]) -> Iterator[ImageRef]:
+def _walk_list(names: BinaryIO, end: bytes, entry: _Entry, leave_out: frozenset[bytes]) -> Iterator[ImageRef]:
+    seen: set[bytes] = set()  # digests, which are smaller than paths
+    for path in _names(names, end):
+        real = _real(path)
+        key = hashlib.blake2b(real, digest_size=12).digest()
+        if key in seen or any(real == out or real.startswith(out + os.fsencode(os.sep)) for out in leave_out):
+            continue
+        seen.add(key)
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError as exc:
+            if entry.wanted.takes(path):
+                yield _refused(path, reading.os_error(exc, "looked at"))
+            continue
+        yield from entry.references(path, mode, path)
+
+
+def _names(names: BinaryIO, end: bytes) -> Iterator[bytes]:
+    """The names in a list, empty ones left out."""
+    rest = b""
+    while True:
+        chunk = names.read(1 << 16)
+        *whole, rest = (rest + chunk).split(end)
+        for name in [*whole, *([] if chunk else [rest])]:
+            if b"\0" in name:
+                raise UsageError("the list of files holds a NUL byte; one made by `find -print0` needs --null")
+            if name:
+                yield name
+        if not chunk:
+            return
+        if len(rest) > _LONGEST_NAME:
+            raise UsageError("the list of files holds a name of more than a million bytes; it is no list of paths")
+
+
+def _walk(root: _Root, entry: _Entry, stops: frozenset[bytes]) -> Iterator[ImageRef]:
     """Everything below one folder. Its own stack, because a deep tree would exhaust Python's."""
     stack: list[Iterator[_Listed]] = []
     below: list[bytes] = []  # names of the folders that the stack is in
@@ -151,17 +283,16 @@ def _walk(root: _Root, wanted: _Wanted, stops: frozenset[bytes]) -> Iterator[Ima
             continue
         path = os.path.join(root.path, relative)
         if mode is not None and stat.S_ISDIR(mode):
-            if wanted.enters(relative):
+            if entry.wanted.enters(relative):
                 entries, trouble = _list(path)
                 if trouble:
                     yield _refused(path, trouble)
                 stack.append(entries)
                 below.append(name)
-        elif wanted.takes(relative):
-            if mode is not None:
-                yield _ref(path, mode)
-            elif trouble:
-                yield _refused(path, trouble)
+        elif mode is not None:
+            yield from entry.references(path, mode, relative)
+        elif trouble and entry.wanted.takes(relative):
+            yield _refused(path, trouble)
 
 
 _Listed = tuple[bytes, int | None, InputError | None]

@@ -107,7 +107,7 @@ def sniff(data: bytes) -> str | None:
 
 def is_tar(data: bytes) -> bool:
     """Whether the first 512 bytes are a tar header whose checksum holds; tar before POSIX has no other mark."""
-    if len(data) < 512 or not data[0]:
+    if len(data) < 512:
         return False
     try:
         stated = int(data[148:156].split(b"\0")[0].strip() or b"x", 8)

@@ -6,12 +6,12 @@ import errno
 import hashlib
 import os
 import stat
-from datetime import UTC, datetime, timedelta
 from types import TracebackType
 
 from jscan import filetypes
 from jscan.errors import ErrorCode, InputError
 from jscan.records import Evidence, ImageRef
+from jscan.timestamps import utc
 
 MAX_FILE_BYTES = 4 << 30
 """A file is read whole; a larger one than this is refused."""
@@ -60,15 +60,6 @@ def read(ref: ImageRef) -> tuple[bytes, Evidence]:
     return data, Evidence(len(data), file.mtime, hashlib.sha256(data).hexdigest(), warnings)
 
 
-def head(path: bytes) -> tuple[bytes, bool]:
-    """The first bytes of a regular file, up to `filetypes.HEAD_BYTES`, and whether that changed its access time.
-
-    Raises InputError as `read` does.
-    """
-    with EvidenceFile(path) as file:
-        return file.pread(filetypes.HEAD_BYTES, 0), file.touched()
-
-
 class EvidenceFile:
     """A regular file open for reading at any place; a context manager. Raises InputError, naming the errno."""
 
@@ -106,7 +97,9 @@ class EvidenceFile:
 
     def pread(self, count: int, offset: int) -> bytes:
         """The `count` bytes from `offset` on; fewer where the file ends."""
-        parts = []
+        parts: list[bytes] = []
+        if offset >= self.size:
+            return b""
         try:
             self._stream.seek(offset)
             while count > 0:
@@ -167,14 +160,6 @@ def os_error(exc: OSError, verb: str = "read") -> InputError:
         ErrorCode.OS_ERROR,
         f"It could not be {verb}: {name} ({exc.strerror}). Mend the permissions or the disk, and scan it again.",
     )
-
-
-def utc(nanoseconds: int) -> datetime | None:
-    """The time so long after 1970 began, to the microsecond, or None where no calendar has it."""
-    try:
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)
-    except OverflowError:
-        return None
 
 
 def _open(path: bytes) -> tuple[int, bool]:

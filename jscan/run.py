@@ -18,16 +18,16 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, BinaryIO, Protocol, TextIO
 
 from jscan import __version__, parquet
 from jscan.config import ScanConfig
-from jscan.discover import discover
+from jscan.discover import discover, discover_list
 from jscan.engine import Engine, Outcome
 from jscan.engine.local import run as local_engine
 from jscan.errors import SKIP_CODES, ErrorCode, LockedError, OutputError, SetupError, UsageError
@@ -38,6 +38,8 @@ SHARD_ROWS = 1000
 """Rows held in memory before they go to a shard file."""
 HEATMAP_SIDE = 1600
 """Longest side of a heatmap in pixels."""
+STDIN = Path("-")
+"""The name under which a list of files is read from standard input."""
 N_TOP = 10
 """How many of the highest scoring images the summary names."""
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "simplejpeg", "pyarrow", "onnxruntime", "onnxruntime-gpu")
@@ -149,7 +151,7 @@ def run_scan(config: ScanConfig, *, progress: Progress | None = None, engine: En
     under the name `config.out`, and `<out>.run/` is gone. Heatmaps and maps that were already written stay.
     """
     progress = progress or Silent()
-    refs = discover(config.sources, include=config.include, exclude=config.exclude, limit=config.limit)
+    refs = _references(config)
     _check_outputs(config)
     started, clock = datetime.now(UTC), time.monotonic()
     cores = usable_cores()
@@ -225,6 +227,38 @@ def json_row(record: ScanRecord, *, brief: bool = False) -> dict[str, Any]:
         keep = ("path", "sha256", "status", "error_code", "error", "warnings", "width", "height", "n_regions", "score")
         row = {key: row[key] for key in (*keep, "decode_ms", "estimate_ms")}
     return row
+
+
+def _references(config: ScanConfig, *, wanted: Callable[[ImageRef], bool] = lambda ref: True) -> Iterator[ImageRef]:
+    """References to all inputs. Raises UsageError, at once, where a source or the list of them is not there."""
+    choice: dict[str, Any] = {
+        "include": config.include,
+        "exclude": config.exclude,
+        "limit": config.limit,
+        "wanted": wanted,
+    }
+    if config.files_from is None:
+        return discover(config.sources, **choice)
+    outputs = [p for p in (config.out, config.heatmaps, config.maps, config.json_log) if p is not None]
+    leave_out = frozenset(os.fsencode(p.resolve()) for p in (*outputs, _run_folder(config)))
+    return _listed(_open_list(config.files_from), null=config.null, leave_out=leave_out, **choice)
+
+
+def _open_list(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
+    if path == STDIN:
+        return contextlib.nullcontext(sys.stdin.buffer)
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise UsageError(
+            f"--files-from {path} cannot be read: {error.strerror}; check the spelling of the path"
+        ) from error
+
+
+def _listed(opened: contextlib.AbstractContextManager[BinaryIO], **options: Any) -> Iterator[ImageRef]:
+    """The references of a list, which is closed at the end."""
+    with opened as names:
+        yield from discover_list(names, **options)
 
 
 # --- in the workers ---------------------------------------------------------------------------------------------------
@@ -356,9 +390,10 @@ def _check_outputs(config: ScanConfig) -> None:
     """Nothing; makes the folders for heatmaps and maps. Raises where something could not be written later."""
     out = config.out
     named = {"--out": out, "--heatmaps": config.heatmaps, "--maps": config.maps, "--json-log": config.json_log}
+    read = config.sources if config.files_from is None or config.files_from == STDIN else (config.files_from,)
     for flag, path in named.items():
         if path is not None:
-            _check_outside(flag, path, config.sources)
+            _check_outside(flag, path, read)
     if out.is_dir():
         raise OutputError(f"--out {out} is a folder; name a file in it, such as {out / 'results.parquet'}")
     if not config.overwrite and os.path.lexists(out):
@@ -394,7 +429,7 @@ def _check_outside(flag: str, path: Path, sources: Iterable[Path]) -> None:
 @contextlib.contextmanager
 def _workspace(config: ScanConfig) -> Iterator[Path]:
     """The folder for the shards, locked against a second run and removed at the end, however that comes."""
-    folder = config.out.with_name(config.out.name + ".run")
+    folder = _run_folder(config)
     try:
         folder.mkdir(exist_ok=True)
         lock = open(folder / "lock", "ab")  # noqa: SIM115
@@ -410,6 +445,10 @@ def _workspace(config: ScanConfig) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run_folder(config: ScanConfig) -> Path:
+    return config.out.with_name(config.out.name + ".run")
 
 
 def _locked(descriptor: int) -> bool:
@@ -454,15 +493,14 @@ def _json_log(path: Path | None) -> Iterator[_Log]:
 @contextlib.contextmanager
 def _counting(config: ScanConfig, progress: Progress) -> Iterator[None]:
     """A context beside which the inputs are counted, where the progress wants to know."""
-    if not progress.wants_total:
+    if not progress.wants_total or config.files_from == STDIN:
         yield
         return
     stop = threading.Event()
 
     def count() -> None:
         inputs = 0
-        refs = discover(config.sources, include=config.include, exclude=config.exclude, limit=config.limit)
-        for inputs, _ in enumerate(refs, 1):  # noqa: B007
+        for inputs, _ in enumerate(_references(config, wanted=lambda ref: False), 1):  # noqa: B007
             if stop.is_set():
                 return
         progress.total(inputs)

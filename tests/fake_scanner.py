@@ -26,9 +26,19 @@ class FakeScanner:
         """What the file asks for."""
         if not isinstance(source, ImageRef):
             source = ImageRef(str(source), os.fsencode(source))
-        content = Path(os.fsdecode(source.path_bytes)).read_bytes()
-        verb, _, argument = content.decode().partition(" ")
-        base = ScanRecord(source.path, source.path_bytes, jscan_version=__version__, models=self.models)
+        content = source.content
+        if content is None:
+            content = Path(os.fsdecode(source.path_bytes)).read_bytes()
+        verb, _, argument = content.decode("latin-1").partition(" ")
+        base = ScanRecord(
+            source.path,
+            source.path_bytes,
+            source.container,
+            source.member,
+            source.container_sha256,
+            jscan_version=__version__,
+            models=self.models,
+        )
         match verb:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -61,6 +61,15 @@ def test_every_command_is_documented() -> None:
     assert "--fail-on-score" in invoke("scan", "--help").output
 
 
+def test_a_list_from_standard_input(tmp_path: Path) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.1", b="ok 0.2")
+    arguments = ["scan", "--files-from", "-", "--null", "--out", str(tmp_path / "out.parquet"), "--workers", "1"]
+    answer = CliRunner().invoke(cli.app, arguments, input=os.fsencode(folder / "b.jpg") + b"\0")
+    assert answer.exit_code == 0
+    assert pq.read_table(tmp_path / "out.parquet")["path"].to_pylist() == [str(folder / "b.jpg")]
+    assert invoke("scan", "--out", tmp_path / "2.parquet").exit_code == 2
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from jscan.cli import app\n"

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import io
 import os
 import socket
 from pathlib import Path
 
 import pytest
+from packing import zip_of
 
-from jscan.discover import discover
+from jscan.discover import discover, discover_list
 from jscan.errors import UsageError
 
 
@@ -118,6 +120,42 @@ def test_names_that_are_not_text(tmp_path: Path) -> None:
     assert [os.path.basename(r.path_bytes) for r in refs] == sorted(names)
     shown = [r.path.rpartition("/")[2] for r in refs]
     assert shown == ["caf\\xe9.jpg", "new\\nline", "tab\\there", "ünï\\u202e.jpg"]
+
+
+def _listed(text: bytes, **options: object) -> list[tuple[str, str | None]]:
+    refs = discover_list(io.BytesIO(text), **options)  # type: ignore[arg-type]
+    return [(os.path.basename(r.path), r.refused[0] if r.refused else None) for r in refs]
+
+
+def test_list_of_files(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    (tree / "new\nline").write_bytes(b"x")
+    (tree / "link").symlink_to("a0")
+    text = b"a0\n\na.jpg\n./a.jpg\na/../a0\na\ngone\nlink\n%s/z/deep/er/f.jpg" % os.fsencode(tree)
+    expected = [
+        ("a0", None), ("a.jpg", None), ("a", "not_regular"), ("gone", "not_found"), ("link", "symlink"),
+        ("f.jpg", None),
+    ]  # fmt: skip
+    assert _listed(text) == expected
+    assert _listed(text.replace(b"\n", b"\0") + b"\0new\nline\0", null=True) == [*expected, ("new\\nline", None)]
+    assert _listed(text, include=["*.jpg"]) == [("a.jpg", None), ("f.jpg", None)]
+    assert _listed(text, limit=2) == expected[:2]
+    real = frozenset({os.fsencode(os.path.realpath(tree / "a0")), os.fsencode(os.path.realpath(tree / "z"))})
+    assert _listed(text, leave_out=real) == expected[1:-1]
+    assert _listed(b"") == []
+
+
+def test_list_that_is_none() -> None:
+    with pytest.raises(UsageError, match="--null"):
+        _listed(b"a\0b\0")
+    with pytest.raises(UsageError, match="no list"):
+        _listed(b"x" * 1_200_000)
+    assert _listed(b"x" * 100_000)[0][1] == "os_error"
+
+
+def test_list_with_an_archive(tree: Path) -> None:
+    (tree / "x.zip").write_bytes(zip_of({"m.jpg": b"1"}))
+    assert _listed(os.fsencode(tree / "x.zip")) == [("x.zip!m.jpg", None), ("x.zip", "archive")]
 
 
 def test_deep_tree(tmp_path: Path) -> None:

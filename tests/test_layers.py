@@ -10,10 +10,10 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "jscan"
 
 LAYERS = {
-    0: ("errors", "records", "config", "names", "filetypes", "jpegtables", "tiling", "atomic"),
+    0: ("errors", "records", "config", "names", "timestamps", "filetypes", "jpegtables", "tiling", "atomic"),
     1: (
-        "discover", "reading", "jpegheader", "decode", "weights", "windows", "qfmap", "q1map", "lastjpeg", "history",
-        "suspicion", "context", "regions", "rescaled", "score", "parquet", "heatmap",
+        "discover", "members", "archives", "reading", "jpegheader", "decode", "weights", "windows", "qfmap", "q1map",
+        "lastjpeg", "history", "suspicion", "context", "regions", "rescaled", "score", "parquet", "heatmap",
     ),
     2: ("scan",),
     3: ("engine",),
@@ -24,7 +24,10 @@ LEVEL = {name: level for level, names in LAYERS.items() for name in names}
 
 # Layer 1 and the engines import layer 0 only, with these exceptions.
 SIBLINGS = {
+    ("discover", "members"),
     ("discover", "reading"),
+    ("members", "archives"),
+    ("members", "reading"),
     ("decode", "jpegheader"),
     ("qfmap", "weights"),
     ("qfmap", "windows"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import fake_scanner
 import pyarrow.parquet as pq
 import pytest
 from fake_scanner import make_inputs
+from packing import tar_of, zip_of
 
 import jscan.run
 from jscan.config import ScanConfig
@@ -259,6 +261,42 @@ def test_what_a_killed_run_left_behind_is_no_hindrance(tmp_path: Path, scan: Cal
     (tmp_path / "out.parquet.run" / "00000007.parquet").write_text("half a shard")
     assert scan().rows == 1
     assert leftovers(tmp_path) == []
+
+
+def test_members_of_archives_have_rows(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    folder = make_inputs(tmp_path / "in", z="ok 0.3")
+    inner = tar_of({"deep": b"ok 0.8"})
+    (folder / "a.zip").write_bytes(zip_of({"m": b"ok 0.9", "k": b"kill", "in.tar": inner}))
+    progress = Recorder()
+    run = scan(progress=progress, workers=2)
+    found = {Path(r["path"]).name: r for r in rows(tmp_path / "out.parquet")}
+    assert {name: r["error_code"] for name, r in found.items()} == {
+        "a.zip": "archive", "a.zip!in.tar": "archive", "a.zip!in.tar!deep": None, "a.zip!k": "worker_crash",
+        "a.zip!m": None, "z.jpg": None,
+    }  # fmt: skip
+    assert progress.totals == [6] and run.errors == 1
+    own = found["a.zip"]
+    assert own["sha256"] == hashlib.sha256((folder / "a.zip").read_bytes()).hexdigest() and own["size"] > 0
+    for name, index in (("a.zip!m", 0), ("a.zip!k", 1), ("a.zip!in.tar", 2)):
+        row = found[name]
+        assert (row["container"], row["member"], row["container_sha256"]) == (own["path"], index, own["sha256"])
+    assert found["a.zip!in.tar!deep"]["container_sha256"] == hashlib.sha256(inner).hexdigest()
+
+
+def test_inputs_from_a_list(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.1", b="ok 0.2", c="ok 0.3")
+    (tmp_path / "list").write_text(f"{folder / 'c.jpg'}\n{folder / 'a.jpg'}\n{tmp_path / 'out.parquet.run' / 'lock'}\n")
+    progress = Recorder()
+    scan(sources=(), files_from=tmp_path / "list", progress=progress)
+    assert [Path(r["path"]).name for r in rows(tmp_path / "out.parquet")] == ["a.jpg", "c.jpg"]
+    assert progress.totals == [2]
+    with pytest.raises(UsageError, match="itself"):
+        scan(sources=(), files_from=tmp_path / "list", out=tmp_path / "list", overwrite=True)
+    with pytest.raises(UsageError, match="cannot be read"):
+        scan(sources=(), files_from=tmp_path / "nowhere")
+    for bad in ({"files_from": tmp_path / "list"}, {"null": True}, {"sources": ()}):
+        with pytest.raises(UsageError):
+            scan(**bad)
 
 
 @pytest.mark.parametrize(
