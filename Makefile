@@ -1,5 +1,7 @@
 # make demo                a small evidence folder, made and scanned
 # make test                formatting, lint, types and all tests
+# make hostile             the whole collection of hostile files, as a folder and as an archive; minutes
+# make fuzz                100,000 mutated images and 20,000 mutated archives; about half an hour
 # make weights SRC=folder  all models, trained anew on the images in the folder
 # make eval SRC=folder     the tables of the README, measured on the images in the folder
 # make bench               the timings of the README, written to benchmarks/
@@ -10,7 +12,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --retries 10
 OUT := demo-out
 
-.PHONY: demo test weights eval bench clean
+.PHONY: demo test hostile fuzz weights eval bench clean
 .DELETE_ON_ERROR:
 
 # Each stamp says what the environment holds; a newer pyproject.toml makes it stale. `test` holds all that `demo` does.
@@ -40,6 +42,12 @@ test: $(VENV)/.has-test
 	$(PY) -m ruff check .
 	$(PY) -m mypy --strict jscan train
 	$(PY) -m pytest -n 2 --quiet
+
+hostile: $(VENV)/.has-test
+	$(PY) -m pytest -q -s -m full tests/test_hostile.py
+
+fuzz: $(VENV)/.has-test
+	JSCAN_FUZZ=25000 $(PY) -m pytest -q -s tests/test_fuzz.py
 
 weights: $(VENV)/.has-test
 	@test -n "$(SRC)" || { echo "name a folder of images: make weights SRC=folder"; exit 2; }

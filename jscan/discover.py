@@ -306,19 +306,20 @@ def _list(folder: bytes) -> tuple[Iterator[_Listed], InputError | None]:
     found: list[_Listed] = []
     trouble = None
     try:
-        with os.scandir(folder) as listing:
+        with reading.folder(folder) as place, os.scandir(place) as listing:
             for entry in listing:
+                name = os.fsencode(entry.name)
                 try:
-                    found.append((entry.name, _type_bits(entry), None))
+                    found.append((name, _type_bits(entry), None))
                 except OSError as exc:
-                    found.append((entry.name, None, reading.os_error(exc, "looked at")))
+                    found.append((name, None, reading.os_error(exc, "looked at")))
     except OSError as exc:
         trouble = reading.os_error(exc, "listed")
     found.sort(key=lambda e: e[0] + b"/" if e[1] is not None and stat.S_ISDIR(e[1]) else e[0])
     return iter(found), trouble
 
 
-def _type_bits(entry: os.DirEntry[bytes]) -> int:
+def _type_bits(entry: os.DirEntry[bytes] | os.DirEntry[str]) -> int:
     """The type of an entry without a call of stat for the usual cases."""
     if entry.is_symlink():
         return stat.S_IFLNK

@@ -105,6 +105,19 @@ def sniff(data: bytes) -> str | None:
     return None
 
 
+_SUFFIXES = {
+    "jpg": "jpeg", "jpeg": "jpeg", "jpe": "jpeg", "jfif": "jpeg", "mpo": "jpeg", "png": "png", "apng": "png",
+    "gif": "gif", "tif": "tiff", "tiff": "tiff", "bmp": "bmp", "dib": "bmp", "webp": "webp", "heic": "HEIC",
+    "avif": "AVIF", "psd": "Photoshop (PSD)", "pdf": "PDF",
+}  # fmt: skip
+
+
+def contradicts(name: bytes, found: str) -> bool:
+    """Whether the suffix of a file's name, upper or lower case, is that of another type than was found."""
+    suffix = name.rpartition(b".")[2].decode("latin-1").lower()
+    return _SUFFIXES.get(suffix, found) != found
+
+
 def is_tar(data: bytes) -> bool:
     """Whether the first 512 bytes are a tar header whose checksum holds; tar before POSIX has no other mark."""
     if len(data) < 512:

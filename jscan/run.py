@@ -493,7 +493,9 @@ def _json_log(path: Path | None) -> Iterator[_Log]:
 @contextlib.contextmanager
 def _counting(config: ScanConfig, progress: Progress) -> Iterator[None]:
     """A context beside which the inputs are counted, where the progress wants to know."""
-    if not progress.wants_total or config.files_from == STDIN:
+    listed = config.files_from
+    if not progress.wants_total or (listed is not None and (listed == STDIN or not listed.is_file())):
+        # A list that comes through a pipe can be read once.
         yield
         return
     stop = threading.Event()

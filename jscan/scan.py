@@ -15,6 +15,7 @@ import numpy.typing as npt
 from jscan import (
     __version__,
     decode,
+    filetypes,
     history,
     lastjpeg,
     q1map,
@@ -131,6 +132,8 @@ class Scanner:
                 image = decode.decode(data, max_pixels=self.max_pixels, rgb=rgb)
                 del data  # a large file need not lie in memory while its pixels are estimated
             row = _with_facts(row, image)
+            if filetypes.contradicts(ref.path_bytes, image.format):
+                row = replace(row, warnings=(*row.warnings, "wrong_suffix"))
             decoded = time.perf_counter()
             row = replace(row, decode_ms=1000 * (decoded - started))
             estimate = self._estimate(image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -39,6 +40,21 @@ def file_of(pixels: Pixels, kind: str = "JPEG", **options: Any) -> bytes:
     out = io.BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()
+
+
+def exif_with_thumbnail(thumbnail: bytes | None) -> bytes:
+    """A little-endian Exif block with Make, Software and, in IFD1, a JPEG thumbnail; written by hand."""
+    texts = b"Acme\0\0\0\0Editor 1\0\0\0\0"
+    count = 2
+    first = struct.pack("<H", count)
+    at = 8 + 2 + 12 * count + 4
+    first += struct.pack("<HHII", 271, 2, 5, at) + struct.pack("<HHII", 305, 2, 9, at + 8)
+    second_at = at + len(texts)
+    if thumbnail is None:
+        return b"Exif\0\0II*\0\x08\0\0\0" + first + struct.pack("<I", 0) + texts
+    second = struct.pack("<H", 3) + struct.pack("<HHII", 259, 3, 1, 6)
+    second += struct.pack("<HHII", 513, 4, 1, second_at + 2 + 36 + 4) + struct.pack("<HHII", 514, 4, 1, len(thumbnail))
+    return b"Exif\0\0II*\0\x08\0\0\0" + first + struct.pack("<I", second_at) + texts + second + bytes(4) + thumbnail
 
 
 def pixels_of(data: bytes) -> Pixels:

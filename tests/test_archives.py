@@ -120,8 +120,12 @@ def test_zip64(unpack: Any) -> None:
     found, own = unpack(out.getvalue())
     assert contents(found) == {"big": JPEG} and code_of(own) == "archive"
     # A whole directory in the wide form: more members than 16 bits count.
-    many = zip_of({f"{i}/": b"" for i in range(65_600)} | {"a": JPEG}, 0)
-    found, own = unpack(many)
+    body = local_header(b"a", JPEG) + JPEG
+    folders = b"".join(central_header(b"%d/" % i, 0, 0, len(body)) for i in range(65_600))
+    directory = folders + central_header(b"a", len(JPEG), len(JPEG), 0, crc=zlib.crc32(JPEG))
+    wide = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 65_601, 65_601, len(directory), len(body))
+    wide += struct.pack("<4sIQI", b"PK\6\7", 0, len(body) + len(directory), 1)
+    found, own = unpack(body + directory + wide + end_record(0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF))
     assert contents(found) == {"a": JPEG} and code_of(own) == "archive"
 
 
@@ -552,13 +556,24 @@ def test_chains_of_headers_and_headers_without_end(unpack: Any) -> None:
         info.type, info.size = kind, size
         return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
 
-    chain = header(b"L", 5, b"name\0") * 3000 + header(b"0", 4, b"data")
+    chain = header(b"L", 5, b"name\0") * 50 + header(b"0", 4, b"data")
     found, own = unpack(chain + bytes(1024))
     assert contents(found) == {"name": b"data"} and code_of(own) == "archive"
+    found, own = unpack(header(b"L", 5, b"name\0") * 3000 + bytes(1024))
+    assert found == [] and code_of(own) == "bad_archive"
     found, own = unpack(header(b"x", 8 << 30) + bytes(1024))
     assert found == [] and code_of(own) == "bad_archive"
     found, own = unpack(COMPRESSORS["tar.gz"](header(b"x", 300 << 20, bytes(1 << 20)) + bytes(1024)))
     assert found == [] and code_of(own) == "bad_archive"
+
+
+def test_empty_streams_without_end(unpack: Any) -> None:
+    for suffix, pack in COMPRESSORS.items():
+        if suffix != "tar":
+            data = pack(tar_of({"a": JPEG}))
+            assert contents(unpack(pack(b"") * 500 + data)[0]) == {"a": JPEG}, suffix
+            _, own = unpack(data + pack(b"") * 5000)
+            assert code_of(own) == "bad_archive", suffix
 
 
 def test_garbage_behind_the_first_bytes(unpack: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from material import exif_with_thumbnail
 from PIL import Image
 from skimage import data as pictures
 
@@ -95,7 +96,7 @@ def test_cmyk_jpeg(transform: int) -> None:
     data[data.index(b"Adobe") + 11] = transform
     image = open_(bytes(data), rgb=True)
     oracle = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    assert image.warnings == ("cmyk",) and image.components == 4
+    assert image.warnings == ("cmyk", f"adobe_transform_{transform}") and image.components == 4
     assert image.rgb is not None and near(image.rgb, oracle, 1)
     assert near(image.luma, luma_of(image.rgb), 1)
 
@@ -188,21 +189,6 @@ def test_jpeg_limits() -> None:
 
 
 # --- Exif ---------------------------------------------------------------------------------------------------
-
-
-def exif_with_thumbnail(thumbnail: bytes | None) -> bytes:
-    """A little-endian Exif block with Make, Software and, in IFD1, a JPEG thumbnail; written by hand."""
-    texts = b"Acme\0\0\0\0Editor 1\0\0\0\0"
-    count = 2
-    first = struct.pack("<H", count)
-    at = 8 + 2 + 12 * count + 4
-    first += struct.pack("<HHII", 271, 2, 5, at) + struct.pack("<HHII", 305, 2, 9, at + 8)
-    second_at = at + len(texts)
-    if thumbnail is None:
-        return b"Exif\0\0II*\0\x08\0\0\0" + first + struct.pack("<I", 0) + texts
-    second = struct.pack("<H", 3) + struct.pack("<HHII", 259, 3, 1, 6)
-    second += struct.pack("<HHII", 513, 4, 1, second_at + 2 + 36 + 4) + struct.pack("<HHII", 514, 4, 1, len(thumbnail))
-    return b"Exif\0\0II*\0\x08\0\0\0" + first + struct.pack("<I", second_at) + texts + second + bytes(4) + thumbnail
 
 
 def test_exif_facts() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from packing import zip_of
 
+from jscan import reading
 from jscan.discover import discover, discover_list
 from jscan.errors import UsageError
 
@@ -94,19 +95,28 @@ def test_fifo_and_socket(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_folder_that_cannot_be_listed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.scandir
+    real = reading.folder
 
-    def scandir(path: bytes) -> object:
+    def folder(path: bytes) -> object:
         if path.endswith(b"/c"):
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(reading, "folder", folder)
     refs = list(discover([tree], include=["*.jpg"]))
     (bad,) = [r for r in refs if r.refused]
     assert bad.refused is not None
     assert bad.refused[0] == "os_error" and "EACCES" in bad.refused[1] and bad.path.endswith("/a/c")
     assert len(refs) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOATIME"), reason="this system has no O_NOATIME")
+def test_access_times_of_folders_and_files_are_spared(tree: Path) -> None:
+    everything = [tree, *tree.rglob("*")]
+    for path in everything:
+        os.utime(path, ns=(10**18, 10**18 + 1))
+    assert len(list(discover([tree]))) == 6
+    assert {p.stat().st_atime_ns for p in everything} == {10**18}
 
 
 def test_names_that_are_not_text(tmp_path: Path) -> None:

@@ -86,8 +86,9 @@ def test_a_jpeg(scanner: Scanner, tmp_path: Path) -> None:
     path.write_bytes(data)
     by_path, by_bytes = scanner.scan(path), scanner.scan(data)
     check(by_bytes, 200, 233)
-    same(by_path, by_bytes, "path", "path_bytes", "mtime")
+    same(by_path, by_bytes, "path", "path_bytes", "mtime", "warnings")
     row = by_path.record
+    assert (row.warnings, by_bytes.record.warnings) == (("wrong_suffix",), ())
     assert (row.path, row.path_bytes) == (str(path), str(path).encode())
     assert row.mtime is not None and by_bytes.record.mtime is None
     assert row.size == len(data) and row.sha256 is not None and len(row.sha256) == 64
@@ -172,7 +173,7 @@ def test_a_jpeg_without_luma_counts_as_pixels(
     monkeypatch.setattr(scan.lastjpeg, "estimate", lambda *_: None)
     result = scanner.scan(file_of(PICTURE, kind, quality=88, **options))
     check(result, 200, 233)
-    assert result.record.warnings == (note,) and result.record.format == "jpeg"
+    assert result.record.warnings[0] == note and result.record.format == "jpeg"
     assert result.record.double_fraction is None and result.record.q1_background is None
     assert result.maps is not None and np.isnan(result.maps.q1).all() and np.isnan(result.maps.double).all()
 

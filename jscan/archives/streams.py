@@ -18,6 +18,8 @@ else:
 
 CHUNK = 1 << 16
 """Compressed bytes taken at a time."""
+MAX_BARREN = 1000
+"""Empty streams one behind another, which cost time and give nothing."""
 MAX_WINDOW_LOG = 27
 """Of Zstandard: 128 MiB of history, as the zstd tool itself allows without being told otherwise."""
 MAX_LZMA_BYTES = 256 << 20
@@ -147,6 +149,7 @@ class Inflated:
         self._decoder = decompressor(method, properties)
         self._waiting = b""  # compressed bytes not yet given to the decoder
         self._ended = False
+        self._barren = 0
         self._failed: InputError | None = None
         self.taken = 0
         """Compressed bytes that were used."""
@@ -186,6 +189,7 @@ class Inflated:
             except _ERRORS as error:
                 raise damaged(f"its {self._method} data cannot be decompressed ({_say(error)})") from error
             if out:
+                self._barren = 0
                 return out
         return b""
 
@@ -193,6 +197,9 @@ class Inflated:
         """Nothing; after the end of a stream, goes on with the next one if there is one."""
         rest = self._decoder.unused_data
         if self._joined:
+            self._barren += 1
+            if self._barren > MAX_BARREN:
+                raise damaged(f"it holds more than {MAX_BARREN:,} empty streams in a row")
             # Padding by zeros may follow (tapes, blocks of xz), and so may another stream.
             rest = rest.lstrip(b"\0")
             while not rest:

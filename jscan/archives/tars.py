@@ -15,6 +15,8 @@ from jscan.timestamps import utc
 BLOCK = 512
 MAX_HEADER_BYTES = 1 << 20
 """A long name or a set of attributes may take so much; Linux knows no path of more than 4,096 bytes."""
+MAX_EXTENSIONS = 100
+"""Headers in front of one member that speak of it; programs write two."""
 
 _EMPTY = bytes(BLOCK)
 _ZEROS = bytes(1 << 20)
@@ -94,6 +96,7 @@ def entries(packed: Stream, budget: Budget, findings: Findings) -> Entries:
     stream = _Rewindable(packed)
     said = _Said()
     index = -1
+    extensions = 0
     ended = lost = False
     while True:
         block = read_exactly(stream, BLOCK)
@@ -119,8 +122,12 @@ def entries(packed: Stream, budget: Budget, findings: Findings) -> Entries:
             continue
         ended = lost = False
         if header.kind in (b"x", b"g", b"L", b"K", b"X"):
+            extensions += 1
+            if extensions > MAX_EXTENSIONS:
+                raise damaged(f"more than {MAX_EXTENSIONS:,} headers speak of one member")
             _extension(stream, header, said, findings)
             continue
+        extensions = 0
         _apply(header, said)
         said.next = {}
         index += 1
@@ -152,8 +159,8 @@ def _member(
         header.extended = len(block) == BLOCK and block[504] != 0
     data = _Data(stream, 0 if header.kind in _BARE else header.size)
     whole = _padded(data.left)
+    budget.count()
     if not (header.kind in _FOLDERS or (header.kind in _REGULAR and header.name.endswith(b"/") and not header.size)):
-        budget.count()
         yield Entry(index, header.name, header.mtime, None, lambda: data, _refusal(header, said))
     _skip(stream, whole - data.count, findings)
 
