@@ -131,6 +131,21 @@ def test_items_are_drawn_only_as_they_are_needed() -> None:
     assert not active_children()
 
 
+def _slow_state(folder: Path) -> str:
+    (folder / f"start-{os.getpid()}").write_text(str(time.monotonic()))
+    time.sleep(4)
+    (folder / f"end-{os.getpid()}").write_text(str(time.monotonic()))
+    return "state"
+
+
+def test_large_items_do_not_make_workers_start_one_after_another(tmp_path: Path) -> None:
+    items = ["x" * 5_000_000] * 2
+    outcomes = list(run(_task, items, init=partial(_slow_state, tmp_path), workers=2))
+    assert [o.value for o in outcomes] == [f"state {i}" for i in items]
+    times = {kind: [float(p.read_text()) for p in tmp_path.glob(f"{kind}-*")] for kind in ("start", "end")}
+    assert len(times["start"]) == 2 and max(times["start"]) < min(times["end"])
+
+
 def test_no_items_no_processes() -> None:
     assert list(run(_task, [], init=_broken_state, workers=2)) == []
 

@@ -77,10 +77,18 @@ class _Crew(Generic[Item]):
             worker = self.start()
             self.members.append(worker)
         worker.ticket = ticket
-        # A worker that died while idle is noticed where its pipe is read, so a failed write needs no answer here.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            worker.pipe.send((ticket.index, ticket.item))
+        self.deliver(worker)
         return worker
+
+    def deliver(self, worker: _Worker[Item]) -> None:
+        """Nothing; a worker that is ready gets the item of its ticket.
+
+        One that is still starting reads no pipe, and an item larger than a pipe would keep the parent waiting for it.
+        """
+        if worker.ready and worker.ticket is not None:
+            # A worker that died while idle is noticed where its pipe is read, so a failed write needs no answer here.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                worker.pipe.send((worker.ticket.index, worker.ticket.item))
 
     def dismiss(self, *, now: bool) -> None:
         """Stop all workers: idle ones end by themselves when their pipe closes, others are ended when `now`."""
@@ -153,6 +161,7 @@ def run(
                 if kind == "ready":
                     worker.ready = True
                     failed_starts = 0
+                    crew.deliver(worker)
                 elif kind == "init":
                     raise payload
                 elif ticket is not None:
