@@ -60,9 +60,10 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"PK\7\x08", "zip archive"),
     (0, b"7z\xbc\xaf\x27\x1c", "7-Zip archive"),
     (0, b"Rar!\x1a\x07", "RAR archive"),
-    (0, b"\x1f\x8b", "gzip"),
+    (0, b"\x1f\x8b\x08", "gzip"),
     (0, b"\xfd7zXZ\0", "xz"),
-    (0, b"BZh", "bzip2"),
+    (4, b"1AY&SY", "bzip2"),
+    (4, b"\x17rE8P\x90", "bzip2"),  # of nothing
     (0, b"\x28\xb5\x2f\xfd", "Zstandard"),
     (257, b"ustar", "tar archive"),
     (0, b"\x1aE\xdf\xa3", "Matroska film"),
@@ -91,6 +92,8 @@ def sniff(data: bytes) -> str | None:
     for offset, magic, name in _SIGNATURES:
         if data.startswith(magic, offset):
             if name in _RAW_BY_TIFF and not data.startswith((b"II*\0", b"MM\0*")):
+                continue
+            if name == "bzip2" and not data.startswith(b"BZh"):
                 continue
             return name
     if data.startswith(b"RIFF") and len(data) >= 12:
@@ -141,7 +144,8 @@ def image_type(data: bytes) -> str:
     if name in COMPRESSED:
         raise InputError(
             ErrorCode.UNSUPPORTED_FORMAT,
-            f"It is compressed with {name} and holds no tar archive. Decompress it, and scan what comes out.",
+            f"It is compressed with {name}. `jscan scan` looks into it if it holds a tar archive; if not, decompress "
+            "it and scan what comes out.",
         )
     if name is not None:
         raise InputError(

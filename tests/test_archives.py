@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -34,7 +35,7 @@ from jscan import archives
 from jscan.archives import streams
 from jscan.discover import discover
 from jscan.errors import ErrorCode, InputError
-from jscan.reading import EvidenceFile
+from jscan.reading import EvidenceFile, read
 from jscan.records import ImageRef
 
 JPEG = b"\xff\xd8\xff\xe0" + random.Random(0).randbytes(3000)  # begins as one; nothing here decodes it
@@ -577,9 +578,15 @@ def test_empty_streams_without_end(unpack: Any) -> None:
 
 
 def test_garbage_behind_the_first_bytes(unpack: Any) -> None:
-    for magic in (b"PK\3\4", b"PK\5\6", b"\x1f\x8b\x08\0", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"):
+    for magic in (b"PK\3\4", b"PK\5\6", b"\x1f\x8b\x08\0", b"BZh91AY&SY", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"):
         _, own = unpack(magic + random.Random(1).randbytes(3000))
         assert code_of(own) == "bad_archive", magic
+
+
+def test_files_that_only_begin_like_archives_are_none(tmp_path: Path) -> None:
+    for number, data in enumerate((b"BZhang wrote this.\n", b"\x1f\x8b" + bytes(600), b"PK", b"0" * 600)):
+        (tmp_path / f"{number}").write_bytes(data)
+    assert [r.refused for r in discover([tmp_path])] == [None] * 4
 
 
 def test_compressed_files_that_hold_no_tar_are_no_archives(tmp_path: Path) -> None:
@@ -628,3 +635,24 @@ def test_an_archives_access_time_is_spared(tmp_path: Path) -> None:
     os.utime(path, ns=(10**18, 10**18))
     *_, own = discover([path])
     assert path.stat().st_atime_ns == 10**18 or own.evidence.warnings == ("atime_changed",)  # type: ignore[union-attr]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOATIME"), reason="this system has no O_NOATIME")
+def test_an_access_time_that_cannot_be_spared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refuse(name: bytes, flags: int, *rest: int) -> int:
+        if flags & os.O_NOATIME:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return real(name, flags, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+    for name, data in {"a.zip": zip_of(FILES), "b.jpg": JPEG}.items():
+        (tmp_path / name).write_bytes(data)
+        os.utime(tmp_path / name, ns=(10**18, 10**18 + 1))
+    *_, own, plain = discover([tmp_path])
+    if (tmp_path / "b.jpg").stat().st_atime_ns == 10**18:
+        pytest.skip("this file system keeps no access times")
+    assert own.evidence is not None and own.evidence.warnings == ("atime_changed",)
+    # The look at the first bytes changed it; the worker that reads the file later could not tell.
+    assert read(plain)[1].warnings == ("atime_changed",)

@@ -29,7 +29,7 @@ from jscan.errors import InputError
 
 EXAMPLES = int(os.environ.get("JSCAN_FUZZ", "100"))
 SECONDS = 10.0
-"""That one input may take here; the slowest of 100,000 took 1.5 s on a busy machine."""
+"""That one input may take here, where the machine may be busy with other things."""
 MAX_PIXELS = 1_000_000
 PICTURE = photo()[100:180, 50:146]  # 80 x 96
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import random
-import resource
 import socket
 import struct
 import time
@@ -30,13 +29,14 @@ from jscan.config import ScanConfig
 from jscan.jpegheader import MAX_SCANS
 from jscan.run import RunSummary, run_scan
 
+resource = pytest.importorskip("resource", reason="the inputs are those of a POSIX file system")
+
 PICTURE = photo()[100:220, 50:210]  # 120 x 160
 HOSTILE = Path(__file__).resolve().parents[2] / "shared" / "data" / "hostile.zip"
 DEADLINE = 120.0
 """Seconds that one input may take."""
 WORKER_BYTES = 2 << 30
-
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="the inputs are those of a POSIX file system")
+"""Memory that one worker may take."""
 
 
 def jpeg(**options: Any) -> bytes:
