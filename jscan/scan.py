@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from jscan import (
     __version__,
+    context,
     decode,
     filetypes,
     history,
@@ -80,7 +81,7 @@ class Scanner:
         self.provider = weights.resolve_device(device)
         self.max_pixels = max_pixels
         self._threads = threads
-        self._names = (q1map.MODEL, qfmap.MODEL, suspicion.JPEG_MODEL, suspicion.PIXEL_MODEL)
+        self._names = (q1map.MODEL, context.MODEL, qfmap.MODEL, suspicion.JPEG_MODEL, suspicion.PIXEL_MODEL)
         for name in self._names:
             weights.check(name)
         self.models = tuple(weights.label(name) for name in self._names)
@@ -187,6 +188,8 @@ class Scanner:
         base = history.background(found)
         channels = history.jpeg_channels(found, base, q2, pixels)
         mute, consistency = self._compare(suspicion.JPEG_MODEL, found, base, channels, pixels)
+        # Regions are found in what each window says by itself: there the models of whole images see edges best.
+        found = context.refine(self._model(context.MODEL), found, q2, pixels.texture, pixels.saturated)
         covered = np.where(mute, 0, _q1_coverage(found))
         cells = _Cells(found)
         steps = q1map.decode(found.logp).astype(np.float32)

@@ -21,8 +21,8 @@ BLOCK = 8
 """Pixels along a side of a JPEG block, and of a cell of a map."""
 MARGIN = 7
 """Pixels by which a block at the largest grid shift reaches beyond the cell it begins in."""
-TILE = 16
-"""Windows along a side of a tile: the working set of a larger one outgrows the second-level cache."""
+TILE = 20
+"""Windows along a side of a tile: of smaller ones more is read twice, larger ones take memory and gain nothing."""
 
 
 @dataclass(frozen=True, slots=True)

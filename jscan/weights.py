@@ -158,6 +158,8 @@ def load(name: str, *, provider: str = "CPU", threads: int = 1, arena: bool = Tr
     options.enable_cpu_mem_arena = arena
     # One level further, it reorders the few channels of the DCT for convolutions, which costs more than it saves.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    # Threads that wait for work by spinning take it from whatever else a busy machine does: three times slower there.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted = f"{provider}ExecutionProvider"
     providers: list[Any] = [wanted] if provider == "CPU" else [(wanted, CUDA_OPTIONS), "CPUExecutionProvider"]
     data = _read(name)

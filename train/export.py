@@ -98,13 +98,26 @@ def _table(g: _Graph, band: Band) -> str:
     return g.add("Div", rows, g.scalar(len(band.coefs))) if len(band.coefs) > 1 else rows
 
 
-def _windows(g: _Graph, x: str, first: int) -> str:
-    """Sums over 4 x 4 cells along the axes `first` and `first` + 1, at every cell."""
-    big = np.iinfo(np.int64).max
-    for axis in (first, first + 1):
-        pair = g.add("Add", g.cut(x, axis, 0, -1), g.cut(x, axis, 1, big))
-        x = g.add("Add", g.cut(pair, axis, 0, -2), g.cut(pair, axis, 2, big))
-    return x
+def _four_in_a_row(g: _Graph, cells: str) -> str:
+    """(n - 3, n) matrix that adds up each four neighbours of n `cells`."""
+    zero, one, three, four = (g.constant(k, np.int64) for k in (0, 1, 3, 4))
+    n = g.add("Squeeze", cells)
+    begin = g.add("Unsqueeze", g.add("Range", zero, g.add("Sub", n, three), one), g.ints(1))
+    ahead = g.add("Sub", g.add("Unsqueeze", g.add("Range", zero, n, one), g.ints(0)), begin)
+    inside = g.add("And", g.add("GreaterOrEqual", ahead, zero), g.add("Less", ahead, four))
+    return g.add("Cast", inside, to=TensorProto.FLOAT)
+
+
+def _windows(g: _Graph, x: str, size: str, channels: int) -> str:
+    """(nY, nX, ...) with this many channels -> (wY, wX, channels): sums over 4 x 4 cells, at every cell.
+
+    As two products with narrow matrices: cut and added up piece by piece, every term would be copied first.
+    """
+    rows, cols = g.cut(size, 0, 0, 1), g.cut(size, 0, 1, 2)
+    x = g.add("Reshape", x, g.add("Concat", rows, g.ints(-1), axis=0))
+    x = g.add("MatMul", _four_in_a_row(g, rows), x)
+    x = g.add("Reshape", x, g.add("Concat", g.ints(-1), cols, g.ints(channels), axis=0))
+    return g.add("MatMul", _four_in_a_row(g, cols), x)
 
 
 def _by_cell(g: _Graph, x: str, size: str) -> str:
@@ -128,10 +141,11 @@ def _rows(g: _Graph, coefs: tuple[int, ...], ones: str) -> dict[int, str]:
     for u in sorted({ZIGZAG[i][0] for i in coefs}):
         mine = [i for i in coefs if ZIGZAG[i][0] == u]
         along = np.stack([STEPS_PER_UNIT * basis[ZIGZAG[i][1]] for i in mine])[:, None, None]
-        dct = g.add("Abs", g.add("Conv", g.cut(down, 1, u, u + 1), g.constant(along, np.float32)))
-        # Rounded by the cast that follows; no |c| of 8-bit pixels lies beyond the last row.
-        rows = g.add("Mul", g.add("Add", g.add("Squeeze", dct, g.ints(0)), g.scalar(1.5)), ones)
-        out |= {i: g.cut(rows, 0, k, k + 1) for k, i in enumerate(mine)}
+        dct = g.add("Conv", g.cut(down, 1, u, u + 1), g.constant(along, np.float32))
+        for k, i in enumerate(mine):
+            # Rounded by the cast that follows; no |c| of 8-bit pixels lies beyond the last row.
+            one = g.add("Squeeze", g.add("Abs", g.cut(dct, 1, k, k + 1)), g.ints(0))
+            out[i] = g.add("Mul", g.add("Add", one, g.scalar(1.5)), ones)
     return out
 
 
@@ -146,8 +160,12 @@ def _looked_up(g: _Graph, table: str, where: str) -> str:
     return g.add("Add", g.add("Add", a, b), g.add("Add", c, d))
 
 
-def _features(g: _Graph, bands: tuple[Band, ...]) -> tuple[str, str, str]:
-    """Features (nw, 64, F), their mean over shifts (nw, 1, F), and energies (nw, bands) of all windows."""
+def _features(g: _Graph, bands: tuple[Band, ...]) -> tuple[str, str, str, str]:
+    """What all windows show: sums (nw, 64, F), one over the blocks of each (nw, 1, 64), mean features, energies.
+
+    The features are the sums divided by the numbers of blocks; their mean over shifts is (nw, 1, F), the energies are
+    (nw, bands).
+    """
     coefs = tuple(i for b in bands for i in b.coefs)
     shape = g.add("Shape", "luma")
     height, width = (g.add("Sub", g.cut(shape, 0, k, k + 1), g.ints(MARGIN)) for k in (2, 3))
@@ -165,9 +183,8 @@ def _features(g: _Graph, bands: tuple[Band, ...]) -> tuple[str, str, str]:
         return g.add("ReduceSum", x, g.ints(*axes), keepdims=0)
 
     blocks = sums(_by_cell(g, g.add("Unsqueeze", ones, g.ints(0)), size), 0)
-    blocks = g.add("Max", _windows(g, blocks, 0), g.scalar(1))  # wY, wX, 64
+    blocks = g.add("Max", _windows(g, blocks, size, 64), g.scalar(1))  # wY, wX, 64
     positions = g.add("ReduceSum", blocks, g.ints(2), keepdims=1)
-    blocks = g.add("Unsqueeze", blocks, g.ints(3))
     cells = g.add("Concat", g.cut(size, 0, 0, 1), g.ints(CELL), g.cut(size, 0, 1, 2), g.ints(CELL), axis=0)
 
     parts, loud = [], []
@@ -180,33 +197,41 @@ def _features(g: _Graph, bands: tuple[Band, ...]) -> tuple[str, str, str]:
             where = _by_cell(g, g.add("Cast", rows_at, to=TensorProto.INT32), size)
             looked = _looked_up(g, table, where)
             total = g.add("Add", total, looked) if total else looked
-        parts.append(g.add("Div", _windows(g, total, 0), blocks))
+        parts.append(g.add("Reshape", _windows(g, total, size, 64 * band.size), g.ints(0, 0, 64, band.size)))
     count = sum(b.size for b in bands)
-    features = g.add("Reshape", g.add("Concat", *parts, axis=3), g.ints(-1, 64, count))
-    mean = g.add("ReduceMean", features, g.ints(1), keepdims=1)
+    sums_of = g.add("Reshape", g.add("Concat", *parts, axis=3), g.ints(-1, 64, count))
+    share = g.add("Div", g.scalar(1), g.add("Reshape", blocks, g.ints(-1, 1, 64)))  # nw, 1, 64
+    mean = g.add("MatMul", g.add("Div", share, g.scalar(64)), sums_of)
     # Each coefficient's mean |c|, from its rows, and the mean of those of a band.
-    level = g.add("Sub", g.add("Div", _windows(g, g.add("Concat", *loud, axis=2), 0), positions), g.scalar(1.5))
-    share = np.zeros((len(coefs), len(bands)))
+    level = g.add(
+        "Sub", g.add("Div", _windows(g, g.add("Concat", *loud, axis=2), size, len(coefs)), positions), g.scalar(1.5)
+    )
+    mix = np.zeros((len(coefs), len(bands)))
     for k, i in enumerate(coefs):
         b = next(b for b, band in enumerate(bands) if i in band.coefs)
-        share[k, b] = 1 / len(bands[b].coefs) / STEPS_PER_UNIT
-    energy = g.add("Log", g.add("Add", g.add("MatMul", level, g.constant(share, np.float32)), g.scalar(1)))
-    return features, mean, g.add("Reshape", energy, g.ints(-1, len(bands)))
+        mix[k, b] = 1 / len(bands[b].coefs) / STEPS_PER_UNIT
+    energy = g.add("Log", g.add("Add", g.add("MatMul", level, g.constant(mix, np.float32)), g.scalar(1)))
+    return sums_of, share, mean, g.add("Reshape", energy, g.ints(-1, len(bands)))
 
 
-def _trunk(g: _Graph, net: Any, features: str, mean: str, context: str) -> tuple[str, str]:
-    """What `CombTrunk.forward` computes; centring is linear, so it is done behind the products with the features."""
+def _trunk(g: _Graph, net: Any, total: str, share: str, mean: str, context: str) -> tuple[str, str]:
+    """What `CombTrunk.forward` computes from sums, one over the blocks, and mean features.
+
+    Dividing by the blocks and centring are linear, so they are done behind the products, on fewer numbers.
+    """
     flat = g.add("Squeeze", mean, g.ints(1))
     around = g.add("Concat", flat, context, axis=1)
     weight = g.constant(4 * net.first.weight.detach().numpy().T, np.float32)
     here = g.add("Sub", g.linear(around, net.context), g.add("MatMul", flat, weight))
-    hidden = g.add("Add", g.add("MatMul", features, weight), g.weight(net.place))
+    per_block = g.add("Transpose", share, perm=[0, 2, 1])
+    hidden = g.add("Add", g.add("Mul", g.add("MatMul", total, weight), per_block), g.weight(net.place))
     hidden = g.add("Relu", g.add("Add", hidden, g.add("Unsqueeze", here, g.ints(1))))
     hidden = g.add("Relu", g.linear(hidden, net.second))
     scores = g.linear(hidden, net.attention)
     weights = g.add("Transpose", g.add("Softmax", scores, axis=1), perm=[0, 2, 1])
     picked = g.add("Reshape", g.add("MatMul", weights, hidden), g.ints(-1, net.heads * net.inner))
-    comb = g.add("Sub", g.add("MatMul", g.cut(weights, 1, 0, 1), features), mean)
+    first = g.add("Mul", g.cut(weights, 1, 0, 1), share)
+    comb = g.add("Sub", g.add("MatMul", first, total), mean)
     comb = g.add("Squeeze", g.add("Mul", comb, g.scalar(4)), g.ints(1))
     shift = g.add("Squeeze", g.cut(scores, 2, 0, 1), g.ints(2))
     return g.add("Concat", picked, comb, around, axis=1), g.add("LogSoftmax", shift, axis=1)
@@ -228,12 +253,12 @@ def build_onnx(net: Q1Net | QfNet, bands: tuple[Band, ...], prior: float = 0.0) 
     """
     g = _Graph()
     is_q1 = isinstance(net, Q1Net)
-    features, mean, energy = _features(g, bands)
+    total, share, mean, energy = _features(g, bands)
     context = energy
     if is_q1:
         like = g.add("Shape", g.cut(energy, 1, 0, 15))
         context = g.add("Concat", energy, g.add("Expand", g.add("Log", "q2"), like), axis=1)
-    x, shift = _trunk(g, net.trunk, features, mean, context)
+    x, shift = _trunk(g, net.trunk, total, share, mean, context)
     for layer in net.head:
         if isinstance(layer, torch.nn.Linear):
             x = g.linear(x, layer)
@@ -534,8 +559,9 @@ def export_regions(name: str, run: Path, src: Path, out: Path) -> None:
     net.load_state_dict(saved["net"])
     net.eval()
     model = regions_onnx(net)
+    command = f"python -m train.fit_regions {name} --cases CASES --run {run.as_posix()} --epochs {saved['epochs']}"
     training = {
-        "command": f"python -m train.fit_regions {name} --cases CASES --run {run.as_posix()}",
+        "command": command,
         "data": f"{saved['cases']} forgeries and pristine images made of {len(load_images(src))} uncompressed images",
         "epochs": saved["epochs"],
         "channels": list(channels),

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from jscan import context, history, score, weights
+from jscan import history, score
 from train import cases
 from train.networks.region import RegionNet
 
@@ -39,29 +39,25 @@ class Sample:
     """(R, C) windows that hold no information."""
 
 
-def sample(name: str, case: cases.Case, refiner: weights.Model | None) -> Sample:
-    """The maps of a case, as `jscan.scan` makes them; `refiner` is the context model, for JPEG files."""
+def sample(name: str, case: cases.Case) -> Sample:
+    """The maps of a case, as `jscan.scan` makes them."""
     found, pixels = cases.posteriors(case), cases.content(case)
+    base = history.background(found)
     if name == "jpeg":
-        q2 = tuple(int(q) for q in case["q2"])
-        if refiner is not None:
-            found = context.refine(refiner, found, q2, pixels.texture, pixels.saturated)
-        maps = history.jpeg_channels(found, history.background(found), q2, pixels)
+        maps = history.jpeg_channels(found, base, tuple(int(q) for q in case["q2"]), pixels)
     else:
-        maps = history.pixel_channels(found, history.background(found), pixels)
+        maps = history.pixel_channels(found, base, pixels)
     return Sample(case["kind"], np.asarray(maps, np.float32), case["label"], history.mute(pixels))
 
 
-def _work(job: tuple[str, Path, bool]) -> list[Sample]:
-    name, path, refined = job
-    torch.set_num_threads(1)
-    refiner = weights.load(context.MODEL) if refined else None
-    return [sample(name, case, refiner) for case in cases.load_part(path)]
+def _work(job: tuple[str, Path]) -> list[Sample]:
+    name, path = job
+    return [sample(name, case) for case in cases.load_part(path)]
 
 
-def samples(name: str, folder: Path, held_out: bool, refined: bool) -> list[Sample]:
+def samples(name: str, folder: Path, held_out: bool) -> list[Sample]:
     """All cases of a folder. Raises ValueError where there are none."""
-    jobs = [(name, path, refined) for path in cases.parts(folder, held_out)]
+    jobs = [(name, path) for path in cases.parts(folder, held_out)]
     with mp.get_context("spawn").Pool(2) as pool:
         return [s for part in pool.imap(_work, jobs) for s in part]
 
@@ -145,13 +141,11 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(CHANNELS))
     parser.add_argument("--cases", type=Path, required=True, help="folder of cases of the same name")
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--raw", action="store_true", help="for JPEG files: do without the context model")
+    parser.add_argument("--epochs", type=int, default=40)
     o = parser.parse_args()
     torch.set_num_threads(1)  # more of them wait for each other longer than these small layers take
     o.run.mkdir(parents=True, exist_ok=True)
-    refined = o.name == "jpeg" and not o.raw
-    held, made = samples(o.name, o.cases, True, refined), samples(o.name, o.cases, False, refined)
+    held, made = samples(o.name, o.cases, True), samples(o.name, o.cases, False)
     net = fit(o.name, made, epochs=o.epochs)
     logits = answers(net, held)
     truth = np.array([c.label.max() > 0.5 for c in held])
