@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 
 from jscan import __version__
-from jscan.config import DEFAULT_MAX_PIXELS
+from jscan.config import DEFAULT_MAX_MEMORY, DEFAULT_MAX_PIXELS, DEFAULT_TIMEOUT
 from jscan.errors import ExitCode, JscanError, SetupError, UsageError
 
 if TYPE_CHECKING:
@@ -178,6 +178,13 @@ def scan(
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Larger images become error rows, `pixel_limit`.")
     ] = DEFAULT_MAX_PIXELS,
+    timeout: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="An input that takes longer becomes an error row; 0: no limit."),
+    ] = DEFAULT_TIMEOUT,
+    max_memory: Annotated[
+        int, typer.Option(min=0, metavar="MIB", help="Memory of a worker beyond its models; 0: no limit.")
+    ] = DEFAULT_MAX_MEMORY,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many inputs.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -204,6 +211,8 @@ def scan(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         max_pixels=max_pixels,
+        timeout=timeout,
+        max_memory=max_memory,
         limit=limit,
         overwrite=overwrite,
         json_log=json_log,

@@ -11,6 +11,8 @@ from jscan.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
 DEFAULT_MAX_PIXELS = 150_000_000
+DEFAULT_TIMEOUT = 120.0
+DEFAULT_MAX_MEMORY = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,10 @@ class ScanConfig:
     """Glob patterns that leave a path out; stronger than `include`."""
     max_pixels: int = DEFAULT_MAX_PIXELS
     """Images with more pixels than this, by their header, become an error row."""
+    timeout: float = DEFAULT_TIMEOUT
+    """Seconds that one input may take; 0 sets no limit."""
+    max_memory: int = DEFAULT_MAX_MEMORY
+    """MiB of address space that a worker may take beyond what its models and libraries need; 0 sets no limit."""
     limit: int | None = None
     """At most this many inputs, or None."""
     overwrite: bool = False
@@ -51,6 +57,10 @@ class ScanConfig:
             raise UsageError(f"--workers is 0 (one per core) or more, not {self.workers}")
         if self.max_pixels < 1:
             raise UsageError(f"--max-pixels is at least 1, not {self.max_pixels}")
+        if not 0 <= self.timeout < float("inf"):
+            raise UsageError(f"--timeout is 0 (none) or a number of seconds, not {self.timeout}")
+        if self.max_memory < 0:
+            raise UsageError(f"--max-memory is 0 (none) or a number of MiB, not {self.max_memory}")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit is at least 1, not {self.limit}")
 

@@ -37,6 +37,7 @@ class ErrorCode(StrEnum):
     CHANGED = "changed"
     MEMORY = "memory"
     WORKER_CRASH = "worker_crash"
+    TIMEOUT = "timeout"
     INTERNAL = "internal"
 
 

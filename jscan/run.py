@@ -25,10 +25,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from jscan import __version__, parquet
+from jscan import __version__, limits, parquet
 from jscan.config import ScanConfig
 from jscan.discover import discover, display_path
-from jscan.engine import Engine, Outcome
+from jscan.engine import Ask, Engine, Outcome
 from jscan.engine.local import run as local_engine
 from jscan.errors import SKIP_CODES, ErrorCode, LockedError, OutputError, SetupError, UsageError
 from jscan.records import ImageRef, ScanRecord, ScanResult
@@ -154,7 +154,7 @@ def run_scan(config: ScanConfig, *, progress: Progress | None = None, engine: En
     cores = usable_cores()
     workers = config.workers or cores
     # More than one process already keeps every core busy; a lone one may use them all.
-    init = partial(open_in_worker, config.device, config.max_pixels, cores if workers == 1 else 1)
+    init = partial(open_in_worker, config.device, config.max_pixels, cores if workers == 1 else 1, config.max_memory)
     task = partial(scan_one, config.heatmaps, config.maps)
     tally = _Tally()
     with _workspace(config) as folder, _json_log(config.json_log) as log, _counting(config, progress):
@@ -175,7 +175,8 @@ def run_scan(config: ScanConfig, *, progress: Progress | None = None, engine: En
                 else:
                     take(_failed(ref, *ref.refused))
 
-        with contextlib.closing(engine(task, readable(), init=init, workers=workers)) as outcomes:
+        engaged = engine(task, readable(), init=init, workers=workers, timeout=config.timeout or None)
+        with contextlib.closing(engaged) as outcomes:
             for outcome in outcomes:
                 receipt = outcome.value
                 if receipt is None:
@@ -236,17 +237,30 @@ def open_scanner(device: str, max_pixels: int, threads: int) -> ScannerLike:
     return Scanner(device=device, max_pixels=max_pixels, threads=threads)
 
 
-def open_in_worker(device: str, max_pixels: int, threads: int) -> ScannerLike:
-    """The scanner of a worker process, whose stderr goes nowhere from here on."""
+def open_in_worker(device: str, max_pixels: int, threads: int, max_memory: int) -> ScannerLike:
+    """The scanner of a worker process, whose stderr goes nowhere and whose memory is limited from here on.
+
+    `max_memory` is in MiB; 0 sets no limit. A worker on a GPU has none: CUDA reserves address space as it likes.
+    """
+    limits.forbid_core_dumps()
     scanner = open_scanner(device, max_pixels, threads)
+    if max_memory and scanner.provider == "CPU":
+        limits.limit_memory(max_memory * limits.MIB + threads * limits.PER_THREAD)
     # What C libraries print about bad files (libtiff does) would land in the middle of the progress bar.
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     return scanner
 
 
-def scan_one(heatmaps: Path | None, maps: Path | None, scanner: ScannerLike, ref: ImageRef) -> Receipt:
-    """The receipt of one input, its heatmap and maps written. Raises OutputError where those cannot be."""
+class OutOfMemoryError(MemoryError):
+    """One input took more memory than there was; its first argument is the receipt."""
+
+
+def scan_one(heatmaps: Path | None, maps: Path | None, scanner: ScannerLike, ref: ImageRef, ask: Ask) -> Receipt:
+    """The receipt of one input, its heatmap and maps written.
+
+    Raises OutputError where those cannot be, and OutOfMemoryError, so that the engine tries it in a fresh process.
+    """
     result = scanner.scan(ref, rgb=heatmaps is not None)
     record = result.record
     if record.sha256 and result.maps is not None and result.image is not None and (heatmaps or maps):
@@ -257,7 +271,10 @@ def scan_one(heatmaps: Path | None, maps: Path | None, scanner: ScannerLike, ref
             heatmap.write_png(heatmaps / f"{record.sha256}.png", drawn)
         if maps is not None:
             heatmap.write_maps(maps / f"{record.sha256}.npz", result.maps)
-    return Receipt(record, scanner.provider, scanner.models)
+    receipt = Receipt(record, scanner.provider, scanner.models)
+    if record.error_code == ErrorCode.MEMORY:
+        raise OutOfMemoryError(receipt)
+    return receipt
 
 
 # --- in the parent ----------------------------------------------------------------------------------------------------
@@ -326,6 +343,11 @@ def _fault(outcome: Outcome[ImageRef, Receipt]) -> ScanRecord:
     """The row of an input whose worker died or raised. Raises the error itself where it concerns the whole run."""
     if outcome.kind == "crashed":
         return _failed(outcome.item, ErrorCode.WORKER_CRASH, outcome.message)
+    if outcome.kind == "timed_out":
+        return _failed(outcome.item, ErrorCode.TIMEOUT, f"{outcome.message}; a longer --timeout may help")
+    if isinstance(outcome.error, OutOfMemoryError):
+        receipt: Receipt = outcome.error.args[0]
+        return receipt.record
     if isinstance(outcome.error, SetupError):
         raise outcome.error
     code = ErrorCode.MEMORY if isinstance(outcome.error, MemoryError) else ErrorCode.INTERNAL
@@ -497,7 +519,12 @@ def _manifest(config: ScanConfig, tally: _Tally, started: datetime, workers: int
         "ended": datetime.now(UTC).isoformat(),
         "arguments": _arguments(config),
         "fingerprint": config.fingerprint(),
-        "limits": {"max_pixels": config.max_pixels, "limit": config.limit},
+        "limits": {
+            "max_pixels": config.max_pixels,
+            "timeout": config.timeout,
+            "max_memory": config.max_memory,
+            "limit": config.limit,
+        },
         "workers": workers,
         "rows": tally.rows,
         "by_status": dict(sorted(tally.by_status.items())),

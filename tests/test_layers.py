@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "jscan"
 
 LAYERS = {
-    0: ("errors", "records", "config", "jpegtables", "tiling", "atomic"),
+    0: ("errors", "records", "config", "jpegtables", "tiling", "atomic", "limits"),
     1: (
         "discover", "jpegheader", "decode", "weights", "windows", "qfmap", "q1map", "lastjpeg", "history", "suspicion",
         "regions", "rescaled", "score", "parquet", "heatmap",

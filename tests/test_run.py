@@ -122,7 +122,7 @@ def test_the_manifest_says_what_the_run_was(tmp_path: Path, scan: Callable[..., 
     assert manifest["models"] == ["fake@000000000000"]
     assert manifest["provider"] == ["CPU"]
     assert manifest["device"] == "auto"
-    assert manifest["limits"] == {"max_pixels": 1000, "limit": None}
+    assert manifest["limits"] == {"max_pixels": 1000, "timeout": 120.0, "max_memory": 4096, "limit": None}
     assert manifest["arguments"]["sources"] == [str(tmp_path / "in")]
     assert manifest["libraries"]["numpy"]
     assert manifest["started"] <= manifest["ended"]
