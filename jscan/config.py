@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from jscan.errors import UsageError
 
@@ -45,6 +45,12 @@ class ScanConfig:
     """At most this many inputs, or None."""
     overwrite: bool = False
     """Whether an existing output may be replaced."""
+    restart: bool = False
+    """Whether what an unfinished run left, and with `update` what the last one found, is to be done again."""
+    update: bool = False
+    """Whether rows of the existing output are kept where their input did not change."""
+    rehash: bool = False
+    """Whether an update tells by content what changed, and not by size and time."""
     json_log: Path | None = None
     """File to which events are appended, one JSON object a line, or None."""
 
@@ -61,16 +67,23 @@ class ScanConfig:
             raise UsageError(f"--timeout is 0 (none) or a number of seconds, not {self.timeout}")
         if self.max_memory < 0:
             raise UsageError(f"--max-memory is 0 (none) or a number of MiB, not {self.max_memory}")
+        if self.rehash and not self.update:
+            raise UsageError("--rehash says how --update is to compare; add --update")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit is at least 1, not {self.limit}")
 
-    def fingerprint(self) -> str:
-        """Hex digest of the options that decide what a row says (not of where it is written, or how fast)."""
-        parts = {
-            "sources": [str(s) for s in self.sources],
-            "include": self.include,
-            "exclude": self.exclude,
-            "max_pixels": self.max_pixels,
-            "limit": self.limit,
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    def options(self) -> dict[str, Any]:
+        """All options as values that JSON knows; paths as text, bytes that are not UTF-8 escaped."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+FREE = frozenset({"out", "workers", "overwrite", "restart", "update", "rehash", "json_log"})
+"""Options that may differ between a run and the one that goes on where it was killed: no row depends on them."""
+FREE_IN_UPDATES = FREE | {"timeout", "max_memory"}
+"""The same for an update of a finished run: inputs that failed are scanned again anyway."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return os.fsencode(value).decode("utf-8", "backslashreplace") if isinstance(value, Path) else value

@@ -46,6 +46,10 @@ class Evidence:
     """Such as `atime_changed`."""
 
 
+READING_WARNINGS = frozenset({"atime_changed"})
+"""Warnings of a row that speak of one reading of one file; all others are of the content, the same in every copy."""
+
+
 @dataclass(frozen=True, slots=True)
 class JpegFacts:
     """What a JPEG's markers say."""
@@ -175,6 +179,10 @@ class ScanRecord:
     size: int | None = None
     mtime: datetime | None = None
     sha256: str | None = None
+    duplicate_of: str | None = None
+    """`path` of the first input with the same bytes, where this is not the first: they were estimated once."""
+    vanished: datetime | None = None
+    """When an input of an earlier run was first missed, UTC; the row says what was found when it was last seen."""
     status: str = "ok"
     error_code: str | None = None
     error: str | None = None
@@ -231,3 +239,5 @@ class ScanResult:
     """None where the input could not be estimated."""
     image: DecodedImage | None
     """The decoded image, for drawing; None where it could not be decoded."""
+    known: bool = False
+    """Whether the content was known already: then the row holds only what identifies the bytes."""

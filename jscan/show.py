@@ -18,7 +18,8 @@ from jscan.discover import display_path
 from jscan.records import Pixels, Region, ScanRecord
 
 if TYPE_CHECKING:
-    from jscan.run import Finding, RunSummary
+    from jscan.run import RunSummary
+    from jscan.tally import Finding
 
 NOTABLE = 0.5
 """Images that score this or more are named in a summary."""
@@ -197,6 +198,10 @@ def summary(run: RunSummary) -> RenderableType:
             table.add_row(f"{run.by_status[status]:,}", status)
     for code, count in run.by_code.items():
         table.add_row(f"{count:,}", Text(f"  {code}", style="dim"))
+    if run.duplicates:
+        table.add_row(f"{run.duplicates:,}", Text("with the bytes of another input", style="dim"))
+    if run.vanished:
+        table.add_row(f"{run.vanished:,}", Text("vanished; their rows are kept and marked", style="dim"))
     parts: list[RenderableType] = []
     if not run.rows:
         parts.append(Text("Nothing to scan was found; the results hold no row.", style="yellow"))
@@ -219,9 +224,11 @@ def summary(run: RunSummary) -> RenderableType:
 def _pace(run: RunSummary) -> str:
     seconds = max(run.seconds, 1e-9)
     device = f" on {run.provider}" if run.provider else ""
+    there = run.rows - run.scanned
     return (
-        f"{run.rows:,} input{'s' * (run.rows != 1)} in {run.seconds:.1f} s{device}: "
-        f"{run.rows / seconds:.1f} images/s, {run.pixels / 1e6 / seconds:.1f} MP/s"
+        f"{run.scanned:,} input{'s' * (run.scanned != 1)} in {run.seconds:.1f} s{device}: "
+        f"{run.scanned / seconds:.1f} images/s, {run.pixels / 1e6 / seconds:.1f} MP/s"
+        + (f"; the rows of {there:,} more were there already" if there > 0 else "")
     )
 
 

@@ -6,29 +6,38 @@ import hashlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from jscan import __version__
 from jscan.errors import DeviceError, ModelError
-from jscan.records import DecodedImage, ImageRef, Maps, Region, ScanRecord, ScanResult
+from jscan.records import DecodedImage, Evidence, ImageRef, Maps, Region, ScanRecord, ScanResult
 
 
 class FakeScanner:
-    """Reads `ok 0.9`, `error`, `skipped`, `kill`, `raise`, `memory`, `slow 2` from the input."""
+    """Reads `ok 0.9`, `error`, `skipped`, `kill`, `raise`, `memory`, `count`, `hang`, `slow 2` from the input."""
 
     provider = "CPU"
     models: tuple[str, ...] = ("fake@000000000000",)
 
-    def scan(self, source: ImageRef | Path, *, rgb: bool = False) -> ScanResult:
+    def scan(
+        self, source: ImageRef | Path, *, rgb: bool = False, known: Callable[[Evidence], bool] | None = None
+    ) -> ScanResult:
         """What the file asks for."""
         if not isinstance(source, ImageRef):
             source = ImageRef(str(source), os.fsencode(source))
         content = Path(os.fsdecode(source.path_bytes)).read_bytes()
         verb, _, argument = content.decode().partition(" ")
         base = ScanRecord(source.path, source.path_bytes, jscan_version=__version__, models=self.models)
+        mtime = datetime.fromtimestamp(os.stat(source.path_bytes).st_mtime_ns // 1000 / 1e6, UTC)
+        evidence = Evidence(len(content), mtime, hashlib.sha256(content).hexdigest())
+        base = replace(base, sha256=evidence.sha256, size=evidence.size, mtime=evidence.mtime)
+        if known is not None and known(evidence):
+            return ScanResult(base, None, None, known=True)
         match verb:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -36,6 +45,13 @@ class FakeScanner:
                 raise RuntimeError("not foreseen")
             case "memory":
                 raise MemoryError
+            case "count":
+                # Beside the folder of inputs, which nobody writes to.
+                tally = Path(os.fsdecode(source.path_bytes)).parent.parent / "done.counted"
+                tally.write_text(str(int(tally.read_text()) + 1 if tally.exists() else 1))
+            case "hang":
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+                time.sleep(3600)
             case "slow":
                 time.sleep(float(argument))
             case "error":
@@ -48,8 +64,6 @@ class FakeScanner:
         regions = (Region(8, 16, 24, 32, 500, score, 75.0, (4,) * 15, (1, 2), "other_q1"),) if score >= 0.5 else ()
         record = replace(
             base,
-            sha256=hashlib.sha256(content).hexdigest(),
-            size=len(content),
             format="png",
             width=64,
             height=48,
