@@ -333,6 +333,25 @@ def models() -> ExitCode:
     return code
 
 
+@app.command()
+@_guarded
+def verify(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="The Parquet file that `jscan scan` wrote.")],
+    source: Annotated[
+        bool, typer.Option("--source", help="Read all inputs again and compare them with their digests.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Processes for --source; 0: one per core.")] = 0,
+) -> ExitCode:
+    """Check results against their manifest: each input once, nothing changed. Exits with 5 where something is wrong."""
+    from jscan import show as pages
+    from jscan.run import usable_cores
+    from jscan.verify import verify as check
+
+    report = check(results, source=source, workers=workers or usable_cores())
+    _console().print(pages.verified(results, report), crop=False)
+    return ExitCode.VERIFY if report.count else ExitCode.OK
+
+
 # --- progress ---------------------------------------------------------------------------------------------------------
 
 

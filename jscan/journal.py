@@ -80,8 +80,6 @@ class Shard:
     header: Header
     providers: tuple[str, ...]
     """What models of this shard ran on."""
-    labels: tuple[str, ...]
-    """The models that were open, as rows name them."""
 
 
 @dataclass(slots=True)
@@ -115,14 +113,13 @@ class Journal:
         header: Header,
         rows: Sequence[tuple[ScanRecord, bool]],
         providers: Sequence[str],
-        labels: Sequence[str],
     ) -> Shard:
         """The shard of these rows, each with whether it is a mere copy, on the disk. Raises OutputError."""
         number = self.shards[-1].number + 1 if self.shards else 0
         path = self.folder / f"{number:08d}{SUFFIX}"
-        about = {"header": header.as_dict(), "providers": list(providers), "labels": list(labels)}
+        about = {"header": header.as_dict(), "providers": list(providers)}
         parquet.write_shard(path, [r for r, _ in rows], [c for _, c in rows], about)
-        shard = Shard(path, number, len(rows), digest(path), header, tuple(providers), tuple(labels))
+        shard = Shard(path, number, len(rows), digest(path), header, tuple(providers))
         self.shards.append(shard)
         return shard
 
@@ -181,7 +178,7 @@ def _load(path: Path) -> Shard | None:
         return None
     if header is None:
         return None
-    return Shard(path, int(path.stem), rows, digest(path), header, tuple(about["providers"]), tuple(about["labels"]))
+    return Shard(path, int(path.stem), rows, digest(path), header, tuple(about["providers"]))
 
 
 def _locked(descriptor: int) -> bool:

@@ -56,7 +56,7 @@ def build(
         "jscan": __version__,
         "python": platform.python_version(),
         "libraries": {name: version for name in LIBRARIES if (version := _version(name)) is not None},
-        "models": sorted({label for shard in shards for label in shard.labels}),
+        "models": sorted(tally.models),
         "model_digests": dict(header.models),
         "device": config.device,
         "provider": sorted({provider for shard in shards for provider in shard.providers}),

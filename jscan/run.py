@@ -24,6 +24,7 @@ from typing import Any, Protocol, TextIO
 
 from jscan import __version__, limits, manifest, parquet, weights
 from jscan.assemble import assemble, group_source
+from jscan.atomic import remove_leftovers
 from jscan.config import FREE, FREE_IN_UPDATES, ScanConfig
 from jscan.discover import discover
 from jscan.engine import Ask, Engine, Outcome
@@ -172,6 +173,8 @@ def run_scan(config: ScanConfig, *, progress: Progress | None = None, engine: En
     refs = discover(config.sources, include=config.include, exclude=config.exclude, limit=config.limit)
     _check_outputs(config)
     with locked(config.out) as journal:
+        for written in (config.out, manifest.beside(config.out)):
+            remove_leftovers(written)
         header = _header(config)
         if config.restart:
             journal.clear()
@@ -265,7 +268,6 @@ class _Run:
         self._since = time.monotonic()
         self._claims: dict[str, Key] = {}  # contents that are being estimated, or whose rows are not committed yet
         self._providers: set[str] = set()
-        self._labels: set[str] = set()
         self._scanned = 0
         self._pixels = 0
 
@@ -399,7 +401,6 @@ class _Run:
             self._progress.device(receipt.provider, workers)
             self._log("device", {"provider": receipt.provider, "models": receipt.models, "workers": workers})
         self._providers.add(receipt.provider)
-        self._labels.update(receipt.models)
         self._take(receipt.record, copy=receipt.copy)
 
     def _take(self, record: ScanRecord, *, copy: bool = False) -> None:
@@ -413,7 +414,7 @@ class _Run:
     def _commit(self) -> None:
         """Nothing; the rows are on the disk, and the ledger knows where."""
         if self._rows:
-            shard: Shard = self._journal.commit(self._header, self._rows, sorted(self._providers), sorted(self._labels))
+            shard: Shard = self._journal.commit(self._header, self._rows, sorted(self._providers))
             for i, (record, copy) in enumerate(self._rows):
                 place = Place(shard.number, i)
                 self._ledger.finish((record.path_bytes, record.container, record.member), place)

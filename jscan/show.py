@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from jscan.records import Pixels, Region, ScanRecord
 if TYPE_CHECKING:
     from jscan.run import RunSummary
     from jscan.tally import Finding
+    from jscan.verify import Report
 
 NOTABLE = 0.5
 """Images that score this or more are named in a summary."""
@@ -235,6 +237,22 @@ def _pace(run: RunSummary) -> str:
 def _finding(finding: Finding) -> Group:
     reasons = (Padding(Text(plain(reason), style="dim"), (0, 0, 0, 8), expand=False) for reason in finding.reasons)
     return Group(_line(f"  {finding.score:.2f}  {plain(finding.path)}"), *reasons)
+
+
+def verified(results: Path, report: Report) -> RenderableType:
+    """What `jscan verify` found: a table of what is wrong, or that nothing is."""
+    looked = f"{report.rows:,} rows" + (f", {report.hashed:,} inputs read again" if report.hashed else "")
+    if not report.count:
+        return Group(_line(plain(str(results)), "bold"), Text(f"{looked}: all as its manifest says", style="green"))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("where", overflow="fold")
+    table.add_column("trouble", overflow="fold")
+    for trouble in report.troubles:
+        table.add_row(trouble.kind, Text(plain(trouble.where)), Text(plain(trouble.what)))
+    more = report.count - len(report.troubles)
+    words = f"{looked}: {report.count:,} trouble{'s' * (report.count != 1)}" + (f", {more:,} not shown" if more else "")
+    return Group(_line(plain(str(results)), "bold"), table, Text(words, style="red"))
 
 
 def model(manifest: Mapping[str, Any], trouble: str | None) -> RenderableType:

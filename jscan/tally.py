@@ -33,6 +33,8 @@ class Tally:
         self.duplicates = 0
         self.pixels = 0
         """Of all images with status `ok`."""
+        self.models: set[str] = set()
+        """As rows name them, those of vanished inputs too."""
         self.by_status: Counter[str] = Counter()
         self.by_code: Counter[str] = Counter()
         self.top: tuple[Finding, ...] = ()
@@ -41,6 +43,7 @@ class Tally:
     def add(self, table: Any) -> None:
         """Nothing; counts the rows of an Arrow table with the columns of the results."""
         there = table.filter(pc.is_null(table["vanished"]))
+        self.models.update(pc.unique(pc.list_flatten(table["models"])).to_pylist())
         self.vanished += table.num_rows - there.num_rows
         self.rows += there.num_rows
         self.duplicates += there.num_rows - there["duplicate_of"].null_count

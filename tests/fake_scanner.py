@@ -41,6 +41,8 @@ class FakeScanner:
         match verb:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
             case "raise":
                 raise RuntimeError("not foreseen")
             case "memory":

@@ -56,7 +56,7 @@ def test_devices_are_those_of_the_config() -> None:
 
 
 def test_every_command_is_documented() -> None:
-    for command in ("scan", "show", "models"):
+    for command in ("scan", "show", "models", "verify"):
         assert invoke(command, "--help").exit_code == 0
     assert "--fail-on-score" in invoke("scan", "--help").output
 

@@ -27,7 +27,7 @@ def test_every_option_of_scan_is_in_the_readme() -> None:
 
 
 def test_the_readme_names_no_option_that_is_not_there() -> None:
-    known = options("scan") | options("show") | options("models") | {"--version", "--help"}
+    known = options("scan") | options("show") | options("models") | options("verify") | {"--version", "--help"}
     # Options of the training commands stand in lines that name `train.` or `ARGS=`.
     lines = [line for line in README.splitlines() if "train." not in line and "ARGS=" not in line]
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(lines)))

@@ -19,7 +19,7 @@ LAYERS = {
     3: ("engine",),
     4: ("manifest",),
     5: ("assemble",),
-    6: ("run",),
+    6: ("run", "verify"),
     7: ("cli", "show", "__main__"),
 }  # fmt: skip
 OUTERMOST = max(LAYERS)
