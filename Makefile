@@ -1,5 +1,6 @@
 # make demo                a small evidence folder, made and scanned
 # make test                formatting, lint, types and all tests
+# make soak               20,000 images, killed ten times and gone on with; ARGS="--images 1000" for fewer
 # make weights SRC=folder  all models, trained anew on the images in the folder
 # make eval SRC=folder     the tables of the README, measured on the images in the folder
 # make bench               the timings of the README, written to benchmarks/
@@ -10,7 +11,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --retries 10
 OUT := demo-out
 
-.PHONY: demo test weights eval bench clean
+.PHONY: demo test soak weights eval bench clean
 .DELETE_ON_ERROR:
 
 # Each stamp says what the environment holds; a newer pyproject.toml makes it stale. `test` holds all that `demo` does.
@@ -40,6 +41,9 @@ test: $(VENV)/.has-test
 	$(PY) -m ruff check .
 	$(PY) -m mypy --strict jscan train
 	$(PY) -m pytest -n 2 --quiet
+
+soak: $(VENV)/.has-test
+	PYTHONPATH=. $(PY) tests/soak.py $(ARGS)
 
 weights: $(VENV)/.has-test
 	@test -n "$(SRC)" || { echo "name a folder of images: make weights SRC=folder"; exit 2; }
