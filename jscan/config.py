@@ -69,6 +69,10 @@ class ScanConfig:
             raise UsageError(f"--max-memory is 0 (none) or a number of MiB, not {self.max_memory}")
         if self.rehash and not self.update:
             raise UsageError("--rehash says how --update is to compare; add --update")
+        if self.update and self.limit is not None:
+            raise UsageError(
+                "--limit does not go with --update: what is beyond it would count as vanished; leave one out"
+            )
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit is at least 1, not {self.limit}")
 

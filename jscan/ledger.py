@@ -6,8 +6,9 @@ starts, and thrown away when it ends. So it is never synced, and nothing in it i
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -160,12 +161,19 @@ class Ledger:
         )
         return None if found is None else Before(Place(found[0], found[1]), found[2], found[3])
 
-    def add_vanished(self) -> None:
-        """Nothing; what the run before had, and this one did not meet, is an entry from here on, marked as vanished."""
+    def add_vanished(self, unlisted: Iterable[bytes]) -> None:
+        """Nothing; what the run before had, and this one did not meet, is an entry from here on, marked as vanished.
+
+        What lies below a folder that could not be listed, in `unlisted`, may be there: it is kept without a mark.
+        """
         self._run(
             "INSERT INTO inputs SELECT path, container, member, 0, source, row, 1 FROM previous AS p WHERE NOT EXISTS "
             "(SELECT 1 FROM inputs AS i WHERE i.path=p.path AND i.container=p.container AND i.member=p.member)"
         )
+        for folder in unlisted:
+            below = os.path.join(folder, b"")
+            after = below[:-1] + bytes([below[-1] + 1])  # the first name in order that does not begin with `below`
+            self._run("UPDATE inputs SET vanished=0 WHERE vanished=1 AND path>=? AND path<?", (below, after))
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,8 @@ shard is not computed again, whatever ends the run.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -20,9 +18,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
-from jscan import __version__, limits, manifest, parquet, weights
+from jscan import __version__, limits, manifest, outputs, parquet, weights
 from jscan.assemble import assemble, group_source
 from jscan.atomic import remove_leftovers
 from jscan.config import FREE, FREE_IN_UPDATES, ScanConfig
@@ -32,6 +30,7 @@ from jscan.engine.local import run as local_engine
 from jscan.errors import SKIP_CODES, ErrorCode, OutputError, SetupError, UsageError
 from jscan.journal import Header, Journal, Shard, locked
 from jscan.ledger import Before, Key, Ledger, Place
+from jscan.outputs import Log
 from jscan.records import Evidence, ImageRef, ScanRecord, ScanResult
 from jscan.tally import Finding, Tally
 
@@ -171,7 +170,7 @@ def run_scan(config: ScanConfig, *, progress: Progress | None = None, engine: En
     """
     progress = progress or Silent()
     refs = discover(config.sources, include=config.include, exclude=config.exclude, limit=config.limit)
-    _check_outputs(config)
+    outputs.check(config)
     with locked(config.out) as journal:
         for written in (config.out, manifest.beside(config.out)):
             remove_leftovers(written)
@@ -198,7 +197,7 @@ def run_scan(config: ScanConfig, *, progress: Progress | None = None, engine: En
             )
         with (
             contextlib.closing(Ledger(journal.folder / "ledger")) as ledger,
-            _json_log(config.json_log) as log,
+            outputs.json_log(config.json_log) as log,
             _counting(config, progress),
         ):
             return _Run(config, header, journal, ledger, progress, log).over(refs, engine)
@@ -256,7 +255,7 @@ class _Run:
     """One run from its walk over the sources to its results."""
 
     def __init__(
-        self, config: ScanConfig, header: Header, journal: Journal, ledger: Ledger, progress: Progress, log: _Log
+        self, config: ScanConfig, header: Header, journal: Journal, ledger: Ledger, progress: Progress, log: Log
     ) -> None:
         self._config = config
         self._header = header
@@ -268,6 +267,7 @@ class _Run:
         self._since = time.monotonic()
         self._claims: dict[str, Key] = {}  # contents that are being estimated, or whose rows are not committed yet
         self._providers: set[str] = set()
+        self._unlisted: list[bytes] = []
         self._scanned = 0
         self._pixels = 0
 
@@ -361,6 +361,8 @@ class _Run:
                 self._ledger.finish(key, place)
                 self._progress.kept()
             elif ref.refused is not None:
+                if ref.refused[0] == ErrorCode.OS_ERROR:
+                    self._unlisted.append(ref.path_bytes)
                 self._take(_failed(ref, *ref.refused))
             else:
                 yield ref
@@ -434,7 +436,7 @@ class _Run:
         left = self._ledger.unfinished()
         if left is not None:
             raise OutputError(f"{config.out} was not written: there is no row for {os.fsdecode(left[0])}")
-        self._ledger.add_vanished()
+        self._ledger.add_vanished(self._unlisted)
         tally, made = assemble(
             config.out,
             self._ledger,
@@ -556,10 +558,6 @@ def scan_one(heatmaps: Path | None, maps: Path | None, scanner: ScannerLike, ref
 # --- in the parent ----------------------------------------------------------------------------------------------------
 
 
-class _Log(Protocol):
-    def __call__(self, event: str, facts: Mapping[str, Any]) -> None: ...
-
-
 def _fault(outcome: Outcome[ImageRef, Receipt]) -> ScanRecord:
     """The row of an input whose worker died or raised. Raises the error itself where it concerns the whole run."""
     if isinstance(outcome.error, OutOfMemoryError):
@@ -596,66 +594,6 @@ def _failed(ref: ImageRef, code: str, sentence: str) -> ScanRecord:
         error=sentence,
         jscan_version=__version__,
     )
-
-
-def _check_outputs(config: ScanConfig) -> None:
-    """Nothing; makes the folders for heatmaps and maps. Raises where something could not be written later."""
-    out = config.out
-    named = {"--out": out, "--heatmaps": config.heatmaps, "--maps": config.maps, "--json-log": config.json_log}
-    for flag, path in named.items():
-        if path is not None:
-            _check_outside(flag, path, config.sources)
-    if out.is_dir():
-        raise OutputError(f"--out {out} is a folder; name a file in it, such as {out / 'results.parquet'}")
-    for flag in ("--out", "--json-log"):
-        path = named[flag]
-        if path is not None and not path.parent.is_dir():
-            raise OutputError(f"{flag} {path} cannot be written: there is no folder {path.parent}; make it first")
-    for flag in ("--heatmaps", "--maps"):
-        folder = named[flag]
-        if folder is not None:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder):
-                    pass
-            except OSError as error:
-                raise OutputError(f"{flag} {folder} cannot be written to: {error.strerror}") from error
-
-
-def _check_outside(flag: str, path: Path, sources: Iterable[Path]) -> None:
-    """Nothing. Raises UsageError where the path is a source, or lies inside one: evidence is never written to."""
-    real = path.resolve()
-    for source in sources:
-        real_source = source.resolve()
-        if real == real_source:
-            raise UsageError(f"{flag} {path} is itself to be scanned; name another place")
-        if real_source in real.parents and real_source.is_dir():
-            raise UsageError(
-                f"{flag} {path} lies inside {source}, which is scanned and never written to; name a place outside"
-            )
-
-
-@contextlib.contextmanager
-def _json_log(path: Path | None) -> Iterator[_Log]:
-    """A function that appends one event as a line of JSON; it does nothing where there is no path."""
-    if path is None:
-        yield lambda event, facts: None
-        return
-    try:
-        stream: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise OutputError(f"--json-log {path} cannot be written: {error.strerror}") from error
-
-    def log(event: str, facts: Mapping[str, Any]) -> None:
-        line = {"time": datetime.now(UTC).isoformat(), "event": event, **facts}
-        try:
-            stream.write(json.dumps(line) + "\n")
-            stream.flush()
-        except OSError as error:
-            raise OutputError(f"--json-log {path} cannot be written: {error.strerror}") from error
-
-    with stream:
-        yield log
 
 
 @contextlib.contextmanager

@@ -285,9 +285,12 @@ def test_an_unreadable_folder_is_a_row(tmp_path: Path, monkeypatch: pytest.Monke
             raise PermissionError(errno.EACCES, "Permission denied")
         return listed(path)
 
+    scan(tmp_path, engine=in_this_process)
     monkeypatch.setattr(os, "scandir", scandir)
-    run = scan(tmp_path, engine=in_this_process)
+    run = scan(tmp_path, engine=in_this_process, update=True)
     assert run.by_code == {"os_error": 1}
+    assert (run.rows, run.vanished, run.scanned) == (3, 0, 1), "what cannot be seen is not called vanished"
+    assert_whole(tmp_path, results(tmp_path))
     monkeypatch.setattr(os, "scandir", listed)
     run = scan(tmp_path, engine=in_this_process, update=True)
     assert (run.rows, run.vanished, run.errors) == (2, 1, 0), "the folder itself was an input, and is none any more"

@@ -15,7 +15,7 @@ LAYERS = {
         "discover", "jpegheader", "decode", "weights", "windows", "qfmap", "q1map", "lastjpeg", "history", "suspicion",
         "regions", "rescaled", "score", "parquet", "heatmap",
     ),
-    2: ("scan", "ledger", "journal", "tally"),
+    2: ("scan", "ledger", "journal", "tally", "outputs"),
     3: ("engine",),
     4: ("manifest",),
     5: ("assemble",),

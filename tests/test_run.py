@@ -396,3 +396,5 @@ def test_an_update_with_other_options_is_refused(
     assert scan(update=True, restart=True).scanned == 1
     with pytest.raises(UsageError, match="--update"):
         scan(rehash=True)
+    with pytest.raises(UsageError, match="--limit"):
+        scan(update=True, limit=1)
