@@ -20,7 +20,7 @@ from jscan.manifest import InputsDigest
 from jscan.records import READING_WARNINGS, ScanRecord
 from jscan.tally import Tally
 
-CACHE_ROWS = 24_000
+CACHE_ROWS = 8_000
 """Rows at hand while the results are written: of shards and of row groups of the results before."""
 
 
@@ -63,6 +63,8 @@ def assemble(
                 table = _with(table, changed)
                 tally.add(table)
                 written.write_table(table, row_group_size=parquet.GROUP_ROWS)
+                del table
+                pa.default_memory_pool().release_unused()  # else the allocator keeps several times what is needed
         made = manifest(tally, inputs)
         parquet.add_metadata(written, made)
     return tally, made
@@ -174,10 +176,10 @@ class _Rows:
         try:
             if source >= 0:
                 with parquet.reader(self._shards[source]) as stored:
-                    return stored.read()
+                    return stored.read(use_threads=False)
             if self._before is None:
                 raise OutputError("there are no results to update")
-            table = self._before.read_row_group(-1 - source)
+            table = self._before.read_row_group(-1 - source, use_threads=False)
             return table.select(parquet.SCHEMA.names).append_column(parquet.COPY, pa.array([False] * table.num_rows))
         except (OSError, pa.ArrowException, UsageError) as error:
             what = self._shards.get(source, "the results that are updated")

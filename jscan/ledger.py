@@ -19,7 +19,7 @@ from jscan.errors import OutputError
 Key: TypeAlias = tuple[bytes, str | None, int | None]
 """(path_bytes, container, member): what tells one input from all others."""
 
-CACHE_KIB = 16 * 1024
+CACHE_KIB = 8 * 1024
 """Memory that the index may take; what is beyond lies on the disk."""
 
 # A missing container is stored as '', a missing member as -1: in SQL no two nulls are the same. Blobs and UTF-8 text
