@@ -9,6 +9,7 @@ of an unbroken run. The models are the real ones.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -142,56 +144,66 @@ def logged(log: Path) -> list[str]:
     return [e["path"] for e in events if e["event"] == "row"]
 
 
-def cost(images: Path, threads: int) -> tuple[float, float, int]:
-    """Wall and processor seconds of a plain loop over the images, and their number."""
+def cost(images: Path) -> float:
+    """Processor seconds of a plain loop over the images, its start aside."""
     from jscan.scan import Scanner
 
-    scanner = Scanner(device="cpu", threads=threads)
+    scanner = Scanner(device="cpu", threads=1)
     paths = sorted(p for p in images.rglob("*") if p.is_file())
-    scanner.scan(paths[0])  # which opens the models: the start is left out on both sides
-    before, clock = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+    scanner.scan(paths[0])  # which opens the models
+    before = resource.getrusage(resource.RUSAGE_SELF)
     for path in paths:
         scanner.scan(path)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    return time.monotonic() - clock, _processor(after) - _processor(before), len(paths)
+    return _processor(resource.getrusage(resource.RUSAGE_SELF)) - _processor(before)
 
 
 def _processor(used: resource.struct_rusage) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def overhead(base: Path, count: int, seed: int, main: Path) -> None:
+def overhead(base: Path, count: int, seed: int) -> None:
     """Nothing; prints what supervision and journal cost, over images that are all there once."""
+    main = base / "plain.py"
+    main.write_text(MAIN.format(shard=1000))
     images = base / "plain"
     rng = np.random.default_rng(seed + 1)
     images.mkdir()
     for i in range(count):
         noise = rng.integers(0, 8, (96, 96, 3), dtype=np.uint8)
         (images / f"{i:05}.jpg").write_bytes(file_of(photo()[100:196, 100:196] // 2 + noise, quality=85))
-    child = os.fork()
-    if child == 0:
-        wall, processor, number = cost(images, usable_cores())
-        (base / "plain.json").write_text(json.dumps([wall, processor, number]))
-        os._exit(0)
-    os.waitpid(child, 0)
-    wall, processor, number = json.loads((base / "plain.json").read_text())
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run = watched(_scan(main, images, base / "plain.parquet", 1), base / "plain.parquet")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = _processor(after) - _processor(before)
-    print(f"plain loop over {number} images     {wall:.1f} s wall, {processor:.1f} s processor")
-    print(f"jscan scan --workers 1, all of it  {run.seconds:.1f} s wall, {used:.1f} s processor")
-    start = time.monotonic()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     few = base / "few"
     few.mkdir()
     shutil.copy(images / "00000.jpg", few / "0.jpg")
-    watched(_scan(main, few, base / "few.parquet", 1), base / "few.parquet")
-    idle = _processor(resource.getrusage(resource.RUSAGE_CHILDREN)) - _processor(before)
-    begun = time.monotonic() - start
-    print(f"its start and end (one image)      {begun:.1f} s wall, {idle:.1f} s processor")
-    print(f"supervision and journal, start aside: {100 * ((run.seconds - begun) / wall - 1):+.1f} % wall, ", end="")
-    print(f"{100 * ((used - idle) / processor - 1):+.1f} % processor")
+    with _one_core():
+        child = os.fork()
+        if child == 0:
+            (base / "plain.json").write_text(json.dumps(cost(images)))
+            os._exit(0)
+        os.waitpid(child, 0)
+        plain: float = json.loads((base / "plain.json").read_text())
+        start = _processor_of(_scan(main, few, base / "few.parquet", 1), base / "few.parquet")
+        whole = _processor_of(_scan(main, images, base / "plain.parquet", 1), base / "plain.parquet")
+    more = whole - start - plain
+    print(f"processor time over {count} images: {plain:.2f} s in a plain loop, {whole - start:.2f} s in jscan scan")
+    print(f"supervision and journal: {1000 * more / count:.2f} ms an image, {100 * more / plain:+.1f} %")
+
+
+@contextlib.contextmanager
+def _one_core() -> Iterator[None]:
+    """A context in which this process and its children have one core: threads that spin beside are not measured."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _processor_of(command: list[str], out: Path) -> float:
+    """Processor seconds that a command took, its children with it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    watched(command, out)
+    return _processor(resource.getrusage(resource.RUSAGE_CHILDREN)) - _processor(before)
 
 
 def _scan(main: Path, images: Path, out: Path, workers: int) -> list[str]:
@@ -205,7 +217,7 @@ def soak(base: Path, images: int, kills: int, seed: int, workers: int, plain: in
     main.write_text(MAIN.format(shard=min(1000, max(10, images // 100))))
     make_images(base / "in", images, seed)
     if plain:
-        overhead(base, plain, seed, main)
+        overhead(base, plain, seed)
     whole, broken = base / "whole.parquet", base / "broken.parquet"
     run = watched(_scan(main, base / "in", whole, workers), whole)
     growth = (run.peak - run.first) / 1024
