@@ -252,6 +252,25 @@ def test_an_item_that_hangs_costs_itself_alone(workers: int) -> None:
     assert not active_children()
 
 
+def _asks_late(state: str, item: str, ask: Ask) -> object:
+    time.sleep(0.3 if item == "late" else 0)
+    said = ask(item)
+    time.sleep(0.3 if item == "late" else 0)
+    return said
+
+
+def test_who_waits_while_an_archive_is_read_is_not_late() -> None:
+    def items() -> Iterator[str]:
+        yield from ("late", "soon")
+        time.sleep(3)
+        yield "soon"
+
+    asked: list[str] = []
+    outcomes = run(_asks_late, items(), init=_state, workers=2, timeout=1, answer=lambda item, _: asked.append(item))
+    assert [o.kind for o in outcomes] == ["done"] * 3
+    assert sorted(asked) == ["late", "soon", "soon"], "tried once each"
+
+
 def test_signs_of_life_are_no_results() -> None:
     """A worker beats all the while that it hangs; its parent wakes up for that, and must look at the clock as well."""
     started = time.monotonic()
