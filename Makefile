@@ -2,6 +2,7 @@
 # make test                formatting, lint, types and all tests
 # make hostile             the whole collection of hostile files, as a folder and as an archive; minutes
 # make fuzz                100,000 mutated images and 25,000 mutated archives; about ten minutes
+# make soak               20,000 images, killed ten times and gone on with; ARGS="--images 1000" for fewer
 # make weights SRC=folder  all models, trained anew on the images in the folder
 # make eval SRC=folder     the tables of the README, measured on the images in the folder
 # make bench               the timings of the README, written to benchmarks/
@@ -12,7 +13,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --retries 10
 OUT := demo-out
 
-.PHONY: demo test hostile fuzz weights eval bench clean
+.PHONY: demo test hostile fuzz soak weights eval bench clean
 .DELETE_ON_ERROR:
 
 # Each stamp says what the environment holds; a newer pyproject.toml makes it stale. `test` holds all that `demo` does.
@@ -48,6 +49,9 @@ hostile: $(VENV)/.has-test
 
 fuzz: $(VENV)/.has-test
 	JSCAN_FUZZ=25000 $(PY) -m pytest -q -s tests/test_fuzz.py 2>/dev/null  # libtiff complains there of every file
+
+soak: $(VENV)/.has-test
+	PYTHONPATH=. $(PY) tests/soak.py $(ARGS)
 
 weights: $(VENV)/.has-test
 	@test -n "$(SRC)" || { echo "name a folder of images: make weights SRC=folder"; exit 2; }

@@ -36,6 +36,15 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Nothing; temporary files that killed processes left of `path` are gone. Nobody may be writing it."""
+    with contextlib.suppress(OSError):
+        for left in path.parent.iterdir():
+            middle = left.name.removeprefix(f".{path.name}.").removesuffix(".tmp")
+            if middle.isdigit() and left.name == f".{path.name}.{middle}.tmp":
+                left.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Nothing; the folder's entries are on the disk when it returns. Raises OSError.
 

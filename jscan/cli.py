@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 
 from jscan import __version__
-from jscan.config import DEFAULT_MAX_PIXELS
+from jscan.config import DEFAULT_MAX_MEMORY, DEFAULT_MAX_PIXELS, DEFAULT_TIMEOUT
 from jscan.errors import ExitCode, JscanError, SetupError, UsageError
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ def _guarded(command: Callable[Arguments, ExitCode]) -> Callable[Arguments, None
         code = ExitCode.INTERNAL
         try:
             code = command(*args, **kwargs)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             code = ExitCode.INTERRUPTED
-            _complain("interrupted")
+            _complain(str(interrupt) or "interrupted")
         except BrokenPipeError:
             # Whoever read our output has seen enough.
             code = ExitCode.OK
@@ -183,15 +183,31 @@ def scan(
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Larger images become error rows, `pixel_limit`.")
     ] = DEFAULT_MAX_PIXELS,
+    timeout: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="An input that takes longer becomes an error row; 0: no limit."),
+    ] = DEFAULT_TIMEOUT,
+    max_memory: Annotated[
+        int, typer.Option(min=0, metavar="MIB", help="Memory of a worker beyond its models; 0: no limit.")
+    ] = DEFAULT_MAX_MEMORY,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many inputs.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Keep the rows of --out whose input is unchanged; scan the others.")
+    ] = False,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Let --update compare by content, not by size and time.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget an unfinished run; with --update, scan everything anew.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     json_log: Annotated[Path | None, typer.Option(help="File to append events to, one JSON object a line.")] = None,
     fail_on_score: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, metavar="X", help="Exit with 4 if an image scores X or more.")
     ] = None,
 ) -> ExitCode:
-    """Scan images and write what was found to a Parquet file.
+    """Scan images and write what was found to a Parquet file. The same command again goes on where it was ended.
 
     Exit codes: 0 all well; 3 some inputs could not be read (their rows say why); 4 see --fail-on-score; 2 wrong
     arguments; 11 another run writes the same file; 12 the output could not be written; 130 interrupted.
@@ -211,8 +227,13 @@ def scan(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         max_pixels=max_pixels,
+        timeout=timeout,
+        max_memory=max_memory,
         limit=limit,
         overwrite=overwrite,
+        restart=restart,
+        update=update,
+        rehash=rehash,
         json_log=json_log,
     )
     with _progress(quiet=quiet, asked=device.value) as progress:
@@ -319,6 +340,25 @@ def models() -> ExitCode:
     return code
 
 
+@app.command()
+@_guarded
+def verify(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="The Parquet file that `jscan scan` wrote.")],
+    source: Annotated[
+        bool, typer.Option("--source", help="Read all inputs again and compare them with their digests.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Processes for --source; 0: one per core.")] = 0,
+) -> ExitCode:
+    """Check results against their manifest: each input once, nothing changed. Exits with 5 where something is wrong."""
+    from jscan import show as pages
+    from jscan.run import usable_cores
+    from jscan.verify import verify as check
+
+    report = check(results, source=source, workers=workers or usable_cores())
+    _console().print(pages.verified(results, report), crop=False)
+    return ExitCode.VERIFY if report.count else ExitCode.OK
+
+
 # --- progress ---------------------------------------------------------------------------------------------------------
 
 
@@ -369,6 +409,9 @@ class _PlainProgress:
             self._last = time.monotonic()
             typer.echo(f"{self._counts.rows:,} done: {self._counts.words()}", err=True)
 
+    def kept(self) -> None:
+        """Nothing."""
+
 
 class _BarProgress:
     """A bar with counts, rates, elapsed and remaining time."""
@@ -412,6 +455,10 @@ class _BarProgress:
     def row(self, record: ScanRecord) -> None:
         """Nothing; moves the bar."""
         self._counts.add(record)
+        self.bar.advance(self._task)
+
+    def kept(self) -> None:
+        """Nothing; moves the bar, but adds to no rate."""
         self.bar.advance(self._task)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from jscan.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
 DEFAULT_MAX_PIXELS = 150_000_000
+DEFAULT_TIMEOUT = 120.0
+DEFAULT_MAX_MEMORY = 4096
+STDIN = Path("-")
+"""The name under which a list of files is read from standard input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,10 @@ class ScanConfig:
     """Glob patterns that leave a path out; stronger than `include`."""
     max_pixels: int = DEFAULT_MAX_PIXELS
     """Images with more pixels than this, by their header, become an error row."""
+    timeout: float = DEFAULT_TIMEOUT
+    """Seconds that one input may take; 0 sets no limit."""
+    max_memory: int = DEFAULT_MAX_MEMORY
+    """MiB of address space that a worker may take beyond what its models and libraries need; 0 sets no limit."""
     limit: int | None = None
     """At most this many inputs, or None."""
     files_from: Path | None = None
@@ -43,6 +51,12 @@ class ScanConfig:
     """Whether the names in that list end in NUL bytes rather than lines."""
     overwrite: bool = False
     """Whether an existing output may be replaced."""
+    restart: bool = False
+    """Whether what an unfinished run left, and with `update` what the last one found, is to be done again."""
+    update: bool = False
+    """Whether rows of the existing output are kept where their input did not change."""
+    rehash: bool = False
+    """Whether an update tells by content what changed, and not by size and time."""
     json_log: Path | None = None
     """File to which events are appended, one JSON object a line, or None."""
 
@@ -59,18 +73,31 @@ class ScanConfig:
             raise UsageError(f"--workers is 0 (one per core) or more, not {self.workers}")
         if self.max_pixels < 1:
             raise UsageError(f"--max-pixels is at least 1, not {self.max_pixels}")
+        if not 0 <= self.timeout < float("inf"):
+            raise UsageError(f"--timeout is 0 (none) or a number of seconds, not {self.timeout}")
+        if self.max_memory < 0:
+            raise UsageError(f"--max-memory is 0 (none) or a number of MiB, not {self.max_memory}")
+        if self.rehash and not self.update:
+            raise UsageError("--rehash says how --update is to compare; add --update")
+        if self.update and self.limit is not None:
+            raise UsageError(
+                "--limit does not go with --update: what is beyond it would count as vanished; leave one out"
+            )
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit is at least 1, not {self.limit}")
 
-    def fingerprint(self) -> str:
-        """Hex digest of the options that decide what a row says (not of where it is written, or how fast)."""
-        parts = {
-            "sources": [str(s) for s in self.sources],
-            "files_from": None if self.files_from is None else str(self.files_from),
-            "null": self.null,
-            "include": self.include,
-            "exclude": self.exclude,
-            "max_pixels": self.max_pixels,
-            "limit": self.limit,
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    def options(self) -> dict[str, Any]:
+        """All options as values that JSON knows; paths as text, bytes that are not UTF-8 escaped."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+FREE = frozenset({"out", "workers", "overwrite", "restart", "update", "rehash", "json_log"})
+"""Options that may differ between a run and the one that goes on where it was killed: no row depends on them."""
+FREE_IN_UPDATES = FREE | {"timeout", "max_memory"}
+"""The same for an update of a finished run: inputs that failed are scanned again anyway."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return os.fsencode(value).decode("utf-8", "backslashreplace") if isinstance(value, Path) else value

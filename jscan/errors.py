@@ -43,6 +43,7 @@ class ErrorCode(StrEnum):
     CHANGED = "changed"
     MEMORY = "memory"
     WORKER_CRASH = "worker_crash"
+    TIMEOUT = "timeout"
     INTERNAL = "internal"
 
 
@@ -60,6 +61,10 @@ SKIP_CODES = frozenset(
     }
 )
 """Codes whose row says `skipped`: the input is not something jscan claims to read, or stands for its members."""
+
+
+ARCHIVE_CODES = frozenset({ErrorCode.ARCHIVE, ErrorCode.ARCHIVE_DEPTH, ErrorCode.ARCHIVE_LIMIT, ErrorCode.BAD_ARCHIVE})
+"""Codes of rows that stand for an archive, where they have a digest: no other input can be estimated by them."""
 
 
 class JscanError(Exception):

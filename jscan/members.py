@@ -20,7 +20,7 @@ from jscan.archives import Budget, Entry, Findings, Member, Source, streams, tar
 from jscan.errors import ErrorCode, InputError
 from jscan.names import display_path
 from jscan.reading import EvidenceFile
-from jscan.records import Evidence, ImageRef
+from jscan.records import ArchiveFile, Evidence, ImageRef
 
 CHUNK = 1 << 20
 """Bytes of a member read at a time."""
@@ -123,7 +123,7 @@ def references(
                     f"It has {file.size:,} bytes; archives of up to {archives.MAX_ARCHIVE_BYTES:,} are looked into. "
                     "Extract it with another tool and scan the folder.",
                 )
-            walk = _Walk(budget, wanted)
+            walk = _Walk(budget, wanted, ArchiveFile(path, file.size, file.mtime))
             verdict, warnings = yield from walk.members(file, kind, _Place(path_text, path, digest), choice, depth=1)
             own = digest() if wanted(ImageRef(path_text, path)) else None
             if digest.trouble is not None:
@@ -143,6 +143,7 @@ class _Walk:
 
     budget: Budget
     wanted: Callable[[ImageRef], bool]
+    file: ArchiveFile
 
     def members(
         self, source: Source, kind: str, place: _Place, choice: Choice, *, depth: int, held: int = 0
@@ -193,6 +194,7 @@ class _Walk:
             path_bytes=place.path_bytes + b"!" + entry.name,
             container=place.path,
             member=entry.index,
+            archive=self.file,
         )
         wanted = self.wanted(ref)
         if wanted:

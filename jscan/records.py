@@ -30,6 +30,20 @@ class Evidence:
     """Such as `atime_changed`."""
 
 
+READING_WARNINGS = frozenset({"atime_changed", "member_cut", "bad_crc", "wrong_size", "other_name"})
+"""Warnings of a row that speak of one reading of one file or member; all others, but for `wrong_suffix`, are of the
+content, the same in every copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveFile:
+    """The archive on the disk that holds a member, at whatever depth, as it was when it was opened."""
+
+    path_bytes: bytes
+    size: int
+    mtime: datetime | None
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRef:
     """Where one input lies; `path_bytes`, `container` and `member` together tell it from all others."""
@@ -50,6 +64,8 @@ class ImageRef:
     """The bytes of a member, which nobody but the one who reads the archive could fetch without reading it anew."""
     evidence: Evidence | None = field(default=None, compare=False)
     """What identifies `content`, or an archive that was looked into."""
+    archive: ArchiveFile | None = field(default=None, compare=False)
+    """The file that a member lies in, else None."""
     touched: bool = field(default=False, compare=False)
     """Whether a look at the file's first bytes already changed its access time."""
 
@@ -184,6 +200,10 @@ class ScanRecord:
     size: int | None = None
     mtime: datetime | None = None
     sha256: str | None = None
+    duplicate_of: str | None = None
+    """`path` of the first input with the same bytes, where this is not the first: they were estimated once."""
+    vanished: datetime | None = None
+    """When an input of an earlier run was first missed, UTC; the row says what was found when it was last seen."""
     status: str = "ok"
     error_code: str | None = None
     error: str | None = None
@@ -240,3 +260,5 @@ class ScanResult:
     """None where the input could not be estimated."""
     image: DecodedImage | None
     """The decoded image, for drawing; None where it could not be decoded."""
+    known: bool = False
+    """Whether the content was known already: then the row holds only what identifies the bytes."""

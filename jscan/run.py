@@ -1,49 +1,57 @@
 """A whole run: check where the output goes, scan everything with an engine, write the results.
 
 The parent holds no image and no map: workers write heatmaps and maps themselves and send back one row per input. Rows
-go to shard files in `<out>.run/` as they come, and are merged, sorted, into the final file when all are there.
+go to shards in `<out>.run/` as they come, and are merged, sorted, into the final file when all are there. What is in a
+shard is not computed again, whatever ends the run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import heapq
-import importlib.metadata
-import json
 import os
-import platform
-import shutil
 import sys
-import tempfile
 import threading
 import time
-from collections import Counter
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TextIO
+from typing import Any, BinaryIO, Protocol
 
-from jscan import __version__, parquet
-from jscan.config import ScanConfig
+from jscan import __version__, limits, manifest, outputs, parquet, weights
+from jscan.assemble import assemble, group_source
+from jscan.atomic import remove_leftovers
+from jscan.config import FREE, FREE_IN_UPDATES, STDIN, ScanConfig
 from jscan.discover import discover, discover_list
-from jscan.engine import Engine, Outcome
+from jscan.engine import Ask, Engine, Outcome
 from jscan.engine.local import run as local_engine
-from jscan.errors import SKIP_CODES, ErrorCode, LockedError, OutputError, SetupError, UsageError
-from jscan.names import display_path
-from jscan.records import ImageRef, ScanRecord, ScanResult
+from jscan.errors import ARCHIVE_CODES, SKIP_CODES, ErrorCode, OutputError, SetupError, UsageError
+from jscan.journal import Header, Journal, Shard, locked, run_folder
+from jscan.ledger import Before, Containers, Key, Ledger, Place
+from jscan.outputs import Log
+from jscan.records import Evidence, ImageRef, ScanRecord, ScanResult
+from jscan.tally import Finding, Tally
 
 SHARD_ROWS = 1000
-"""Rows held in memory before they go to a shard file."""
+"""Rows held in memory before they are committed."""
+SHARD_SECONDS = 60.0
+"""Rows are committed after this time as well, so that a killed run over large images does not lose hours."""
 HEATMAP_SIDE = 1600
 """Longest side of a heatmap in pixels."""
-STDIN = Path("-")
-"""The name under which a list of files is read from standard input."""
-N_TOP = 10
-"""How many of the highest scoring images the summary names."""
-LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "simplejpeg", "pyarrow", "onnxruntime", "onnxruntime-gpu")
-"""Distributions whose versions stand in the run manifest."""
+TRY_AGAIN = frozenset(
+    {
+        ErrorCode.NOT_FOUND,
+        ErrorCode.OS_ERROR,
+        ErrorCode.CHANGED,
+        ErrorCode.MEMORY,
+        ErrorCode.WORKER_CRASH,
+        ErrorCode.TIMEOUT,
+        ErrorCode.INTERNAL,
+    }
+)
+"""Codes that speak of circumstances as much as of the input: an update scans it again, changed or not."""
 
 
 class Progress(Protocol):
@@ -61,7 +69,11 @@ class Progress(Protocol):
         ...
 
     def row(self, record: ScanRecord) -> None:
-        """Nothing; told of every finished input."""
+        """Nothing; told of every input that was finished now."""
+        ...
+
+    def kept(self) -> None:
+        """Nothing; told of every input whose row was there already."""
         ...
 
 
@@ -79,14 +91,8 @@ class Silent:
     def row(self, record: ScanRecord) -> None:
         """Nothing."""
 
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One image that the summary names."""
-
-    path: str
-    score: float
-    reasons: tuple[str, ...]
+    def kept(self) -> None:
+        """Nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,13 @@ class RunSummary:
     heatmaps: Path | None
     maps: Path | None
     rows: int
+    """Of all inputs."""
+    scanned: int
+    """Inputs whose row was made now; the others had theirs."""
+    vanished: int
+    """Inputs of earlier runs that are not there any more."""
+    duplicates: int
+    """Inputs with the bytes of another one."""
     by_status: Mapping[str, int]
     """Rows for each of `ok`, `skipped`, `error`."""
     by_code: Mapping[str, int]
@@ -104,7 +117,7 @@ class RunSummary:
     top: tuple[Finding, ...]
     """The images with the highest scores, the highest first."""
     pixels: int
-    """Pixels of all images with status `ok`."""
+    """Pixels of the images that were estimated now."""
     seconds: float
     provider: str | None
     """`CPU` or `CUDA`; None where no input needed a model."""
@@ -127,6 +140,8 @@ class Receipt:
     """What comes back from a worker for one input: the row, and no pixels."""
 
     record: ScanRecord
+    copy: bool
+    """Whether the row only identifies the bytes, because their content is known."""
     provider: str
     models: tuple[str, ...]
 
@@ -137,7 +152,9 @@ class ScannerLike(Protocol):
     provider: str
     models: tuple[str, ...]
 
-    def scan(self, source: ImageRef | Path, *, rgb: bool = False) -> ScanResult:
+    def scan(
+        self, source: ImageRef | Path, *, rgb: bool = False, known: Callable[[Evidence], bool] | None = None
+    ) -> ScanResult:
         """The row, the maps and the image of one input; never raises for a bad one."""
         ...
 
@@ -145,68 +162,359 @@ class ScannerLike(Protocol):
 def run_scan(config: ScanConfig, *, progress: Progress | None = None, engine: Engine = local_engine) -> RunSummary:
     """What the run came to; `config.out` and the folders hold the results when it returns.
 
-    Raises OutputError, before any image is opened, where an output cannot be written or exists already; UsageError for
-    a source that does not exist or an output inside a source; ModelError and DeviceError from the workers; LockedError
-    where another run is writing the same output. After any of these, and after KeyboardInterrupt, nothing new stands
-    under the name `config.out`, and `<out>.run/` is gone. Heatmaps and maps that were already written stay.
+    A run with the same output and options that was killed is gone on with. Raises OutputError, before any image is
+    opened, where an output cannot be written or exists already; UsageError for a source that does not exist, an output
+    inside a source, or a run to go on with that had other options; ModelError and DeviceError from the workers;
+    LockedError where another run is writing the same output. After any of these, and after KeyboardInterrupt, nothing
+    new stands under the name `config.out`; finished rows wait in `<out>.run/`. Heatmaps and maps stay.
     """
     progress = progress or Silent()
-    refs = _references(config)
-    _check_outputs(config)
-    started, clock = datetime.now(UTC), time.monotonic()
-    cores = usable_cores()
-    workers = config.workers or cores
-    # More than one process already keeps every core busy; a lone one may use them all.
-    init = partial(open_in_worker, config.device, config.max_pixels, cores if workers == 1 else 1)
-    task = partial(scan_one, config.heatmaps, config.maps)
-    tally = _Tally()
-    with _workspace(config) as folder, _json_log(config.json_log) as log, _counting(config, progress):
-        log("run_started", {"arguments": _arguments(config), "jscan": __version__})
-        shards = _Shards(folder)
+    # Finished members are not read again; who has finished is known once the run below has begun.
+    refs = _references(config, wanted=lambda ref: run.wants(ref))
+    outputs.check(config)
+    with locked(config.out) as journal:
+        for written in (config.out, manifest.beside(config.out)):
+            remove_leftovers(written)
+        header = _header(config)
+        if config.restart:
+            journal.clear()
+        found = journal.header()
+        if found is not None:
+            if _is_finished(config.out, found):
+                journal.clear()
+                if not header.differences(found, FREE):
+                    return _finished(config)
+            else:
+                _refuse_others(header, found, "the unfinished run that is to be gone on with", FREE)
+                if found.previous != header.previous:
+                    raise UsageError(
+                        f"{config.out} is not what it was when the run began; add --restart to begin again"
+                    )
+                header = found
+        if not (config.overwrite or config.update) and os.path.lexists(config.out):
+            raise OutputError(
+                f"--out {config.out} exists already; name another file, or add --overwrite to replace it, or --update "
+                "to scan what is new or changed"
+            )
+        with (
+            contextlib.closing(Ledger(journal.folder / "ledger")) as ledger,
+            outputs.json_log(config.json_log) as log,
+            _counting(config, progress),
+        ):
+            run = _Run(config, header, journal, ledger, progress, log)
+            return run.over(refs, engine)
 
-        def take(record: ScanRecord) -> None:
-            tally.add(record)
-            shards.add(record)
-            progress.row(record)
-            log("row", json_row(record, brief=True))
 
-        def readable() -> Iterator[ImageRef]:
-            """The references that a worker is needed for; the others become rows in passing."""
-            for ref in refs:
-                if ref.refused is None:
-                    yield ref
-                else:
-                    take(_failed(ref, *ref.refused))
+def _header(config: ScanConfig) -> Header:
+    """The header of a run that begins now. Raises UsageError where it is to update results that do not fit."""
+    now = Header(
+        run_id=uuid.uuid4().hex,
+        started=datetime.now(UTC).isoformat(),
+        version=__version__,
+        models=model_digests(),
+        options=config.options(),
+        folder=os.getcwd() if config.files_from is not None or manifest.relative(config.sources) else None,
+    )
+    if not config.update or config.restart or not config.out.exists():
+        return now
+    before = manifest.header_of(parquet.read_metadata(config.out))
+    if before is None:
+        raise UsageError(
+            f"{config.out} says too little of its run to be updated; add --restart to scan everything anew"
+        )
+    _refuse_others(now, before, f"the run that wrote {config.out}", FREE_IN_UPDATES)
+    return replace(now, previous=before.run_id)
 
-        with contextlib.closing(engine(task, readable(), init=init, workers=workers)) as outcomes:
-            for outcome in outcomes:
-                receipt = outcome.value
-                if receipt is None:
-                    take(_fault(outcome))
+
+def _refuse_others(now: Header, then: Header, what: str, free: frozenset[str]) -> None:
+    """Nothing. Raises UsageError where rows of the two runs do not belong together."""
+    differences = now.differences(then, free)
+    if differences:
+        raise UsageError(f"{what} was another one: {'; '.join(differences)}. Add --restart to begin again")
+
+
+def _is_finished(out: Path, header: Header) -> bool:
+    """Whether the results are those of this run, which then was killed while it tidied up."""
+    if not out.is_file():
+        return False
+    with contextlib.suppress(UsageError):
+        return parquet.read_metadata(out).get("run_id") == header.run_id
+    return False
+
+
+def _finished(config: ScanConfig) -> RunSummary:
+    """The summary of a run of which only the end was missing."""
+    started = time.monotonic()
+    manifest.write_beside(config.out, parquet.read_metadata(config.out))
+    tally = Tally()
+    with parquet.reader(config.out) as stored:
+        for group in range(stored.metadata.num_row_groups):
+            tally.add(stored.read_row_group(group))
+    return _summary(config, tally, scanned=0, pixels=0, seconds=time.monotonic() - started, provider=None, workers=0)
+
+
+class _Run:
+    """One run from its walk over the sources to its results."""
+
+    def __init__(
+        self, config: ScanConfig, header: Header, journal: Journal, ledger: Ledger, progress: Progress, log: Log
+    ) -> None:
+        self._config = config
+        self._header = header
+        self._journal = journal
+        self._ledger = ledger
+        self._progress = progress
+        self._log = log
+        self._rows: list[tuple[ScanRecord, bool]] = []
+        self._since = time.monotonic()
+        self._claims: dict[str, Key] = {}  # contents that are being estimated, or whose rows are not committed yet
+        self._providers: set[str] = set()
+        self._unlisted: list[bytes] = []
+        self._scanned = 0
+        self._pixels = 0
+
+    def over(self, refs: Iterable[ImageRef], engine: Engine) -> RunSummary:
+        """The summary; the results are written."""
+        config, clock = self._config, time.monotonic()
+        cores = usable_cores()
+        workers = config.workers or cores
+        # More than one process already keeps every core busy; a lone one may use them all.
+        threads = cores if workers == 1 else 1
+        init = partial(open_in_worker, config.device, config.max_pixels, threads, config.max_memory)
+        task = partial(scan_one, config.heatmaps, config.maps)
+        self._remember()
+        about = {"arguments": config.options(), "jscan": __version__, "run_id": self._header.run_id}
+        self._log("run_started", {**about, "rows_there": sum(s.rows for s in self._journal.shards)})
+        outcomes = engine(
+            task, self._needed(refs), init=init, workers=workers, timeout=config.timeout or None, answer=self._is_known
+        )
+        try:
+            with contextlib.closing(outcomes):
+                for outcome in outcomes:
+                    self._settle(outcome, workers)
+            self._commit()
+        except KeyboardInterrupt:
+            self._commit()
+            raise KeyboardInterrupt("interrupted; what is finished is kept, and the same command goes on") from None
+        except OutputError:
+            raise
+        except SetupError:
+            self._commit()
+            raise
+        tally = self._write(workers)
+        return _summary(
+            config,
+            tally,
+            scanned=self._scanned,
+            pixels=self._pixels,
+            seconds=time.monotonic() - clock,
+            provider="+".join(sorted(self._providers)) or None,
+            workers=workers,
+        )
+
+    # --- what is there already ----------------------------------------------------------------------------------------
+
+    def _remember(self) -> None:
+        """Nothing; the ledger knows the rows of the results that are updated, and of all shards."""
+        if self._header.previous is not None:
+            self._remember_results()
+        copies: list[tuple[str, Key, Place]] = []
+        for shard in self._journal.shards:
+            table = _columns(shard.path, ["path_bytes", "container", "member", "sha256", "error_code", parquet.COPY])
+            for i, row in enumerate(table):
+                key, place = _key_of(row), Place(shard.number, i)
+                if row[parquet.COPY]:
+                    copies.append((row["sha256"], key, place))
                     continue
-                if not tally.providers:
-                    progress.device(receipt.provider, workers)
-                    log("device", {"provider": receipt.provider, "models": receipt.models, "workers": workers})
-                tally.providers.add(receipt.provider)
-                tally.models.update(receipt.models)
-                take(receipt.record)
-        shards.flush()
-        manifest = _manifest(config, tally, started, workers)
-        parquet.merge(shards.paths, config.out, manifest, overwrite=config.overwrite)
-        log("run_finished", manifest)
+                self._ledger.finish(key, place)
+                self._note_unlisted(row["path_bytes"], row["error_code"])
+                self._note_content(row["sha256"], row["error_code"], place)
+        for sha256, key, place in copies:
+            # Where the run was killed before the row that was to be copied was committed, there is nothing to copy.
+            if self._ledger.content(sha256) is not None:
+                self._ledger.finish(key, place)
+                self._ledger.add_group(sha256)
+
+    def _note_content(self, sha256: str | None, error_code: str | None, place: Place) -> None:
+        """Nothing; what has these bytes is estimated by that row, or is an archive of several of one content."""
+        if sha256 is None:
+            return
+        if error_code in ARCHIVE_CODES:
+            self._ledger.add_group(sha256)
+        else:
+            self._ledger.add_content(sha256, place)
+
+    def _remember_results(self) -> None:
+        names = ["path", "path_bytes", "container", "member", "container_sha256", "size", "mtime", "sha256"]
+        names += ["duplicate_of", "error_code"]
+        containers = Containers()
+        with parquet.reader(self._config.out) as stored:
+            for group in range(stored.metadata.num_row_groups):
+                for i, row in enumerate(stored.read_row_group(group, columns=names).to_pylist()):
+                    place = Place(group_source(group), i)
+                    mtime = None if row["mtime"] is None else _microseconds(row["mtime"])
+                    # A run that went on may have members of an archive as it was, and the archive as it is now.
+                    fits = containers.fits(row)
+                    again = row["error_code"] in TRY_AGAIN
+                    size = row["size"] if row["member"] is None else 0  # a member is as old as its archive
+                    self._ledger.add_before(_key_of(row), Before(place, size if fits and not again else None, mtime))
+                    if row["sha256"] is not None and not again:
+                        self._note_content(row["sha256"], row["error_code"], place)
+                        if row["duplicate_of"] is not None:
+                            self._ledger.add_group(row["sha256"])
+
+    # --- what is to be done -------------------------------------------------------------------------------------------
+
+    def wants(self, ref: ImageRef) -> bool:
+        """Whether a member, or an archive, has no row yet, so that it must be read."""
+        key = ref.path_bytes, ref.container, ref.member
+        return not self._ledger.has_row(key) and self._unchanged(ref, key) is None
+
+    def _needed(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
+        """The references that a worker is needed for; the others become rows in passing, or have theirs."""
+        for ref in refs:
+            key = ref.path_bytes, ref.container, ref.member
+            if not self._ledger.meet(key):
+                self._progress.kept()
+            elif (place := self._unchanged(ref, key)) is not None:
+                self._ledger.finish(key, place)
+                self._progress.kept()
+            elif ref.refused is not None:
+                self._take(_failed(ref, *ref.refused))
+            else:
+                yield ref
+
+    def _unchanged(self, ref: ImageRef, key: Key) -> Place | None:
+        """Where the row of an input lies that is as it was in the run before, by the size and time of its file."""
+        if self._header.previous is None or self._config.rehash:
+            return None
+        refused = None if ref.refused is None else ref.refused[0]
+        if refused in TRY_AGAIN or (refused is not None and ref.archive is None and refused not in ARCHIVE_CODES):
+            return None
+        before = self._ledger.before(key)
+        if before is None or before.size is None:
+            return None
+        if ref.archive is not None:
+            whole, file = self._ledger.before((ref.archive.path_bytes, None, None)), ref.archive
+            if whole is None or whole.size is None or file.mtime is None:
+                return None
+            same = (file.size, _microseconds(file.mtime)) == (whole.size, whole.mtime)
+            return before.place if same else None
+        try:
+            now = os.lstat(ref.path_bytes)
+        except OSError:
+            return None
+        return before.place if (now.st_size, now.st_mtime_ns // 1000) == (before.size, before.mtime) else None
+
+    def _is_known(self, ref: ImageRef, evidence: Evidence) -> bool:
+        """Whether the content has a row, or will have that of the worker that asked first."""
+        key = ref.path_bytes, ref.container, ref.member
+        owner = self._claims.get(evidence.sha256)
+        if owner is None and self._ledger.content(evidence.sha256) is None:
+            self._claims[evidence.sha256] = key
+            return False
+        return owner != key
+
+    # --- what was done ------------------------------------------------------------------------------------------------
+
+    def _settle(self, outcome: Outcome[ImageRef, Receipt], workers: int) -> None:
+        """Nothing; the outcome is a row."""
+        receipt = outcome.value
+        if receipt is None:
+            self._take(_fault(outcome))
+            return
+        if not self._providers:
+            self._progress.device(receipt.provider, workers)
+            self._log("device", {"provider": receipt.provider, "models": receipt.models, "workers": workers})
+        self._providers.add(receipt.provider)
+        self._take(receipt.record, copy=receipt.copy)
+
+    def _take(self, record: ScanRecord, *, copy: bool = False) -> None:
+        self._rows.append((record, copy))
+        self._scanned += 1
+        if record.status == "ok" and not copy:
+            self._pixels += (record.width or 0) * (record.height or 0)
+        self._progress.row(record)
+        self._log("row", {**json_row(record, brief=True), "copy": copy})
+        self._note_unlisted(record.path_bytes, record.error_code)
+        if len(self._rows) >= SHARD_ROWS or time.monotonic() - self._since > SHARD_SECONDS:
+            self._commit()
+
+    def _note_unlisted(self, path: bytes, error_code: str | None) -> None:
+        """Nothing; what lies in a folder or an archive that could not be looked into is not to count as vanished."""
+        if self._header.previous is not None and error_code in TRY_AGAIN - {ErrorCode.NOT_FOUND}:
+            self._unlisted.append(path)
+
+    def _commit(self) -> None:
+        """Nothing; the rows are on the disk, and the ledger knows where."""
+        if self._rows:
+            shard: Shard = self._journal.commit(self._header, self._rows, sorted(self._providers))
+            for i, (record, copy) in enumerate(self._rows):
+                place = Place(shard.number, i)
+                self._ledger.finish((record.path_bytes, record.container, record.member), place)
+                if record.sha256 is not None and copy:
+                    self._ledger.add_group(record.sha256)
+                elif record.sha256 is not None:
+                    self._note_content(record.sha256, record.error_code, place)
+                    self._claims.pop(record.sha256, None)
+            self._rows = []
+        self._since = time.monotonic()
+
+    def _write(self, workers: int) -> Tally:
+        """The counts of the results, which are written, and the journal is empty."""
+        config, header, shards = self._config, self._header, self._journal.shards
+        if config.files_from is not None:
+            self._ledger.forget_unmet()  # a list may be another one than that which the run began with
+        left = self._ledger.unfinished()
+        if left is not None:
+            raise OutputError(f"{config.out} was not written: there is no row for {os.fsdecode(left[0])}")
+        self._ledger.add_vanished(self._unlisted)
+        tally, made = assemble(
+            config.out,
+            self._ledger,
+            {shard.number: shard.path for shard in shards},
+            None if header.previous is None else config.out,
+            datetime.fromisoformat(header.started),
+            lambda tally, inputs: manifest.build(config, header, tally, inputs, shards, workers=workers),
+            overwrite=config.overwrite or config.update,
+        )
+        manifest.write_beside(config.out, made)
+        self._log("run_finished", made)
+        self._journal.clear()
+        return tally
+
+
+def _summary(
+    config: ScanConfig,
+    tally: Tally,
+    *,
+    scanned: int,
+    pixels: int,
+    seconds: float,
+    provider: str | None,
+    workers: int,
+) -> RunSummary:
     return RunSummary(
         out=config.out,
         heatmaps=config.heatmaps,
         maps=config.maps,
         rows=tally.rows,
+        scanned=scanned,
+        vanished=tally.vanished,
+        duplicates=tally.duplicates,
         by_status=dict(sorted(tally.by_status.items())),
         by_code=dict(sorted(tally.by_code.items())),
-        top=tally.top(),
-        pixels=tally.pixels,
-        seconds=time.monotonic() - clock,
-        provider="+".join(sorted(tally.providers)) or None,
+        top=tally.top,
+        pixels=pixels,
+        seconds=seconds,
+        provider=provider,
         workers=workers,
     )
+
+
+def model_digests() -> dict[str, str]:
+    """SHA-256 of each model that is installed, by name, as its manifest states it. Raises ModelError."""
+    return {name: str(weights.manifest(name)["digest"]) for name in weights.names()}
 
 
 def usable_cores() -> int:
@@ -239,8 +547,15 @@ def _references(config: ScanConfig, *, wanted: Callable[[ImageRef], bool] = lamb
     }
     if config.files_from is None:
         return discover(config.sources, **choice)
-    outputs = [p for p in (config.out, config.heatmaps, config.maps, config.json_log) if p is not None]
-    leave_out = frozenset(os.fsencode(p.resolve()) for p in (*outputs, _run_folder(config)))
+    made = (
+        config.out,
+        config.heatmaps,
+        config.maps,
+        config.json_log,
+        manifest.beside(config.out),
+        run_folder(config.out),
+    )
+    leave_out = frozenset(os.fsencode(p.resolve()) for p in made if p is not None)
     return _listed(_open_list(config.files_from), null=config.null, leave_out=leave_out, **choice)
 
 
@@ -271,18 +586,31 @@ def open_scanner(device: str, max_pixels: int, threads: int) -> ScannerLike:
     return Scanner(device=device, max_pixels=max_pixels, threads=threads)
 
 
-def open_in_worker(device: str, max_pixels: int, threads: int) -> ScannerLike:
-    """The scanner of a worker process, whose stderr goes nowhere from here on."""
+def open_in_worker(device: str, max_pixels: int, threads: int, max_memory: int) -> ScannerLike:
+    """The scanner of a worker process, whose stderr goes nowhere and whose memory is limited from here on.
+
+    `max_memory` is in MiB; 0 sets no limit. A worker on a GPU has none: CUDA reserves address space as it likes.
+    """
+    limits.forbid_core_dumps()
     scanner = open_scanner(device, max_pixels, threads)
+    if max_memory and scanner.provider == "CPU":
+        limits.limit_memory(max_memory * limits.MIB + threads * limits.PER_THREAD)
     # What C libraries print about bad files (libtiff does) would land in the middle of the progress bar.
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     return scanner
 
 
-def scan_one(heatmaps: Path | None, maps: Path | None, scanner: ScannerLike, ref: ImageRef) -> Receipt:
-    """The receipt of one input, its heatmap and maps written. Raises OutputError where those cannot be."""
-    result = scanner.scan(ref, rgb=heatmaps is not None)
+class OutOfMemoryError(MemoryError):
+    """One input took more memory than there was; its first argument is the receipt."""
+
+
+def scan_one(heatmaps: Path | None, maps: Path | None, scanner: ScannerLike, ref: ImageRef, ask: Ask) -> Receipt:
+    """The receipt of one input, its heatmap and maps written.
+
+    Raises OutputError where those cannot be, and OutOfMemoryError, so that the engine tries it in a fresh process.
+    """
+    result = scanner.scan(ref, rgb=heatmaps is not None, known=ask)
     record = result.record
     if record.sha256 and result.maps is not None and result.image is not None and (heatmaps or maps):
         from jscan import heatmap
@@ -292,79 +620,37 @@ def scan_one(heatmaps: Path | None, maps: Path | None, scanner: ScannerLike, ref
             heatmap.write_png(heatmaps / f"{record.sha256}.png", drawn)
         if maps is not None:
             heatmap.write_maps(maps / f"{record.sha256}.npz", result.maps)
-    return Receipt(record, scanner.provider, scanner.models)
+    receipt = Receipt(record, result.known, scanner.provider, scanner.models)
+    if record.error_code == ErrorCode.MEMORY:
+        raise OutOfMemoryError(receipt)
+    return receipt
 
 
 # --- in the parent ----------------------------------------------------------------------------------------------------
 
 
-class _Tally:
-    """The counts of a run; its size does not grow with the number of inputs."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.pixels = 0
-        self.by_status: Counter[str] = Counter()
-        self.by_code: Counter[str] = Counter()
-        self.providers: set[str] = set()
-        self.models: set[str] = set()
-        self._top: list[tuple[float, int, Finding]] = []
-
-    def add(self, record: ScanRecord) -> None:
-        """Nothing; counts the row."""
-        self.rows += 1
-        self.by_status[record.status] += 1
-        if record.error_code is not None:
-            self.by_code[record.error_code] += 1
-        if record.status == "ok":
-            self.pixels += (record.width or 0) * (record.height or 0)
-        if record.score is not None:
-            finding = Finding(record.path, record.score, record.reasons)
-            # The row's number settles ties; without it the heap would compare findings.
-            heapq.heappush(self._top, (record.score, -self.rows, finding))
-            if len(self._top) > N_TOP:
-                heapq.heappop(self._top)
-
-    def top(self) -> tuple[Finding, ...]:
-        """The highest scoring images, the highest first."""
-        return tuple(sorted((f for _, _, f in self._top), key=lambda f: (-f.score, f.path)))
-
-
-class _Shards:
-    """Rows on their way to the disk."""
-
-    def __init__(self, folder: Path) -> None:
-        self.paths: list[Path] = []
-        self._folder = folder
-        self._rows: list[ScanRecord] = []
-
-    def add(self, record: ScanRecord) -> None:
-        """Nothing; writes a shard when it is full."""
-        self._rows.append(record)
-        if len(self._rows) >= SHARD_ROWS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Nothing; writes what is left."""
-        if self._rows:
-            path = self._folder / f"{len(self.paths):08d}.parquet"
-            parquet.write_shard(path, self._rows)
-            self.paths.append(path)
-            self._rows = []
-
-
-class _Log(Protocol):
-    def __call__(self, event: str, facts: Mapping[str, Any]) -> None: ...
-
-
 def _fault(outcome: Outcome[ImageRef, Receipt]) -> ScanRecord:
     """The row of an input whose worker died or raised. Raises the error itself where it concerns the whole run."""
-    if outcome.kind == "crashed":
-        return _failed(outcome.item, ErrorCode.WORKER_CRASH, outcome.message)
+    if isinstance(outcome.error, OutOfMemoryError):
+        receipt: Receipt = outcome.error.args[0]
+        return receipt.record
     if isinstance(outcome.error, SetupError):
         raise outcome.error
-    code = ErrorCode.MEMORY if isinstance(outcome.error, MemoryError) else ErrorCode.INTERNAL
-    return _failed(outcome.item, code, outcome.message)
+    code, sentence = ErrorCode.INTERNAL, outcome.message
+    if outcome.kind == "crashed":
+        code = ErrorCode.WORKER_CRASH
+    elif outcome.kind == "timed_out":
+        code, sentence = ErrorCode.TIMEOUT, f"{sentence}; a longer --timeout may help"
+    elif isinstance(outcome.error, MemoryError):
+        code = ErrorCode.MEMORY
+    record = _failed(outcome.item, code, sentence)
+    evidence = outcome.asked
+    if isinstance(evidence, Evidence):
+        # The worker had read the bytes before it came to grief.
+        record = replace(
+            record, size=evidence.size, mtime=evidence.mtime, sha256=evidence.sha256, warnings=evidence.warnings
+        )
+    return record
 
 
 def _failed(ref: ImageRef, code: str, sentence: str) -> ScanRecord:
@@ -384,110 +670,6 @@ def _failed(ref: ImageRef, code: str, sentence: str) -> ScanRecord:
         error=sentence,
         jscan_version=__version__,
     )
-
-
-def _check_outputs(config: ScanConfig) -> None:
-    """Nothing; makes the folders for heatmaps and maps. Raises where something could not be written later."""
-    out = config.out
-    named = {"--out": out, "--heatmaps": config.heatmaps, "--maps": config.maps, "--json-log": config.json_log}
-    read = config.sources if config.files_from is None or config.files_from == STDIN else (config.files_from,)
-    for flag, path in named.items():
-        if path is not None:
-            _check_outside(flag, path, read)
-    if out.is_dir():
-        raise OutputError(f"--out {out} is a folder; name a file in it, such as {out / 'results.parquet'}")
-    if not config.overwrite and os.path.lexists(out):
-        raise OutputError(f"--out {out} exists already; name another file, or add --overwrite to replace it")
-    for flag in ("--out", "--json-log"):
-        path = named[flag]
-        if path is not None and not path.parent.is_dir():
-            raise OutputError(f"{flag} {path} cannot be written: there is no folder {path.parent}; make it first")
-    for flag in ("--heatmaps", "--maps"):
-        folder = named[flag]
-        if folder is not None:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder):
-                    pass
-            except OSError as error:
-                raise OutputError(f"{flag} {folder} cannot be written to: {error.strerror}") from error
-
-
-def _check_outside(flag: str, path: Path, sources: Iterable[Path]) -> None:
-    """Nothing. Raises UsageError where the path is a source, or lies inside one: evidence is never written to."""
-    real = path.resolve()
-    for source in sources:
-        real_source = source.resolve()
-        if real == real_source:
-            raise UsageError(f"{flag} {path} is itself to be scanned; name another place")
-        if real_source in real.parents and real_source.is_dir():
-            raise UsageError(
-                f"{flag} {path} lies inside {source}, which is scanned and never written to; name a place outside"
-            )
-
-
-@contextlib.contextmanager
-def _workspace(config: ScanConfig) -> Iterator[Path]:
-    """The folder for the shards, locked against a second run and removed at the end, however that comes."""
-    folder = _run_folder(config)
-    try:
-        folder.mkdir(exist_ok=True)
-        lock = open(folder / "lock", "ab")  # noqa: SIM115
-    except OSError as error:
-        raise OutputError(f"--out {config.out} cannot be written: {folder}: {error.strerror}") from error
-    with lock:
-        if not _locked(lock.fileno()):
-            raise LockedError(f"another run is writing {config.out}; wait for it, or name another file with --out")
-        try:
-            # Only a run that was killed leaves shards behind.
-            for stale in folder.glob("*.parquet"):
-                stale.unlink()
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _run_folder(config: ScanConfig) -> Path:
-    return config.out.with_name(config.out.name + ".run")
-
-
-def _locked(descriptor: int) -> bool:
-    """Whether this process now holds the lock; it falls by itself when the process ends, however that comes."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: no lock, and the last one to finish wins
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network file systems know no locks
-        return True
-    # The run before may have removed the file between our opening it and our locking it.
-    return os.fstat(descriptor).st_nlink > 0
-
-
-@contextlib.contextmanager
-def _json_log(path: Path | None) -> Iterator[_Log]:
-    """A function that appends one event as a line of JSON; it does nothing where there is no path."""
-    if path is None:
-        yield lambda event, facts: None
-        return
-    try:
-        stream: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise OutputError(f"--json-log {path} cannot be written: {error.strerror}") from error
-
-    def log(event: str, facts: Mapping[str, Any]) -> None:
-        line = {"time": datetime.now(UTC).isoformat(), "event": event, **facts}
-        try:
-            stream.write(json.dumps(line) + "\n")
-            stream.flush()
-        except OSError as error:
-            raise OutputError(f"--json-log {path} cannot be written: {error.strerror}") from error
-
-    with stream:
-        yield log
 
 
 @contextlib.contextmanager
@@ -516,44 +698,16 @@ def _counting(config: ScanConfig, progress: Progress) -> Iterator[None]:
         thread.join()
 
 
-def _arguments(config: ScanConfig) -> dict[str, Any]:
-    """The options as values that JSON knows."""
-    plain: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields(config)}
-    return {
-        key: [_plain(v) for v in value] if isinstance(value, tuple) else _plain(value) for key, value in plain.items()
-    }
+def _columns(shard: Path, names: list[str]) -> list[dict[str, Any]]:
+    with parquet.reader(shard) as stored:
+        found: list[dict[str, Any]] = stored.read(columns=names).to_pylist()
+    return found
 
 
-def _plain(value: Any) -> Any:
-    return display_path(os.fsencode(value)) if isinstance(value, Path) else value
+def _key_of(row: Mapping[str, Any]) -> Key:
+    return row["path_bytes"], row["container"], row["member"]
 
 
-def _manifest(config: ScanConfig, tally: _Tally, started: datetime, workers: int) -> dict[str, Any]:
-    """What the run was: versions, models, device, host, times, arguments, limits, counts."""
-    return {
-        "jscan": __version__,
-        "python": platform.python_version(),
-        "libraries": {name: version for name in LIBRARIES if (version := _version(name)) is not None},
-        "models": sorted(tally.models),
-        "device": config.device,
-        "provider": sorted(tally.providers),
-        "host": platform.node(),
-        "platform": platform.platform(),
-        "started": started.isoformat(),
-        "ended": datetime.now(UTC).isoformat(),
-        "arguments": _arguments(config),
-        "fingerprint": config.fingerprint(),
-        "limits": {"max_pixels": config.max_pixels, "limit": config.limit},
-        "workers": workers,
-        "rows": tally.rows,
-        "by_status": dict(sorted(tally.by_status.items())),
-        "by_error_code": dict(sorted(tally.by_code.items())),
-    }
-
-
-def _version(distribution: str) -> str | None:
-    """The installed version, or None."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _microseconds(time_of_change: datetime) -> int:
+    """Since 1970 began, exactly."""
+    return (time_of_change - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,11 +107,12 @@ class Scanner:
             self._loaded[name] = weights.load(name, provider=provider, threads=threads, arena=tiled)
         return self._loaded[name]
 
-    def scan(self, source: Source, *, rgb: bool = False) -> ScanResult:
+    def scan(self, source: Source, *, rgb: bool = False, known: Callable[[Evidence], bool] | None = None) -> ScanResult:
         """The row of an image, its maps, and the decoded image.
 
         `source` is a path, a reference, the bytes of a file, or pixels: (H, W) or (H, W, 3) uint8, RGB. With `rgb` the
-        colours are decoded as well, for drawing. An input that cannot be estimated gives a row that says why;
+        colours are decoded as well, for drawing. Where `known` answers that it knows the bytes by their digest, nothing
+        is decoded, and the result says so. An input that cannot be estimated gives a row that says why;
         only a source of another type raises (UsageError).
         """
         ref = _reference(source)
@@ -127,6 +129,8 @@ class Scanner:
         try:
             data, evidence = self._read(source, ref)
             row = _with_evidence(row, evidence)
+            if known is not None and known(evidence):
+                return ScanResult(row, None, None, known=True)
             if data is None:
                 image = decode.from_array(np.asarray(source), rgb=rgb)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from jscan.names import display_path
 from jscan.records import Pixels, Region, ScanRecord
 
 if TYPE_CHECKING:
-    from jscan.run import Finding, RunSummary
+    from jscan.run import RunSummary
+    from jscan.tally import Finding
+    from jscan.verify import Report
 
 NOTABLE = 0.5
 """Images that score this or more are named in a summary."""
@@ -197,6 +200,10 @@ def summary(run: RunSummary) -> RenderableType:
             table.add_row(f"{run.by_status[status]:,}", status)
     for code, count in run.by_code.items():
         table.add_row(f"{count:,}", Text(f"  {code}", style="dim"))
+    if run.duplicates:
+        table.add_row(f"{run.duplicates:,}", Text("with the bytes of another input", style="dim"))
+    if run.vanished:
+        table.add_row(f"{run.vanished:,}", Text("vanished; their rows are kept and marked", style="dim"))
     parts: list[RenderableType] = []
     if not run.rows:
         parts.append(Text("Nothing to scan was found; the results hold no row.", style="yellow"))
@@ -219,15 +226,33 @@ def summary(run: RunSummary) -> RenderableType:
 def _pace(run: RunSummary) -> str:
     seconds = max(run.seconds, 1e-9)
     device = f" on {run.provider}" if run.provider else ""
+    there = run.rows - run.scanned
     return (
-        f"{run.rows:,} input{'s' * (run.rows != 1)} in {run.seconds:.1f} s{device}: "
-        f"{run.rows / seconds:.1f} images/s, {run.pixels / 1e6 / seconds:.1f} MP/s"
+        f"{run.scanned:,} input{'s' * (run.scanned != 1)} in {run.seconds:.1f} s{device}: "
+        f"{run.scanned / seconds:.1f} images/s, {run.pixels / 1e6 / seconds:.1f} MP/s"
+        + (f"; the rows of {there:,} more were there already" if there > 0 else "")
     )
 
 
 def _finding(finding: Finding) -> Group:
     reasons = (Padding(Text(plain(reason), style="dim"), (0, 0, 0, 8), expand=False) for reason in finding.reasons)
     return Group(_line(f"  {finding.score:.2f}  {plain(finding.path)}"), *reasons)
+
+
+def verified(results: Path, report: Report) -> RenderableType:
+    """What `jscan verify` found: a table of what is wrong, or that nothing is."""
+    looked = f"{report.rows:,} rows" + (f", {report.hashed:,} inputs read again" if report.hashed else "")
+    if not report.count:
+        return Group(_line(plain(str(results)), "bold"), Text(f"{looked}: all as its manifest says", style="green"))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("where", overflow="fold")
+    table.add_column("trouble", overflow="fold")
+    for trouble in report.troubles:
+        table.add_row(trouble.kind, Text(plain(trouble.where)), Text(plain(trouble.what)))
+    more = report.count - len(report.troubles)
+    words = f"{looked}: {report.count:,} trouble{'s' * (report.count != 1)}" + (f", {more:,} not shown" if more else "")
+    return Group(_line(plain(str(results)), "bold"), table, Text(words, style="red"))
 
 
 def model(manifest: Mapping[str, Any], trouble: str | None) -> RenderableType:

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from jscan import __version__
+from jscan import __version__, filetypes, reading
 from jscan.errors import DeviceError, ModelError
-from jscan.records import DecodedImage, ImageRef, Maps, Region, ScanRecord, ScanResult
+from jscan.records import DecodedImage, Evidence, ImageRef, Maps, Region, ScanRecord, ScanResult
 
 
 class FakeScanner:
-    """Reads `ok 0.9`, `error`, `skipped`, `kill`, `raise`, `memory`, `slow 2` from the input."""
+    """Reads `ok 0.9`, `error`, `skipped`, `kill`, `raise`, `memory`, `count`, `hang`, `slow 2` from the input."""
 
     provider = "CPU"
     models: tuple[str, ...] = ("fake@000000000000",)
 
-    def scan(self, source: ImageRef | Path, *, rgb: bool = False) -> ScanResult:
+    def scan(
+        self, source: ImageRef | Path, *, rgb: bool = False, known: Callable[[Evidence], bool] | None = None
+    ) -> ScanResult:
         """What the file asks for."""
         if not isinstance(source, ImageRef):
             source = ImageRef(str(source), os.fsencode(source))
-        content = source.content
-        if content is None:
-            content = Path(os.fsdecode(source.path_bytes)).read_bytes()
+        content, evidence = reading.read(source)
         verb, _, argument = content.decode("latin-1").partition(" ")
         base = ScanRecord(
             source.path,
@@ -36,16 +36,31 @@ class FakeScanner:
             source.container,
             source.member,
             source.container_sha256,
+            size=evidence.size,
+            mtime=evidence.mtime,
+            sha256=evidence.sha256,
+            warnings=evidence.warnings,
             jscan_version=__version__,
             models=self.models,
         )
+        if known is not None and known(evidence):
+            return ScanResult(base, None, None, known=True)
         match verb:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
             case "raise":
                 raise RuntimeError("not foreseen")
             case "memory":
                 raise MemoryError
+            case "count":
+                # Beside the folder of inputs, which nobody writes to.
+                tally = Path(os.fsdecode(source.path_bytes)).parent.parent / "done.counted"
+                tally.write_text(str(int(tally.read_text()) + 1 if tally.exists() else 1))
+            case "hang":
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+                time.sleep(3600)
             case "slow":
                 time.sleep(float(argument))
             case "error":
@@ -58,9 +73,8 @@ class FakeScanner:
         regions = (Region(8, 16, 24, 32, 500, score, 75.0, (4,) * 15, (1, 2), "other_q1"),) if score >= 0.5 else ()
         record = replace(
             base,
-            sha256=hashlib.sha256(content).hexdigest(),
-            size=len(content),
             format="png",
+            warnings=base.warnings + (("wrong_suffix",) if filetypes.contradicts(base.path_bytes, "png") else ()),
             width=64,
             height=48,
             components=3,
@@ -78,14 +92,14 @@ class FakeScanner:
         return ScanResult(record, maps, image)
 
 
-def open_fake(device: str, max_pixels: int, threads: int) -> FakeScanner:
+def open_fake(device: str, max_pixels: int, threads: int, max_memory: int = 0) -> FakeScanner:
     """In place of `jscan.run.open_scanner` and `open_in_worker`."""
     if device == "cuda":
         raise DeviceError("--device cuda: no GPU can be used here")
     return FakeScanner()
 
 
-def open_broken(device: str, max_pixels: int, threads: int) -> FakeScanner:
+def open_broken(device: str, max_pixels: int, threads: int, max_memory: int = 0) -> FakeScanner:
     """A scanner whose model is damaged."""
     raise ModelError("weights/fake/model.onnx is damaged")
 

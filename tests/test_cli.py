@@ -56,7 +56,7 @@ def test_devices_are_those_of_the_config() -> None:
 
 
 def test_every_command_is_documented() -> None:
-    for command in ("scan", "show", "models"):
+    for command in ("scan", "show", "models", "verify"):
         assert invoke(command, "--help").exit_code == 0
     assert "--fail-on-score" in invoke("scan", "--help").output
 
@@ -391,8 +391,9 @@ def test_an_interrupt_ends_the_run_cleanly(
     assert process.returncode == 130
     assert out == ""
     assert "Traceback" not in err
-    assert err.endswith("jscan: interrupted\n")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "log", "main.py"]
+    assert err.endswith("jscan: interrupted; what is finished is kept, and the same command goes on\n")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "log", "main.py", "out.parquet.run"]
+    assert sorted(p.name for p in (tmp_path / "out.parquet.run").iterdir()) == ["00000000.parquet", "lock"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")

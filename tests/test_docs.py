@@ -27,7 +27,7 @@ def test_every_option_of_scan_is_in_the_readme() -> None:
 
 
 def test_the_readme_names_no_option_that_is_not_there() -> None:
-    known = options("scan") | options("show") | options("models") | {"--version", "--help"}
+    known = options("scan") | options("show") | options("models") | options("verify") | {"--version", "--help"}
     # Options of the training commands stand in lines that name `train.` or `ARGS=`.
     lines = [line for line in README.splitlines() if "train." not in line and "ARGS=" not in line]
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(lines)))
@@ -43,3 +43,12 @@ def test_the_targets_that_the_readme_names_are_in_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"make ([a-z]+)", README)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_line_for_cron_and_the_unit_for_systemd_are_commands_that_there_are() -> None:
+    lines = re.findall(r"/opt/jscan/bin/jscan (scan .*?)(?= 2>>|$)", README, re.MULTILINE)
+    assert len(lines) == 2 and len(set(lines)) == 1, "cron and systemd do the same"
+    command = typer.main.get_command(app).commands["scan"]  # type: ignore[attr-defined]
+    context = command.make_context("scan", lines[0].split()[1:])
+    assert context.params["update"] and context.params["quiet"]
+    assert all(Path(part).is_absolute() for part in lines[0].split() if "/" in part)

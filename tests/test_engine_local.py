@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from jscan.engine import Ask
+from jscan.engine import local as engine
 from jscan.engine.local import run
 from jscan.errors import EngineError, ErrorCode, InputError, ModelError
 
@@ -21,6 +24,15 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests kill 
 
 
 def _state() -> str:
+    return "state"
+
+
+def _fast_beats(seconds: float) -> str:
+    engine.BEAT_SECONDS = seconds
+    for thread in threading.enumerate():
+        if thread.name == "beat":
+            beat = thread._target  # type: ignore[attr-defined]
+            threading.Thread(target=beat, daemon=True).start()
     return "state"
 
 
@@ -41,7 +53,7 @@ def _state_once_in_two(folder: Path) -> str:
     os._exit(7)
 
 
-def _task(state: str, item: str) -> str:
+def _task(state: str, item: str, ask: Ask) -> str:
     match item.split(":")[0]:
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -53,14 +65,23 @@ def _task(state: str, item: str) -> str:
             raise InputError(ErrorCode.CORRUPT, "an error that pickle cannot rebuild")
         case "sleep":
             time.sleep(float(item.split(":")[1]))
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "memory":
+            raise MemoryError(os.getpid())
+        case "ask":
+            item = str(ask(item))
+        case "ask-kill":
+            ask(item)
+            os.kill(os.getpid(), signal.SIGKILL)
     return f"{state} {item}"
 
 
-def _unpicklable(state: str, item: str) -> object:
+def _unpicklable(state: str, item: str, ask: Ask) -> object:
     return lambda: item
 
 
-def _dies_once(folder: Path, state: str, item: int) -> int:
+def _dies_once(folder: Path, state: str, item: int, ask: Ask) -> int:
     """Item 3 dies the first time; alone it is fine. Every start and end is noted, to see who ran beside whom."""
     log = folder / f"{item}-{time.monotonic_ns()}"
     log.write_text("start")
@@ -219,3 +240,111 @@ def test_ctrl_c_stops_everything_without_a_traceback(tmp_path: Path) -> None:
 def test_at_least_one_worker() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         list(run(_task, ["a"], init=_state, workers=0))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_item_that_hangs_costs_itself_alone(workers: int) -> None:
+    outcomes = sorted(
+        run(_task, ["a", "sleep:60", "b"], init=_state, workers=workers, timeout=0.5), key=lambda o: o.index
+    )
+    assert [o.kind for o in outcomes] == ["done", "timed_out", "done"]
+    assert outcomes[1].message == "the worker process was ended, twice (no result within 0.5 s)"
+    assert not active_children()
+
+
+def _asks_late(state: str, item: str, ask: Ask) -> object:
+    time.sleep(0.3 if item == "late" else 0)
+    said = ask(item)
+    time.sleep(0.3 if item == "late" else 0)
+    return said
+
+
+def test_who_waits_while_an_archive_is_read_is_not_late() -> None:
+    def items() -> Iterator[str]:
+        yield from ("late", "soon")
+        time.sleep(3)
+        yield "soon"
+
+    asked: list[str] = []
+    outcomes = run(_asks_late, items(), init=_state, workers=2, timeout=1, answer=lambda item, _: asked.append(item))
+    assert [o.kind for o in outcomes] == ["done"] * 3
+    assert sorted(asked) == ["late", "soon", "soon"], "tried once each"
+
+
+def test_signs_of_life_are_no_results() -> None:
+    """A worker beats all the while that it hangs; its parent wakes up for that, and must look at the clock as well."""
+    started = time.monotonic()
+    items = ["sleep:60"]
+    (outcome,) = run(_task, items, init=partial(_fast_beats, 0.01), workers=1, timeout=1)
+    assert outcome.kind == "timed_out"
+    assert time.monotonic() - started < 30
+
+
+def test_a_worker_that_gives_no_sign_of_life_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "SILENT_SECONDS", 0.5)
+    (outcome,) = run(_task, ["stop"], init=_state, workers=1, timeout=600)
+    assert outcome.kind == "timed_out"
+    assert "no sign of life" in outcome.message
+    assert not active_children()
+
+
+def test_a_worker_that_never_starts_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "START_SECONDS", 0.2)
+    with pytest.raises(EngineError, match="no start"):
+        list(run(_task, ["a"], init=partial(time.sleep, 60), workers=1, timeout=1))
+    assert not active_children()
+
+
+def test_an_item_without_memory_is_tried_again_in_a_fresh_process() -> None:
+    outcomes = sorted(run(_task, ["a", "memory", "b"], init=_state, workers=1), key=lambda o: o.index)
+    assert [o.kind for o in outcomes] == ["done", "raised", "done"]
+    assert isinstance(outcomes[1].error, MemoryError)
+
+
+def test_a_task_may_ask_and_the_question_outlives_it() -> None:
+    answers = {"ask:1": "one", "ask-kill": None}
+    items = ["ask:1", "ask-kill", "a"]
+    outcomes = run(_task, items, init=_state, workers=1, answer=lambda item, question: answers[question])
+    one, killed, plain = sorted(outcomes, key=lambda o: o.index)
+    assert (one.value, one.asked) == ("state one", "ask:1")
+    assert (killed.kind, killed.asked) == ("crashed", "ask-kill")
+    assert plain.asked is None
+
+
+ORPHANS = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from test_engine_local import _task, _state
+from jscan.engine import local
+local.BEAT_SECONDS = 0.2
+if __name__ == "__main__":
+    outcomes = local.run(_task, ["a", "sleep:60"], init=_state, workers=1)
+    next(outcomes)
+    from multiprocessing import active_children
+    print(active_children()[0].pid, flush=True)
+    next(outcomes)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(ORPHANS.format(tests=str(Path(__file__).parent)))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    time.sleep(0.5)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and _alive(worker):
+        time.sleep(0.1)
+    assert not _alive(worker)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

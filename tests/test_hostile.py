@@ -28,6 +28,7 @@ from PIL import Image
 from jscan.config import ScanConfig
 from jscan.jpegheader import MAX_SCANS
 from jscan.run import RunSummary, run_scan
+from jscan.verify import verify
 
 resource = pytest.importorskip("resource", reason="the inputs are those of a POSIX file system")
 
@@ -241,7 +242,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[bytes, dict[
     assert run.rows == len(found) == len({(r["path_bytes"], r["container"], r["member"]) for r in found})
     assert run.errors > 0
     assert snapshot(base / "in") == before, "the evidence was touched"
-    assert sorted(p.name for p in base.iterdir()) == ["in", "out.parquet"], "something was written beside the results"
+    beside = ["in", "out.parquet", "out.parquet.manifest.json"]
+    assert sorted(p.name for p in base.iterdir()) == beside, "something was written beside the results"
+    assert verify(base / "out.parquet").troubles == []
     yield {r["path_bytes"].removeprefix(folder + b"/"): r for r in found}
     listener.close()
 

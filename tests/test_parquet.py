@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jscan.assemble import assemble
 from jscan.errors import OutputError, UsageError
-from jscan.parquet import (
-    SCHEMA,
-    merge,
-    read_metadata,
-    read_results,
-    to_table,
-    write_results,
-    write_shard,
-)
+from jscan.ledger import Ledger, Place
+from jscan.parquet import COPY, SCHEMA, read_metadata, read_results, reader, to_table, write_shard
 from jscan.records import Region, ScanRecord
+from jscan.tally import Tally
 
 
 def _steps(n: int) -> st.SearchStrategy[tuple[int, ...]]:
@@ -51,6 +46,7 @@ _records = st.builds(
     member=st.none() | st.integers(0, 2**31 - 1),
     size=st.none() | st.integers(0, 2**62),
     mtime=st.none() | st.datetimes(timezones=st.just(UTC)),
+    duplicate_of=st.none() | _text,
     warnings=st.lists(_text, max_size=3).map(tuple),
     q2_luma=st.none() | _steps(64),
     q2_chroma=st.none() | _steps(64),
@@ -74,90 +70,100 @@ def test_one_column_for_each_field() -> None:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(records=st.lists(_records, max_size=8, unique_by=_key))
-def test_what_is_written_is_read(tmp_path: Path, records: list[ScanRecord]) -> None:
-    path = tmp_path / "results.parquet"
-    assert write_results(path, records, {"n": len(records)}, overwrite=True) == len(records)
-    assert read_results(path) == sorted(records, key=_key)
-    assert read_metadata(path) == {"n": len(records)}
+@given(records=st.lists(_records, max_size=8), copies=st.lists(st.booleans(), min_size=8, max_size=8))
+def test_what_is_written_is_read(tmp_path: Path, records: list[ScanRecord], copies: list[bool]) -> None:
+    path = tmp_path / "shard.parquet"
+    write_shard(path, records, copies[: len(records)], {"a": ["\u00e9", None]})
+    assert read_results(path) == records
+    assert read_metadata(path) == {"a": ["\u00e9", None]}
+    with reader(path) as stored:
+        assert stored.read(columns=[COPY])[COPY].to_pylist() == copies[: len(records)]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=st.lists(_records, max_size=24, unique_by=_key), shards=st.integers(1, 5), data=st.data())
-def test_merging_shards_is_writing_all_at_once(
+def test_the_results_do_not_depend_on_the_shards(
     tmp_path: Path, records: list[ScanRecord], shards: int, data: st.DataObject
 ) -> None:
-    owner = [data.draw(st.integers(0, shards - 1)) for _ in records]
-    paths = []
-    for number in range(shards):
-        paths.append(tmp_path / f"{number}.parquet")
-        write_shard(paths[-1], [r for r, o in zip(records, owner, strict=True) if o == number])
+    parts: list[list[ScanRecord]] = [[] for _ in range(shards)]
+    for record in records:
+        parts[data.draw(st.integers(0, shards - 1))].append(record)
     out = tmp_path / "out.parquet"
-    assert merge(paths, out, {"a": ["é", None]}, overwrite=True) == len(records)
+    tally = merged(tmp_path, parts)
     assert read_results(out) == sorted(records, key=_key)
-    assert read_metadata(out) == {"a": ["é", None]}
+    assert read_metadata(out) == {"rows": tally.rows}
 
 
-def test_merge_in_small_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_in_small_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jscan.parquet.GROUP_ROWS", 7)
-    monkeypatch.setattr("jscan.parquet._OPEN_SHARDS", 2)
+    monkeypatch.setattr("jscan.assemble.CACHE_ROWS", 25)
     rng = np.random.default_rng(1)
     names = [f"{i:03}".encode() for i in rng.permutation(60)]
-    paths = [tmp_path / str(i) for i in range(6)]
-    for i, path in enumerate(paths):
-        write_shard(path, [ScanRecord(n.decode(), n, score=float(n)) for n in names[i * 10 : i * 10 + 10]])
-    assert merge(paths, tmp_path / "all", {}) == 60
-    assert [r.score for r in read_results(tmp_path / "all")] == list(range(60))
-    assert pq.ParquetFile(tmp_path / "all").num_row_groups == 9
+    records = [ScanRecord(n.decode(), n, score=float(n)) for n in names]
+    merged(tmp_path, [records[i : i + 10] for i in range(0, 60, 10)])
+    assert [r.score for r in read_results(tmp_path / "out.parquet")] == list(range(60))
+    assert pq.ParquetFile(tmp_path / "out.parquet").num_row_groups == 9
 
 
-def test_merge_of_nothing(tmp_path: Path) -> None:
-    assert merge([], tmp_path / "none", {}) == 0
-    assert read_results(tmp_path / "none") == []
+def test_results_of_nothing(tmp_path: Path) -> None:
+    assert merged(tmp_path, []).rows == 0
+    assert read_results(tmp_path / "out.parquet") == []
 
 
 def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
-    path = tmp_path / "r.parquet"
-    write_results(path, [ScanRecord("a", b"a")], {})
+    path = tmp_path / "out.parquet"
+    merged(tmp_path, [[ScanRecord("a", b"a")]])
     before = path.read_bytes()
-    with pytest.raises(OutputError, match="r.parquet exists"):
-        write_results(path, [], {})
     with pytest.raises(OutputError, match="exists"):
-        merge([], path, {})
+        merged(tmp_path, [], overwrite=False)
     assert path.read_bytes() == before
-    assert write_results(path, [], {}, overwrite=True) == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["r.parquet"]
+
+
+def test_a_damaged_page_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    merged(tmp_path, [[ScanRecord(f"a{i}", b"a%d" % i, software="x" * 50) for i in range(9)]])
+    data = bytearray(path.read_bytes())
+    data[60] ^= 0x40
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match="not a readable"):
+        read_results(path)
+
+
+def merged(folder: Path, parts: list[list[ScanRecord]], *, overwrite: bool = True) -> Tally:
+    """The counts of `folder/out.parquet`, which holds these rows, brought there in one shard for each part."""
+    ledger = Ledger(folder / "ledger")
+    paths = {}
+    for number, records in enumerate(parts):
+        paths[number] = folder / f"{number}.parquet"
+        write_shard(paths[number], records, [False] * len(records), {})
+        for i, r in enumerate(records):
+            ledger.finish((r.path_bytes, r.container, r.member), Place(number, i))
+    out, missed = folder / "out.parquet", datetime(2026, 1, 1, tzinfo=UTC)
+    try:
+        tally, _ = assemble(out, ledger, paths, None, missed, lambda t, _: {"rows": t.rows}, overwrite=overwrite)
+    finally:
+        ledger.close()
+    return tally
 
 
 def test_failure_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OutputError, match="nowhere"):
-        write_shard(tmp_path / "nowhere" / "x", [])
+        write_shard(tmp_path / "nowhere" / "x", [], [], {})
     with pytest.raises(OutputError, match="folder"):
-        write_shard(tmp_path, [])
+        write_shard(tmp_path, [], [], {})
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OutputError, match="No space left"):
-        write_shard(tmp_path / "x", [])
+        write_shard(tmp_path / "x", [], [], {})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_path_stands_once(tmp_path: Path) -> None:
-    twice = [ScanRecord("a", b"a"), ScanRecord("a", b"a", member=3), ScanRecord("a", b"a")]
-    with pytest.raises(OutputError, match="two rows for a"):
-        write_results(tmp_path / "x", twice, {})
-    write_shard(tmp_path / "1", twice[:1])
-    write_shard(tmp_path / "2", twice[2:])
-    with pytest.raises(OutputError, match="two rows"):
-        merge([tmp_path / "1", tmp_path / "2"], tmp_path / "x", {})
-    assert not (tmp_path / "x").exists()
 
 
 def test_values_that_arrow_refuses(tmp_path: Path) -> None:
     record = ScanRecord("a\udcff", b"a\xff", score=float("nan"), qf_mean=np.float32("nan"), software="\ud800x")
-    write_shard(tmp_path / "x", [record])
+    write_shard(tmp_path / "x", [record], [False], {})
     (row,) = read_results(tmp_path / "x")
     assert row.path == "a\\udcff" and row.path_bytes == b"a\xff"
     assert row.score is None and row.qf_mean is None and row.software == "\\ud800x"
@@ -172,8 +178,6 @@ def test_reading_something_else(tmp_path: Path) -> None:
             read_metadata(tmp_path / name)
     with pytest.raises(UsageError, match="absent"):
         read_results(tmp_path / "absent")
-    with pytest.raises(OutputError, match="text"):
-        merge([tmp_path / "text"], tmp_path / "out", {})
 
 
 def test_columns_of_another_version(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ class Recorder:
         self.devices: list[tuple[str, int]] = []
         self.rows: list[ScanRecord] = []
         self.counted = threading.Event()
+        self.there = 0
 
     def total(self, inputs: int) -> None:
         self.totals.append(inputs)
@@ -73,6 +74,9 @@ class Recorder:
 
     def row(self, record: ScanRecord) -> None:
         self.rows.append(record)
+
+    def kept(self) -> None:
+        self.there += 1
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs symbolic links")
@@ -124,7 +128,7 @@ def test_the_manifest_says_what_the_run_was(tmp_path: Path, scan: Callable[..., 
     assert manifest["models"] == ["fake@000000000000"]
     assert manifest["provider"] == ["CPU"]
     assert manifest["device"] == "auto"
-    assert manifest["limits"] == {"max_pixels": 1000, "limit": None}
+    assert manifest["limits"] == {"max_pixels": 1000, "timeout": 120.0, "max_memory": 4096, "limit": None}
     assert manifest["arguments"]["sources"] == [str(tmp_path / "in")]
     assert manifest["libraries"]["numpy"]
     assert manifest["started"] <= manifest["ended"]
@@ -318,7 +322,7 @@ def test_a_bad_set_up_stops_the_run(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+def test_an_interrupted_run_leaves_what_is_finished(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
     make_inputs(tmp_path / "in", a="ok 0.1", b="slow 60", c="ok 0.1")
 
     class Impatient(Recorder):
@@ -329,6 +333,106 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, scan: Callable[..., R
 
     progress = Impatient()
     progress.counted.set()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
         scan(progress=progress)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.parquet.run"]
+    assert sorted(p.name for p in (tmp_path / "out.parquet.run").iterdir()) == ["00000000.parquet", "lock"]
+
+
+# --- the same content, and updates ------------------------------------------------------------------------------------
+
+
+def by_name(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows by the name of their file, without what the computer's speed decides."""
+    return {Path(r["path"]).name: without_times(r) for r in rows(path)}
+
+
+def without_times(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if k not in ("decode_ms", "estimate_ms")}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_same_bytes_are_estimated_once(tmp_path: Path, scan: Callable[..., RunSummary], workers: int) -> None:
+    contents = {"a": "ok 0.9", "b": "ok 0.2", "c": "ok 0.9", "d": "ok 0.9", "e": "count", "f": "count", "g": "count"}
+    folder = make_inputs(tmp_path / "in", **contents)
+    run = scan(workers=workers, heatmaps=tmp_path / "heat")
+    found = by_name(tmp_path / "out.parquet")
+    named = {n: r["duplicate_of"] and Path(r["duplicate_of"]).stem for n, r in found.items()}
+    assert [named[f"{c}.jpg"] for c in "abcdefg"] == [None, None, "a", "a", None, "e", "e"]
+    assert found["c.jpg"] | {"path": 0, "path_bytes": 0, "mtime": 0, "duplicate_of": None} == found["a.jpg"] | {
+        "path": 0, "path_bytes": 0, "mtime": 0,
+    }  # fmt: skip
+    assert found["c.jpg"]["score"] is not None
+    assert run.duplicates == 4
+    assert [p.read_text() for p in tmp_path.glob("*.counted")] == ["1"], folder
+    assert len(list((tmp_path / "heat").iterdir())) == 3
+
+
+def test_copies_of_what_kills_a_worker_are_not_tried(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="kill", b="kill", c="kill", d="ok 0.1")
+    scan()
+    found = by_name(tmp_path / "out.parquet")
+    assert [found[f"{c}.jpg"]["error_code"] for c in "abcd"] == ["worker_crash"] * 3 + [None]
+    assert found["a.jpg"]["sha256"] == found["c.jpg"]["sha256"] is not None
+    assert Path(found["c.jpg"]["duplicate_of"]).name == "a.jpg"
+
+
+def test_an_update_scans_what_is_new_or_changed(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.1", b="ok 0.2", c="ok 0.3", d="error", e="kill", f="ok 0.3")
+    assert scan(update=True).scanned == 6, "where there are no results yet, an update is a scan"
+    first = by_name(tmp_path / "out.parquet")
+    make_inputs(folder, b="ok 0.25", g="ok 0.4", h="ok 0.1")
+    (folder / "c.jpg").unlink()
+    run = scan(update=True)
+    second = by_name(tmp_path / "out.parquet")
+    assert run.scanned == 4, "b changed, g and h are new, and e is tried again"
+    assert (run.rows, run.vanished) == (7, 1)
+    assert second["a.jpg"] == first["a.jpg"]
+    assert second["d.jpg"] == first["d.jpg"]
+    assert second["b.jpg"]["score"] == pytest.approx(0.25)
+    assert second["c.jpg"]["vanished"] is not None
+    assert second["c.jpg"] | {"vanished": None} == first["c.jpg"]
+    assert first["f.jpg"]["duplicate_of"] == first["c.jpg"]["path"]
+    assert second["f.jpg"]["duplicate_of"] is None, "the first of its content is not there any more"
+    assert second["h.jpg"]["duplicate_of"] == second["a.jpg"]["path"]
+    make_inputs(folder, c="ok 0.3")
+    run = scan(update=True)
+    third = by_name(tmp_path / "out.parquet")
+    assert third["c.jpg"]["vanished"] is None
+    assert third["f.jpg"]["duplicate_of"] == third["c.jpg"]["path"]
+    assert (run.vanished, leftovers(tmp_path)) == (0, [])
+
+
+def test_an_update_of_what_did_not_change_scans_nothing(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.1", b="ok 0.2", c="ok 0.1")
+    scan()
+    before = rows(tmp_path / "out.parquet")
+    run = scan(update=True)
+    assert (run.scanned, run.rows, run.max_score) == (0, 3, 0.2)
+    assert rows(tmp_path / "out.parquet") == before
+    stamp = os.stat(folder / "b.jpg")
+    (folder / "b.jpg").write_text("ok 0.7")
+    os.utime(folder / "b.jpg", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert scan(update=True).max_score == 0.2, "neither size nor time tell"
+    run = scan(update=True, rehash=True)
+    assert (run.scanned, run.max_score) == (3, 0.7)
+    assert by_name(tmp_path / "out.parquet")["a.jpg"] == without_times(before[0])
+
+
+def test_an_update_with_other_options_is_refused(
+    tmp_path: Path, scan: Callable[..., RunSummary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.1")
+    scan()
+    before = (tmp_path / "out.parquet").read_bytes()
+    with pytest.raises(UsageError, match="--max-pixels was 150000000 and is 9.*--restart"):
+        scan(update=True, max_pixels=9)
+    monkeypatch.setattr(jscan.run, "model_digests", lambda: {"q1-comb": "other"})
+    with pytest.raises(UsageError, match="model q1-comb is another.*--restart"):
+        scan(update=True)
+    assert (tmp_path / "out.parquet").read_bytes() == before
+    assert scan(update=True, restart=True).scanned == 1
+    with pytest.raises(UsageError, match="--update"):
+        scan(rehash=True)
+    with pytest.raises(UsageError, match="--limit"):
+        scan(update=True, limit=1)

@@ -7,7 +7,9 @@ the second. Here every worker has a pipe of its own, so a dead one is known by i
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -20,15 +22,25 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any, Generic, NoReturn
+from typing import Any, Generic, Literal, NoReturn, TextIO
 
-from jscan.engine import Item, Outcome, Result, State
+from jscan.engine import Ask, Item, Outcome, Result, State, no_answer
 from jscan.errors import EngineError
 
 MAX_FAILED_STARTS = 3
 """So many workers in a row may die before they are ready; then the run stops, for the next ones would die too."""
 STOP_SECONDS = 5.0
 """How long a worker that was told to stop may take before it is killed."""
+START_SECONDS = 300.0
+"""How long a worker may take to be ready: models lie on network drives, and GPUs take their time."""
+BEAT_SECONDS = 5.0
+"""Between two signs of life of a worker."""
+SILENT_SECONDS = 90.0
+"""A busy worker that gives no sign of life for so long hangs, however generous the timeout is."""
+ORPHAN_SECONDS = 30.0
+"""So long after its item's timeout a worker ends by itself, in case there is nobody left to end it."""
+
+Loss = Literal["crashed", "timed_out"]
 
 
 @dataclass(slots=True)
@@ -37,7 +49,12 @@ class _Ticket(Generic[Item]):
 
     index: int
     item: Item
-    deaths: int = 0
+    failures: int = 0
+    asked: Any = None
+
+    def outcome(self, kind: Literal["raised", "crashed", "timed_out"], **facts: Any) -> Outcome[Item, Any]:
+        """What became of the item, which is not that it is done."""
+        return Outcome(self.index, self.item, kind, asked=self.asked, **facts)
 
 
 @dataclass(slots=True, eq=False)
@@ -46,8 +63,22 @@ class _Worker(Generic[Item]):
 
     process: BaseProcess
     pipe: Connection
+    since: float
+    """When it was started or, once it is ready, when it got its item."""
+    heard: float
+    """When it last said anything."""
     ready: bool = False
     ticket: _Ticket[Item] | None = None
+
+    def overdue(self, now: float, timeout: float | None) -> str | None:
+        """Words for why the worker counts as hung, or None."""
+        if not self.ready:
+            return f"no start within {START_SECONDS:g} s" if now - self.since > START_SECONDS else None
+        if self.ticket is None:
+            return None
+        if timeout is not None and now - self.since > timeout:
+            return f"no result within {timeout:g} s"
+        return f"no sign of life for {SILENT_SECONDS:g} s" if now - self.heard > SILENT_SECONDS else None
 
 
 @dataclass(slots=True)
@@ -64,21 +95,33 @@ class _Crew(Generic[Item]):
 
     def trying_again(self) -> bool:
         """Whether an item is being tried alone, so that nothing else may start."""
-        return any(w.ticket is not None and w.ticket.deaths > 0 for w in self.members)
+        return any(w.ticket is not None and w.ticket.failures > 0 for w in self.members)
 
     def has_room(self) -> bool:
         """Whether a further item can be handed out now."""
         return len(self.members) < self.size or any(w.ticket is None for w in self.members)
 
-    def hand_out(self, ticket: _Ticket[Item]) -> _Worker[Item]:
-        """The worker that took the ticket; started now if none was idle."""
-        worker = next((w for w in self.members if w.ticket is None), None)
+    def hand_out(self, ticket: _Ticket[Item]) -> None:
+        """Nothing; a worker has the ticket, started now if none was idle."""
+        idle = [w for w in self.members if w.ticket is None]
+        if ticket.failures and len(self.members) >= self.size:
+            # A second try is told nothing by what the process did before: it gets one that has done nothing.
+            self.retire(idle.pop())
+        worker = idle[0] if idle and not ticket.failures else None
         if worker is None:
             worker = self.start()
             self.members.append(worker)
         worker.ticket = ticket
+        worker.since = worker.heard = time.monotonic()
         self.deliver(worker)
-        return worker
+
+    def retire(self, worker: _Worker[Item], *, now: bool = False) -> int | None:
+        """The exit code of a worker that is not to work any more; `now` where it would not leave by itself."""
+        self.members.remove(worker)
+        worker.pipe.close()
+        if now:
+            worker.process.terminate()
+        return _end(worker, time.monotonic() + (1.0 if now else STOP_SECONDS))
 
     def deliver(self, worker: _Worker[Item]) -> None:
         """Nothing; a worker that is ready gets the item of its ticket.
@@ -88,7 +131,8 @@ class _Crew(Generic[Item]):
         if worker.ready and worker.ticket is not None:
             # A worker that died while idle is noticed where its pipe is read, so a failed write needs no answer here.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                worker.pipe.send((worker.ticket.index, worker.ticket.item))
+                worker.pipe.send(worker.ticket.item)
+            worker.since = worker.heard = time.monotonic()  # a large item takes its time to get there
 
     def dismiss(self, *, now: bool) -> None:
         """Stop all workers: idle ones end by themselves when their pipe closes, others are ended when `now`."""
@@ -101,25 +145,33 @@ class _Crew(Generic[Item]):
             _end(worker, deadline)
         self.members.clear()
 
+    def excuse(self, seconds: float) -> None:
+        """Nothing; time in which this process itself stood still counts against no worker."""
+        for worker in self.members:
+            worker.since += seconds
+            worker.heard += seconds
+
 
 def run(
-    task: Callable[[State, Item], Result],
+    task: Callable[[State, Item, Ask], Result],
     items: Iterable[Item],
     *,
     init: Callable[[], State],
     workers: int,
+    timeout: float | None = None,
+    answer: Callable[[Item, Any], Any] = no_answer,
 ) -> Generator[Outcome[Item, Result], None, None]:
     """A generator of the outcomes, in the order in which they come; see `jscan.engine.Engine`.
 
     There is always at least one child process, so that a crash never takes the caller with it. An item whose worker
-    dies is tried once more while nothing else runs, for it may have died of its neighbours' hunger for memory.
+    dies or hangs is tried once more while nothing else runs, for it may have died of its neighbours' hunger for memory.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
-    crew: _Crew[Item] = _Crew(lambda: _start(task, init), workers)
+    crew: _Crew[Item] = _Crew(lambda: _start(task, init, timeout), workers)
     source = enumerate(items)
     again: deque[_Ticket[Item]] = deque()  # never started: their worker died before it was ready
-    suspects: deque[_Ticket[Item]] = deque()  # their worker died on them: each is tried once more, alone
+    suspects: deque[_Ticket[Item]] = deque()  # they failed once: each is tried once more, alone
     failed_starts = 0
     exhausted = False
     finished = False
@@ -129,78 +181,99 @@ def run(
                 if again:
                     crew.hand_out(again.popleft())
                     continue
-                try:
-                    crew.hand_out(_Ticket(*next(source)))
-                except StopIteration:
+                before = time.monotonic()
+                drawn = next(source, None)
+                crew.excuse(time.monotonic() - before)  # whoever asked meanwhile could not be answered
+                if drawn is None:
                     exhausted = True
+                else:
+                    crew.hand_out(_Ticket(*drawn))
             if suspects and not crew.busy():
                 crew.hand_out(suspects.popleft())
             if not crew.busy():
                 break
-            for worker in _with_news(crew.members):
-                message = _receive(worker)
+            _wait(crew, timeout)
+            for worker in tuple(crew.members):
+                said = _hear(worker, timeout)
                 ticket = worker.ticket
-                if message is None:
-                    crew.members.remove(worker)
-                    exit_code = _end(worker, time.monotonic() + STOP_SECONDS)
+                if said is None:
+                    continue
+                kind, payload = said
+                if kind == "lost":
+                    trouble: str | None = payload
+                    loss: Loss = "timed_out" if trouble else "crashed"
+                    exit_code = crew.retire(worker, now=trouble is not None)
+                    words = trouble or _how_it_died(exit_code)
                     if not worker.ready:
                         failed_starts += 1
                         if failed_starts >= MAX_FAILED_STARTS:
-                            raise EngineError(f"worker processes die while they start ({_how_it_died(exit_code)})")
+                            raise EngineError(f"worker processes die while they start ({words})")
                         if ticket is not None:
-                            (suspects if ticket.deaths else again).appendleft(ticket)
+                            (suspects if ticket.failures else again).appendleft(ticket)
                     elif ticket is not None:
-                        ticket.deaths += 1
-                        if ticket.deaths < 2:
+                        ticket.failures += 1
+                        if ticket.failures < 2:
                             suspects.append(ticket)
                         else:
-                            text = f"the worker process died, twice ({_how_it_died(exit_code)})"
-                            yield Outcome(ticket.index, ticket.item, "crashed", message=text)
-                    continue
-                kind, payload = message
-                if kind == "ready":
+                            what = "was ended" if trouble else "died"
+                            yield ticket.outcome(loss, message=f"the worker process {what}, twice ({words})")
+                elif kind == "ready":
                     worker.ready = True
                     failed_starts = 0
                     crew.deliver(worker)
                 elif kind == "init":
                     raise payload
-                elif ticket is not None:
+                elif ticket is None:
+                    continue
+                elif kind == "ask":
+                    ticket.asked = payload
+                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                        worker.pipe.send(answer(ticket.item, payload))
+                elif kind == "done":
                     worker.ticket = None
-                    if kind == "done":
-                        yield Outcome(ticket.index, ticket.item, "done", value=payload)
-                    else:
-                        text = f"{type(payload).__name__}: {payload}"
-                        yield Outcome(ticket.index, ticket.item, "raised", error=payload, message=text)
+                    yield Outcome(ticket.index, ticket.item, "done", value=payload, asked=ticket.asked)
+                elif isinstance(payload, MemoryError) and ticket.failures == 0:
+                    # Whether memory suffices must not depend on what the process, or its neighbours, did before.
+                    ticket.failures = 1
+                    suspects.append(ticket)
+                    crew.retire(worker)
+                else:
+                    worker.ticket = None
+                    yield ticket.outcome("raised", error=payload, message=f"{type(payload).__name__}: {payload}")
         finished = True
     finally:
         crew.dismiss(now=not finished)
 
 
-def _with_news(members: list[_Worker[Item]]) -> list[_Worker[Item]]:
-    """The workers that have sent something, or died; waits for the first."""
-    events: dict[Any, _Worker[Item]] = {}
-    for worker in members:
-        events[worker.pipe] = worker
-        events[worker.process.sentinel] = worker
-    ready = wait(list(events))
-    return [w for w in members if w.pipe in ready or w.process.sentinel in ready]
+def _wait(crew: _Crew[Item], timeout: float | None) -> None:
+    """Nothing; returns when a worker has said something or is dead, and often enough to see who hangs."""
+    events: list[Any] = [e for w in crew.members for e in (w.pipe, w.process.sentinel)]
+    before = time.monotonic()
+    wait(events, BEAT_SECONDS if timeout is None else min(BEAT_SECONDS, timeout / 4))
+    passed = time.monotonic() - before
+    if passed > 2 * BEAT_SECONDS:
+        crew.excuse(passed)  # this process was stopped (Ctrl-Z), and the workers with it
 
 
-def _receive(worker: _Worker[Item]) -> tuple[str, Any] | None:
-    """The worker's message, or None where it is dead."""
+def _hear(worker: _Worker[Item], timeout: float | None) -> tuple[str, Any] | None:
+    """What the worker said, or ("lost", why it counts as hung or None where it is dead), or None."""
     try:
         # A dead worker's last words are still in the pipe: only when that is empty does its death count.
-        if worker.pipe.poll():
-            message: tuple[str, Any] = worker.pipe.recv()
-            return message
+        while worker.pipe.poll():
+            said: tuple[str, Any] = worker.pipe.recv()
+            worker.heard = time.monotonic()
+            if said[0] != "beat":
+                return said
     except (EOFError, ConnectionResetError, BrokenPipeError):
-        pass
-    return None
+        return "lost", None
+    if not worker.process.is_alive():
+        return "lost", None
+    trouble = worker.overdue(time.monotonic(), timeout)
+    return ("lost", trouble) if trouble else None
 
 
 def _end(worker: _Worker[Item], deadline: float) -> int | None:
     """The exit code of a worker that is dead or has been told to stop; it is waited for, so no zombie stays."""
-    worker.pipe.close()
     process = worker.process
     process.join(max(0.0, deadline - time.monotonic()))
     if process.is_alive():
@@ -220,18 +293,21 @@ def _how_it_died(exit_code: int | None) -> str:
     return f"killed by {name}" + ("; out of memory?" if name == "SIGKILL" else "")
 
 
-def _start(task: Callable[[State, Item], Result], init: Callable[[], State]) -> _Worker[Item]:
+def _start(
+    task: Callable[[State, Item, Ask], Result], init: Callable[[], State], timeout: float | None
+) -> _Worker[Item]:
     """A new worker process.
 
     Spawned, never forked: a fork would copy the locks of the parent's threads in whatever state they are.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, task, init), name="jscan-worker", daemon=True)
+    process = context.Process(target=_work, args=(theirs, task, init, timeout), name="jscan-worker", daemon=True)
     with _interrupts_held_back():
         process.start()
     theirs.close()
-    return _Worker(process, ours)
+    now = time.monotonic()
+    return _Worker(process, ours, since=now, heard=now)
 
 
 @contextlib.contextmanager
@@ -254,28 +330,95 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: Connection, task: Callable[[Any, Any], Any], init: Callable[[], Any]) -> None:
+class _Orphaned(BaseException):
+    """There is no parent any more to ask."""
+
+
+class _Line:
+    """The worker's end of the pipe, on which two threads speak."""
+
+    def __init__(self, pipe: Connection, timeout: float | None, nowhere: TextIO) -> None:
+        self._pipe = pipe
+        self._timeout = timeout
+        self._nowhere = nowhere
+        self._lock = threading.Lock()
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+
+    def say(self, kind: str, payload: Any) -> None:
+        """Nothing; the parent hears of it, or of why it cannot be pickled. Raises OSError where there is no parent."""
+        try:
+            data = pickle.dumps((kind, payload))
+        except Exception as error:
+            data = pickle.dumps(("raised", _portable(error)))
+        with self._lock:
+            self._pipe.send_bytes(data)
+
+    def ask(self, question: Any) -> Any:
+        """The parent's answer."""
+        self.watch(on=False)  # the parent may be reading an archive for minutes before it answers
+        try:
+            self.say("ask", question)
+            return self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise _Orphaned from error
+        finally:
+            self.watch(on=True)
+
+    def watch(self, *, on: bool) -> None:
+        """Nothing; from now on the process ends by itself when it takes too long, or does not any more."""
+        if not on:
+            faulthandler.cancel_dump_traceback_later()
+        elif self._timeout is not None:
+            # A thread of its own that needs no interpreter: it works where a C library hangs and holds the lock.
+            faulthandler.dump_traceback_later(self._timeout + ORPHAN_SECONDS, exit=True, file=self._nowhere)
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(BEAT_SECONDS)
+            try:
+                self.say("beat", None)
+            except OSError:
+                # The parent is dead or has done with us. The main thread may be hanging: it will not notice.
+                os._exit(1)
+
+
+def _work(
+    pipe: Connection, task: Callable[[Any, Any, Ask], Any], init: Callable[[], Any], timeout: float | None
+) -> None:
     """The life of a worker: make the state, then compute items until the pipe closes."""
     # Ctrl-C reaches every process of the terminal; the parent alone decides what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Told to stop, it leaves by way of its `finally` clauses, which remove half-written files.
     signal.signal(signal.SIGTERM, _leave)
     # Closing the pipe, or the parent's death, ends the worker quietly.
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    gone = (EOFError, BrokenPipeError, ConnectionResetError, _Orphaned)
+    with contextlib.suppress(*gone), open(os.devnull, "w") as nowhere:
+        line = _Line(pipe, timeout, nowhere)
         try:
             state = init()
         except Exception as error:
-            pipe.send(("init", _portable(error)))
+            line.say("init", _portable(error))
             return
-        pipe.send(("ready", None))
+        line.say("ready", None)
         while True:
-            _, item = pipe.recv()
             try:
-                # Pickled here, so that a result that cannot be is the task's error and not the worker's death.
-                reply = pickle.dumps(("done", task(state, item)))
-            except Exception as error:
-                reply = pickle.dumps(("raised", _portable(error)))
-            pipe.send_bytes(reply)
+                item = pipe.recv()
+            except MemoryError as error:
+                line.say("raised", _portable(error))
+                return  # what is left in the pipe is half an item
+            line.watch(on=True)
+            kind, reply = _attempt(task, state, item, line.ask)
+            line.watch(on=False)
+            line.say(kind, reply)
+            del item, reply
+
+
+def _attempt(task: Callable[[Any, Any, Ask], Any], state: Any, item: Any, ask: Ask) -> tuple[str, Any]:
+    """What the task returned or raised."""
+    try:
+        return "done", task(state, item, ask)
+    except Exception as error:
+        return "raised", _portable(error)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,0 +1,208 @@
+"""The journal of an unfinished run: shards of finished rows in `<out>.run/`, and the lock that keeps others out.
+
+A shard is committed whole: temporary file, close, fsync, rename, fsync of the folder. Its footer says which run it is
+of. Nothing else is believed: a file without a readable footer is thrown away, and its inputs are scanned again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from jscan import parquet
+from jscan.errors import LockedError, OutputError, UsageError
+from jscan.records import ScanRecord
+
+SUFFIX = ".parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What makes a run this run; a run goes on only where all of it but the identifier and the time is the same."""
+
+    run_id: str
+    started: str
+    """UTC, ISO 8601."""
+    version: str
+    """Of jscan."""
+    models: Mapping[str, str]
+    """SHA-256 of each model, by name."""
+    options: Mapping[str, Any]
+    """As `ScanConfig.options` gives them."""
+    folder: str | None = None
+    """Where relative paths begin, or None where there are none among the sources."""
+    previous: str | None = None
+    """Identifier of the finished run that this one updates, or None."""
+
+    def differences(self, other: Header, free: frozenset[str]) -> list[str]:
+        """Words for what was otherwise in the other run, options in `free` apart; empty where rows fit together."""
+        found = []
+        if self.version != other.version:
+            found.append(f"jscan was {other.version} and is {self.version}")
+        names = sorted({*self.models, *other.models})
+        found += [f"the model {n} is another one" for n in names if self.models.get(n) != other.models.get(n)]
+        for name in sorted({*self.options, *other.options} - free):
+            before, now = other.options.get(name), self.options.get(name)
+            if before != now:
+                found.append(f"--{name.replace('_', '-')} was {_words(before)} and is {_words(now)}")
+        if self.folder != other.folder:
+            found.append(f"relative paths began in {other.folder or 'no folder'} and begin in {self.folder}")
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(found: Mapping[str, Any]) -> Header | None:
+        """The header that was stored, or None where it is none."""
+        names = {f.name for f in fields(Header)}
+        if not {"run_id", "started", "version", "models", "options"} <= set(found):
+            return None
+        return Header(**{k: v for k, v in found.items() if k in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One committed shard."""
+
+    path: Path
+    number: int
+    rows: int
+    sha256: str
+    """Of the file."""
+    header: Header
+    providers: tuple[str, ...]
+    """What models of this shard ran on."""
+
+
+@dataclass(slots=True)
+class Journal:
+    """The shards of one run, in the order in which they were committed."""
+
+    folder: Path
+    shards: list[Shard] = field(default_factory=list)
+
+    def load(self) -> None:
+        """Nothing; reads the footers of all shards. What cannot be read, and half-written files, are removed."""
+        self.shards = []
+        for path in sorted(self.folder.iterdir()):
+            if path.name == "lock":
+                continue
+            shard = _load(path)
+            if shard is None:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            else:
+                self.shards.append(shard)
+
+    def header(self) -> Header | None:
+        """That of the run whose shards these are, or None where there are none. Raises UsageError for two runs."""
+        if len({s.header.run_id for s in self.shards}) > 1:
+            raise UsageError(f"{self.folder} holds shards of several runs; add --restart to begin again")
+        return self.shards[0].header if self.shards else None
+
+    def commit(
+        self,
+        header: Header,
+        rows: Sequence[tuple[ScanRecord, bool]],
+        providers: Sequence[str],
+    ) -> Shard:
+        """The shard of these rows, each with whether it is a mere copy, on the disk. Raises OutputError."""
+        number = self.shards[-1].number + 1 if self.shards else 0
+        path = self.folder / f"{number:08d}{SUFFIX}"
+        about = {"header": header.as_dict(), "providers": list(providers)}
+        parquet.write_shard(path, [r for r, _ in rows], [c for _, c in rows], about)
+        shard = Shard(path, number, len(rows), digest(path), header, tuple(providers))
+        self.shards.append(shard)
+        return shard
+
+    def clear(self) -> None:
+        """Nothing; no shard is left."""
+        for path in self.folder.iterdir():
+            if path.name != "lock":
+                path.unlink()
+        self.shards = []
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[Journal]:
+    """The journal beside an output, which nobody else can open meanwhile.
+
+    At the end the folder is removed, unless shards are left in it for the next run. Raises LockedError where another
+    run has it, OutputError where it cannot be written.
+    """
+    folder = run_folder(out)
+    try:
+        folder.mkdir(exist_ok=True)
+        lock = open(folder / "lock", "ab")  # noqa: SIM115
+    except OSError as error:
+        raise OutputError(f"--out {out} cannot be written: {folder}: {error.strerror}") from error
+    with lock:
+        if not _locked(lock.fileno()):
+            raise LockedError(f"another run is writing {out}; wait for it, or name another file with --out")
+        journal = Journal(folder)
+        try:
+            journal.load()
+            yield journal
+        finally:
+            if not journal.shards:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_folder(out: Path) -> Path:
+    """Where what a run has finished lies until its results are written."""
+    return out.with_name(out.name + ".run")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, as lower-case hexadecimal digits. Raises OutputError."""
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read back: {error.strerror}") from error
+
+
+def _load(path: Path) -> Shard | None:
+    """The shard, or None where the file is none."""
+    if path.suffix != SUFFIX or not path.stem.isdigit():
+        return None
+    try:
+        about = parquet.read_metadata(path)
+        header = Header.from_dict(about.get("header", {}))
+        with parquet.reader(path) as stored:
+            rows = int(stored.metadata.num_rows)
+    except UsageError:
+        return None
+    if header is None:
+        return None
+    return Shard(path, int(path.stem), rows, digest(path), header, tuple(about["providers"]))
+
+
+def _locked(descriptor: int) -> bool:
+    """Whether this process now holds the lock; it falls by itself when the process ends, however that comes."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: no lock, and the last one to finish wins
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems know no locks
+        return True
+    # The run before may have removed the file between our opening it and our locking it.
+    return os.fstat(descriptor).st_nlink > 0
+
+
+def _words(value: Any) -> str:
+    if value is None or value == []:
+        return "not given"
+    return " ".join(str(v) for v in value) if isinstance(value, list) else str(value)

@@ -1,0 +1,54 @@
+"""What a worker process may take of the machine. Where the system knows no such limit (Windows), nothing happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+MIB = 1 << 20
+PER_THREAD = 72 * MIB
+"""Address space that glibc sets aside for each thread's heap (64 MiB) and stack (8 MiB), used or not."""
+
+
+def limit_memory(extra: int) -> bool:
+    """Whether the process may from now on take no more than `extra` bytes of address space beyond what it has.
+
+    Beyond what it has, because libraries reserve gigabytes that they never touch: after ONNX Runtime, OpenCV and Arrow
+    are loaded, an absolute limit would mean something else on every machine. What exceeds the limit fails with
+    MemoryError, or with what a C library makes of a failed malloc.
+    """
+    have = _address_space()
+    if have is None or sys.platform == "win32":
+        return False
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = have + extra
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def forbid_core_dumps() -> None:
+    """Nothing; a crash of this process leaves no file. A core dump would hold evidence, wherever it came to lie."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def _address_space() -> int | None:
+    """Bytes of address space that the process has now, or None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_bytes().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,81 @@
+"""Where a run writes: checked before anything is read, and the log of its events."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from jscan.config import STDIN, ScanConfig
+from jscan.errors import OutputError, UsageError
+
+
+class Log(Protocol):
+    """Something that appends an event to a log."""
+
+    def __call__(self, event: str, facts: Mapping[str, Any]) -> None: ...
+
+
+def check(config: ScanConfig) -> None:
+    """Nothing; makes the folders for heatmaps and maps. Raises where something could not be written later."""
+    out = config.out
+    named = {"--out": out, "--heatmaps": config.heatmaps, "--maps": config.maps, "--json-log": config.json_log}
+    read = config.sources if config.files_from is None or config.files_from == STDIN else (config.files_from,)
+    for flag, path in named.items():
+        if path is not None:
+            _check_outside(flag, path, read)
+    if out.is_dir():
+        raise OutputError(f"--out {out} is a folder; name a file in it, such as {out / 'results.parquet'}")
+    for flag in ("--out", "--json-log"):
+        path = named[flag]
+        if path is not None and not path.parent.is_dir():
+            raise OutputError(f"{flag} {path} cannot be written: there is no folder {path.parent}; make it first")
+    for flag in ("--heatmaps", "--maps"):
+        folder = named[flag]
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                raise OutputError(f"{flag} {folder} cannot be written to: {error.strerror}") from error
+
+
+def _check_outside(flag: str, path: Path, sources: Iterable[Path]) -> None:
+    """Nothing. Raises UsageError where the path is a source, or lies inside one: evidence is never written to."""
+    real = path.resolve()
+    for source in sources:
+        real_source = source.resolve()
+        if real == real_source:
+            raise UsageError(f"{flag} {path} is itself to be scanned; name another place")
+        if real_source in real.parents and real_source.is_dir():
+            raise UsageError(
+                f"{flag} {path} lies inside {source}, which is scanned and never written to; name a place outside"
+            )
+
+
+@contextlib.contextmanager
+def json_log(path: Path | None) -> Iterator[Log]:
+    """A function that appends one event as a line of JSON; it does nothing where there is no path."""
+    if path is None:
+        yield lambda event, facts: None
+        return
+    try:
+        stream: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise OutputError(f"--json-log {path} cannot be written: {error.strerror}") from error
+
+    def log(event: str, facts: Mapping[str, Any]) -> None:
+        line = {"time": datetime.now(UTC).isoformat(), "event": event, **facts}
+        try:
+            stream.write(json.dumps(line) + "\n")
+            stream.flush()
+        except OSError as error:
+            raise OutputError(f"--json-log {path} cannot be written: {error.strerror}") from error
+
+    with stream:
+        yield log

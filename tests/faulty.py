@@ -1,0 +1,82 @@
+"""Faults on purpose: an engine without processes, so that a run can be forked and killed at any step of its output."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jscan.engine import Ask, Item, Outcome, Result, State, no_answer
+from jscan.parquet import read_results
+from jscan.records import ScanRecord
+
+STEPS = ("mkdir", "fsync", "replace", "unlink", "rmdir")
+"""The calls of `os` by which a run changes what is on the disk for good."""
+
+
+def in_this_process(
+    task: Callable[[State, Item, Ask], Result],
+    items: Iterable[Item],
+    *,
+    init: Callable[[], State],
+    workers: int,
+    timeout: float | None = None,
+    answer: Callable[[Item, Any], Any] = no_answer,
+) -> Generator[Outcome[Item, Result], None, None]:
+    """An engine that computes where it is called; no task may crash."""
+    state = init()
+    for index, item in enumerate(items):
+        yield Outcome(index, item, "done", value=task(state, item, lambda question, item=item: answer(item, question)))
+
+
+class Killer:
+    """Counts the steps of this process, before and after each, and kills it at one of them."""
+
+    def __init__(self, at: int | None) -> None:
+        self.count = 0
+        self._at = at
+        for name in STEPS:
+            setattr(os, name, self._wrapped(getattr(os, name)))
+
+    def _wrapped(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def stepped(*args: Any, **kwargs: Any) -> Any:
+            self._step()
+            result = call(*args, **kwargs)
+            self._step()
+            return result
+
+        return stepped
+
+    def _step(self) -> None:
+        self.count += 1
+        if self.count == self._at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def forked(action: Callable[[], object]) -> int:
+    """The wait status of a copy of this process that did this and nothing else."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            action()
+            code = 0
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1]
+
+
+def timeless(record: ScanRecord) -> ScanRecord:
+    """The row without what the computer's speed decides."""
+    return replace(record, decode_ms=None, estimate_ms=None)
+
+
+def scan_of(path: Path) -> list[ScanRecord]:
+    """The rows of the results, timings aside."""
+    return [timeless(r) for r in read_results(path)]

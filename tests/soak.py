@@ -1,0 +1,270 @@
+"""A long run under fire: many small images, some of them hostile, killed again and again, and gone on with.
+
+    python tests/soak.py --images 20000 --kills 10
+
+Prints what was measured, and exits with 1 where an input was lost, doubled or computed again, or rows differ from those
+of an unbroken run. The models are the real ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from material import file_of, photo
+
+from jscan import parquet
+from jscan.records import ScanRecord
+from jscan.run import usable_cores
+from jscan.verify import verify
+
+ROOT = Path(__file__).resolve().parents[1]
+MAIN = """
+import sys
+import jscan.run
+from jscan.cli import main
+jscan.run.SHARD_ROWS = {shard}
+if __name__ == "__main__":
+    main()
+"""
+HOSTILE = 0.01
+COPIES = 0.01
+
+
+def make_images(folder: Path, count: int, seed: int) -> None:
+    """Nothing; the folder holds so many small files, hostile ones and copies of others among them."""
+    rng = np.random.default_rng(seed)
+    pictures = [photo(name) for name in ("astronaut", "coffee", "rocket", "chelsea")]
+    last = b""
+    for i in range(count):
+        below = folder / f"{i // 1000:03}"
+        below.mkdir(parents=True, exist_ok=True)
+        picture = pictures[i % len(pictures)]
+        side = int(rng.integers(64, 129))
+        y, x = (int(rng.integers(0, n - side)) for n in picture.shape[:2])
+        data = file_of(picture[y : y + side, x : x + side], quality=int(rng.integers(60, 97)))
+        if rng.random() < HOSTILE:
+            data = _hostile(data, int(rng.integers(0, 6)), rng)
+        elif rng.random() < COPIES and last:
+            data = last
+        (below / f"{i:06}.jpg").write_bytes(data)
+        last = data
+
+
+def _hostile(data: bytes, kind: int, rng: np.random.Generator) -> bytes:
+    match kind:
+        case 0:
+            return b""
+        case 1:
+            return data[: int(rng.integers(2, len(data)))]
+        case 2:
+            at = data.index(b"\xff\xc0")  # the frame header: 65,535 x 65,535
+            return data[: at + 5] + b"\xff\xff\xff\xff" + data[at + 9 :]
+        case 3:
+            return rng.bytes(500)
+        case 4:
+            return data + bytes(4096)
+        case _:
+            spoiled = bytearray(data)
+            for at in rng.integers(2, len(data), 20):
+                spoiled[at] = int(rng.integers(0, 256))
+            return bytes(spoiled)
+
+
+@dataclass(slots=True)
+class Watched:
+    """One process, and what it took."""
+
+    code: int
+    seconds: float
+    first: int
+    """Resident memory in KiB when the first shard was committed."""
+    peak: int
+    """The most, in KiB."""
+
+
+def watched(command: list[str], out: Path, kill_after: float | None = None) -> Watched:
+    """The command's end; killed so long after its first row, where that is given."""
+    started = time.monotonic()
+    first = peak = 0
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        while process.poll() is None:
+            time.sleep(0.1)
+            now = _resident(process.pid)
+            peak = max(peak, now)
+            if not first and next((out.parent / f"{out.name}.run").glob("0*.parquet"), None):
+                first = now
+            if kill_after is not None and time.monotonic() - started > kill_after:
+                process.kill()
+    return Watched(process.returncode, time.monotonic() - started, first, peak)
+
+
+def _resident(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0)
+
+
+def rows_of(out: Path) -> list[ScanRecord]:
+    """The rows, timings aside."""
+    return [replace(r, decode_ms=None, estimate_ms=None) for r in parquet.read_results(out)]
+
+
+def committed(out: Path) -> set[str]:
+    """Paths that have their row in the journal; copies aside, which are read again where their original was lost."""
+    paths: set[str] = set()
+    for shard in (out.parent / f"{out.name}.run").glob("0*.parquet"):
+        with parquet.reader(shard) as stored:
+            for row in stored.read(columns=["path", parquet.COPY]).to_pylist():
+                if not row[parquet.COPY]:
+                    paths.add(row["path"])
+    return paths
+
+
+def logged(log: Path) -> list[str]:
+    """The paths of all rows that were made since the log began."""
+    if not log.exists():
+        return []
+    events = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+    return [e["path"] for e in events if e["event"] == "row"]
+
+
+def cost(images: Path) -> float:
+    """Processor seconds of a plain loop over the images, its start aside."""
+    from jscan.scan import Scanner
+
+    scanner = Scanner(device="cpu", threads=1)
+    paths = sorted(p for p in images.rglob("*") if p.is_file())
+    scanner.scan(paths[0])  # which opens the models
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    for path in paths:
+        scanner.scan(path)
+    return _processor(resource.getrusage(resource.RUSAGE_SELF)) - _processor(before)
+
+
+def _processor(used: resource.struct_rusage) -> float:
+    return used.ru_utime + used.ru_stime
+
+
+def overhead(base: Path, count: int, seed: int) -> None:
+    """Nothing; prints what supervision and journal cost, over images that are all there once."""
+    main = base / "plain.py"
+    main.write_text(MAIN.format(shard=1000))
+    images = base / "plain"
+    rng = np.random.default_rng(seed + 1)
+    images.mkdir()
+    for i in range(count):
+        noise = rng.integers(0, 8, (96, 96, 3), dtype=np.uint8)
+        (images / f"{i:05}.jpg").write_bytes(file_of(photo()[100:196, 100:196] // 2 + noise, quality=85))
+    few = base / "few"
+    few.mkdir()
+    shutil.copy(images / "00000.jpg", few / "0.jpg")
+    with _one_core():
+        child = os.fork()
+        if child == 0:
+            (base / "plain.json").write_text(json.dumps(cost(images)))
+            os._exit(0)
+        os.waitpid(child, 0)
+        plain: float = json.loads((base / "plain.json").read_text())
+        start = _processor_of(_scan(main, few, base / "few.parquet", 1), base / "few.parquet")
+        whole = _processor_of(_scan(main, images, base / "plain.parquet", 1), base / "plain.parquet")
+    more = whole - start - plain
+    print(f"processor time over {count} images: {plain:.2f} s in a plain loop, {whole - start:.2f} s in jscan scan")
+    print(f"supervision and journal: {1000 * more / count:.2f} ms an image, {100 * more / plain:+.1f} %")
+
+
+@contextlib.contextmanager
+def _one_core() -> Iterator[None]:
+    """A context in which this process and its children have one core: threads that spin beside are not measured."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _processor_of(command: list[str], out: Path) -> float:
+    """Processor seconds that a command took, its children with it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    watched(command, out)
+    return _processor(resource.getrusage(resource.RUSAGE_CHILDREN)) - _processor(before)
+
+
+def _scan(main: Path, images: Path, out: Path, workers: int) -> list[str]:
+    options = ["--out", str(out), "--workers", str(workers), "--device", "cpu", "--quiet"]
+    return [sys.executable, str(main), "scan", str(images), *options]
+
+
+def soak(base: Path, images: int, kills: int, seed: int, workers: int, plain: int) -> bool:
+    """Whether all held."""
+    main = base / "main.py"
+    main.write_text(MAIN.format(shard=min(1000, max(10, images // 100))))
+    make_images(base / "in", images, seed)
+    if plain:
+        overhead(base, plain, seed)
+    whole, broken = base / "whole.parquet", base / "broken.parquet"
+    run = watched(_scan(main, base / "in", whole, workers), whole)
+    growth = (run.peak - run.first) / 1024
+    print(f"unbroken: {images} inputs in {run.seconds:.0f} s, exit code {run.code}")
+    print(
+        f"parent: {run.first / 1024:.0f} MiB at the first shard, {run.peak / 1024:.0f} MiB at most: +{growth:.0f} MiB"
+    )
+    chance = random.Random(seed)
+    again, total, log = 0, 0, base / "log"
+    for number in range(kills + 1):
+        there = committed(broken)
+        log.unlink(missing_ok=True)
+        command = [*_scan(main, base / "in", broken, workers), "--json-log", str(log)]
+        last = number == kills
+        patience = None if last else run.seconds * chance.uniform(0.3, 1.7) / (kills + 1) + 4
+        end = watched(command, broken, patience)
+        made = logged(log)
+        again += len(there & set(made))
+        total += len(made)
+        print(f"start {number + 1}: {len(there)} rows there, {len(made)} made, exit code {end.code}", flush=True)
+        if end.code != -9:
+            break
+    one, other = rows_of(whole), rows_of(broken)
+    same = one == other
+    wrong = [t for path in (whole, broken) for t in verify(path).troubles]
+    names = [r.path for r in other]
+    lost, doubled = images - len(set(names)), len(names) - len(set(names))
+    print(f"lost {lost}, doubled {doubled}, computed again though committed {again}, made in all {total}")
+    print(f"rows equal those of the unbroken run: {same}; verify: {len(wrong)} troubles")
+    for trouble in wrong[:10]:
+        print("  ", trouble)
+    return same and not wrong and lost == doubled == again == 0
+
+
+def main() -> int:
+    """0 where all held."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=usable_cores())
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plain", type=int, default=2000, help="images of the comparison with a plain loop; 0: none")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="jscan-soak-") as base:
+        good = soak(Path(base), given.images, given.kills, given.seed, given.workers, given.plain)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""`jscan verify`: whatever was changed in the results, the manifest or the evidence is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import fake_scanner
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fake_scanner import make_inputs
+from faulty import in_this_process
+from typer.testing import CliRunner
+
+import jscan.run
+from jscan import cli, parquet, weights
+from jscan.config import ScanConfig
+from jscan.errors import ModelError, UsageError
+from jscan.verify import Report, verify
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jscan.run, "open_in_worker", fake_scanner.open_fake)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Results of four files, one of them an error and one a duplicate."""
+    make_inputs(tmp_path / "in", a="ok 0.9", b="error", c="ok 0.9", d="ok 0.2")
+    out = tmp_path / "r.parquet"
+    jscan.run.run_scan(ScanConfig(sources=(tmp_path / "in",), out=out, workers=1), engine=in_this_process)
+    return out
+
+
+def kinds(report: Report) -> set[str]:
+    return {trouble.kind for trouble in report.troubles}
+
+
+def rewritten(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """The results with other rows, and the run manifest that they had."""
+    table = change(pq.read_table(path))
+    about = parquet.read_metadata(path)
+    with open(path, "wb") as stream, parquet.writer(stream) as written:
+        written.write_table(table.select(parquet.SCHEMA.names).cast(parquet.SCHEMA))
+        parquet.add_metadata(written, about)
+
+
+def test_nothing_is_wrong(results: Path) -> None:
+    report = verify(results, source=True, engine=in_this_process)
+    assert report == Report(rows=4, hashed=4)
+
+
+def test_a_lost_a_doubled_and_a_changed_row(results: Path) -> None:
+    whole = results.read_bytes()
+    rewritten(results, lambda t: t.slice(1))
+    assert kinds(verify(results)) == {"results", "inputs"}
+    results.write_bytes(whole)
+    rewritten(results, lambda t: pa.concat_tables([t.slice(0, 1), t]))
+    report = verify(results)
+    assert [x.what for x in report.troubles if x.kind == "rows"] == ["It has more than one row."]
+    results.write_bytes(whole)
+    rewritten(results, lambda t: t.set_column(t.schema.get_field_index("status"), "status", pa.array(["ok"] * 4)))
+    assert kinds(verify(results)) == {"results", "inputs", "rows"}
+    results.write_bytes(whole)
+    assert verify(results).count == 0
+
+
+def test_a_damaged_file(results: Path) -> None:
+    data = bytearray(results.read_bytes())
+    data[40] ^= 1
+    results.write_bytes(data)
+    assert "results" in kinds(verify(results))
+    results.write_bytes(data[:-7])
+    assert "results" in kinds(verify(results))
+    with pytest.raises(UsageError, match="is not a file"):
+        verify(results.with_name("nowhere"))
+
+
+def test_the_manifest_beside(results: Path) -> None:
+    beside = results.with_name("r.parquet.manifest.json")
+    said = json.loads(beside.read_text())
+    beside.write_text(json.dumps(said | {"host": "elsewhere"}))
+    assert kinds(verify(results)) == {"manifest"}
+    beside.unlink()
+    assert kinds(verify(results)) == {"manifest"}
+
+
+def test_models(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = weights.manifest
+    monkeypatch.setattr(weights, "manifest", lambda name: real(name) | {"digest": "0" * 64})
+    assert kinds(verify(results)) == {"models"}
+    monkeypatch.undo()
+
+    def damaged(name: str) -> None:
+        raise ModelError(f"{name} is damaged")
+
+    monkeypatch.setattr(weights, "check", damaged)
+    assert kinds(verify(results)) == {"models"}
+
+
+def test_changed_evidence(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = results.parent / "in"
+    (folder / "a.jpg").write_text("other")
+    (folder / "d.jpg").unlink()
+    report = verify(results, source=True, engine=in_this_process)
+    assert {(Path(x.where).name, x.kind) for x in report.troubles} == {("a.jpg", "source"), ("d.jpg", "source")}
+    answer = CliRunner().invoke(cli.app, ["verify", str(results), "--source", "--workers", "1"])
+    assert answer.exit_code == 5
+    assert "d.jpg" in answer.output and "2 troubles" in answer.output
+    answer = CliRunner().invoke(cli.app, ["verify", str(results)])
+    assert (answer.exit_code, "all as its manifest says" in answer.output) == (0, True)
+
+
+def test_relative_paths_are_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    monkeypatch.chdir(tmp_path)
+    config = ScanConfig(sources=(Path("in"),), out=tmp_path / "r.parquet", workers=1)
+    jscan.run.run_scan(config, engine=in_this_process)
+    monkeypatch.chdir("/")
+    report = verify(tmp_path / "r.parquet", source=True, engine=in_this_process)
+    assert (report.count, report.hashed) == (0, 1)
+
+
+def test_an_unfinished_run_is_said(results: Path) -> None:
+    folder = results.with_name("r.parquet.run")
+    folder.mkdir()
+    (folder / "00000000.parquet").touch()
+    assert kinds(verify(results)) == {"journal"}
