@@ -25,7 +25,7 @@ from jscan.assemble import assemble, group_source
 from jscan.atomic import remove_leftovers
 from jscan.config import FREE, FREE_IN_UPDATES, STDIN, ScanConfig
 from jscan.discover import discover, discover_list
-from jscan.engine import Ask, Engine, Outcome
+from jscan.engine import Ask, Engine, MoreTime, Outcome
 from jscan.engine.local import run as local_engine
 from jscan.errors import ARCHIVE_CODES, SKIP_CODES, ErrorCode, OutputError, SetupError, UsageError
 from jscan.journal import Header, Journal, Shard, locked, run_folder
@@ -38,6 +38,8 @@ SHARD_ROWS = 1000
 """Rows held in memory before they are committed."""
 SHARD_SECONDS = 60.0
 """Rows are committed after this time as well, so that a killed run over large images does not lose hours."""
+PIXELS_A_TIMEOUT = 16_000_000
+"""Larger images get as many timeouts as they have times this: a core takes about 20 s for so many."""
 HEATMAP_SIDE = 1600
 """Longest side of a heatmap in pixels."""
 TRY_AGAIN = frozenset(
@@ -153,7 +155,12 @@ class ScannerLike(Protocol):
     models: tuple[str, ...]
 
     def scan(
-        self, source: ImageRef | Path, *, rgb: bool = False, known: Callable[[Evidence], bool] | None = None
+        self,
+        source: ImageRef | Path,
+        *,
+        rgb: bool = False,
+        known: Callable[[Evidence], bool] | None = None,
+        sized: Callable[[int], None] | None = None,
     ) -> ScanResult:
         """The row, the maps and the image of one input; never raises for a bad one."""
         ...
@@ -610,7 +617,12 @@ def scan_one(heatmaps: Path | None, maps: Path | None, scanner: ScannerLike, ref
 
     Raises OutputError where those cannot be, and OutOfMemoryError, so that the engine tries it in a fresh process.
     """
-    result = scanner.scan(ref, rgb=heatmaps is not None, known=ask)
+
+    def sized(pixels: int) -> None:
+        if pixels > PIXELS_A_TIMEOUT:
+            ask(MoreTime(pixels / PIXELS_A_TIMEOUT))
+
+    result = scanner.scan(ref, rgb=heatmaps is not None, known=ask, sized=sized)
     record = result.record
     if record.sha256 and result.maps is not None and result.image is not None and (heatmaps or maps):
         from jscan import heatmap

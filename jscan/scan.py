@@ -107,13 +107,20 @@ class Scanner:
             self._loaded[name] = weights.load(name, provider=provider, threads=threads, arena=tiled)
         return self._loaded[name]
 
-    def scan(self, source: Source, *, rgb: bool = False, known: Callable[[Evidence], bool] | None = None) -> ScanResult:
+    def scan(
+        self,
+        source: Source,
+        *,
+        rgb: bool = False,
+        known: Callable[[Evidence], bool] | None = None,
+        sized: Callable[[int], None] | None = None,
+    ) -> ScanResult:
         """The row of an image, its maps, and the decoded image.
 
         `source` is a path, a reference, the bytes of a file, or pixels: (H, W) or (H, W, 3) uint8, RGB. With `rgb` the
         colours are decoded as well, for drawing. Where `known` answers that it knows the bytes by their digest, nothing
-        is decoded, and the result says so. An input that cannot be estimated gives a row that says why;
-        only a source of another type raises (UsageError).
+        is decoded, and the result says so; `sized` is told the number of pixels before they are estimated. An input
+        that cannot be estimated gives a row that says why; only a source of another type raises (UsageError).
         """
         ref = _reference(source)
         row = ScanRecord(
@@ -136,6 +143,8 @@ class Scanner:
             else:
                 image = decode.decode(data, max_pixels=self.max_pixels, rgb=rgb)
                 del data  # a large file need not lie in memory while its pixels are estimated
+            if sized is not None:
+                sized(image.width * image.height)
             row = _with_facts(row, image)
             if filetypes.contradicts(ref.path_bytes, image.format):
                 row = replace(row, warnings=(*row.warnings, "wrong_suffix"))

@@ -23,7 +23,12 @@ class FakeScanner:
     models: tuple[str, ...] = ("fake@000000000000",)
 
     def scan(
-        self, source: ImageRef | Path, *, rgb: bool = False, known: Callable[[Evidence], bool] | None = None
+        self,
+        source: ImageRef | Path,
+        *,
+        rgb: bool = False,
+        known: Callable[[Evidence], bool] | None = None,
+        sized: Callable[[int], None] | None = None,
     ) -> ScanResult:
         """What the file asks for."""
         if not isinstance(source, ImageRef):

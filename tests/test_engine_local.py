@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from jscan.engine import Ask
+from jscan.engine import Ask, MoreTime
 from jscan.engine import local as engine
 from jscan.engine.local import run
 from jscan.errors import EngineError, ErrorCode, InputError, ModelError
@@ -250,6 +250,22 @@ def test_an_item_that_hangs_costs_itself_alone(workers: int) -> None:
     assert [o.kind for o in outcomes] == ["done", "timed_out", "done"]
     assert outcomes[1].message == "the worker process was ended, twice (no result within 0.5 s)"
     assert not active_children()
+
+
+def _large(state: str, item: str, ask: Ask) -> str:
+    if item == "large":
+        ask(MoreTime(20))
+    time.sleep(0 if item == "small" else 2.5)
+    return item
+
+
+def test_a_large_item_may_ask_for_more_time_for_itself_alone() -> None:
+    outcomes = list(run(_large, ["large", "slow", "small"], init=_state, workers=1, timeout=1.0))
+    assert [(o.item, o.kind) for o in sorted(outcomes, key=lambda o: o.index)] == [
+        ("large", "done"),
+        ("slow", "timed_out"),
+        ("small", "done"),
+    ]
 
 
 def _asks_late(state: str, item: str, ask: Ask) -> object:

@@ -15,7 +15,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 State = TypeVar("State")
 Ask = Callable[[Any], Any]
-"""What a task is handed to put a question with: a picklable value there, a picklable value back."""
+"""What a task is handed to put a question with: a picklable value there, a picklable value back. `MoreTime` is no
+question for the caller: the engine itself grants it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoreTime:
+    """What a task asks for when it finds that its item is a large one."""
+
+    times: float
+    """The item's deadline is from now on so many timeouts after it was handed over."""
 
 
 def no_answer(item: object, question: object) -> None:

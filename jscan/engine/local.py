@@ -24,7 +24,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, Generic, Literal, NoReturn, TextIO
 
-from jscan.engine import Ask, Item, Outcome, Result, State, no_answer
+from jscan.engine import Ask, Item, MoreTime, Outcome, Result, State, no_answer
 from jscan.errors import EngineError
 
 MAX_FAILED_STARTS = 3
@@ -69,6 +69,8 @@ class _Worker(Generic[Item]):
     """When it last said anything."""
     ready: bool = False
     ticket: _Ticket[Item] | None = None
+    times: float = 1.0
+    """How many timeouts its item may take."""
 
     def overdue(self, now: float, timeout: float | None) -> str | None:
         """Words for why the worker counts as hung, or None."""
@@ -76,8 +78,8 @@ class _Worker(Generic[Item]):
             return f"no start within {START_SECONDS:g} s" if now - self.since > START_SECONDS else None
         if self.ticket is None:
             return None
-        if timeout is not None and now - self.since > timeout:
-            return f"no result within {timeout:g} s"
+        if timeout is not None and now - self.since > timeout * self.times:
+            return f"no result within {timeout * self.times:.4g} s"
         return f"no sign of life for {SILENT_SECONDS:g} s" if now - self.heard > SILENT_SECONDS else None
 
 
@@ -132,6 +134,7 @@ class _Crew(Generic[Item]):
             # A worker that died while idle is noticed where its pipe is read, so a failed write needs no answer here.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 worker.pipe.send(worker.ticket.item)
+            worker.times = 1.0
             worker.since = worker.heard = time.monotonic()  # a large item takes its time to get there
 
     def dismiss(self, *, now: bool) -> None:
@@ -225,6 +228,8 @@ def run(
                     raise payload
                 elif ticket is None:
                     continue
+                elif kind == "more":
+                    worker.times = payload
                 elif kind == "ask":
                     ticket.asked = payload
                     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -340,6 +345,7 @@ class _Line:
     def __init__(self, pipe: Connection, timeout: float | None, nowhere: TextIO) -> None:
         self._pipe = pipe
         self._timeout = timeout
+        self._times = 1.0
         self._nowhere = nowhere
         self._lock = threading.Lock()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
@@ -354,7 +360,12 @@ class _Line:
             self._pipe.send_bytes(data)
 
     def ask(self, question: Any) -> Any:
-        """The parent's answer."""
+        """The parent's answer; None where it was more time that was asked for."""
+        if isinstance(question, MoreTime):
+            self._times = question.times
+            self.say("more", question.times)
+            self.watch(on=True)
+            return None
         self.watch(on=False)  # the parent may be reading an archive for minutes before it answers
         try:
             self.say("ask", question)
@@ -364,13 +375,19 @@ class _Line:
         finally:
             self.watch(on=True)
 
+    def begin(self) -> None:
+        """Nothing; a new item has one timeout, until more is asked for."""
+        self._times = 1.0
+        self.watch(on=True)
+
     def watch(self, *, on: bool) -> None:
         """Nothing; from now on the process ends by itself when it takes too long, or does not any more."""
         if not on:
             faulthandler.cancel_dump_traceback_later()
         elif self._timeout is not None:
             # A thread of its own that needs no interpreter: it works where a C library hangs and holds the lock.
-            faulthandler.dump_traceback_later(self._timeout + ORPHAN_SECONDS, exit=True, file=self._nowhere)
+            seconds = self._timeout * self._times + ORPHAN_SECONDS
+            faulthandler.dump_traceback_later(seconds, exit=True, file=self._nowhere)
 
     def _beat(self) -> None:
         while True:
@@ -406,7 +423,7 @@ def _work(
             except MemoryError as error:
                 line.say("raised", _portable(error))
                 return  # what is left in the pipe is half an item
-            line.watch(on=True)
+            line.begin()
             kind, reply = _attempt(task, state, item, line.ask)
             line.watch(on=False)
             line.say(kind, reply)
