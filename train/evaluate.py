@@ -20,7 +20,7 @@ from typing import Any
 
 import cv2
 
-from jscan import q1map, qfmap, suspicion, weights
+from jscan import context, q1map, qfmap, suspicion, weights
 from train.measure_asked import Results, asked_table
 from train.measure_files import measure_cameras, measure_forge, measure_papers
 from train.measure_q1 import WINDOWS_PER_IMAGE, measure_q1, measure_q1_images
@@ -59,6 +59,11 @@ def model_metrics(results: Results) -> dict[str, dict[str, Any]]:
         main = [row.name for row in MAIN_ROWS]
         out[q1map.MODEL] = {
             name: {row: plain(rows[row]) for row in main if row in rows} for name, rows in results["q1"].items()
+        }
+    if "q1-images" in results:
+        # What the maps hold is what the context model says.
+        out[context.MODEL] = {
+            name: {row: plain(found) for row, found in rows.items()} for name, rows in results["q1-images"].items()
         }
     if "qf" in results:
         out[qfmap.MODEL] = {
