@@ -201,7 +201,7 @@ class Scanner:
         base = history.background(found)
         channels = history.jpeg_channels(found, base, q2, pixels)
         mute, consistency = self._compare(suspicion.JPEG_MODEL, found, base, channels, pixels)
-        # Regions are found in what each window says by itself: there the models of whole images see edges best.
+        # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
         found = context.refine(self._model(context.MODEL), found, q2, pixels.texture, pixels.saturated)
         covered = np.where(mute, 0, _q1_coverage(found))
         cells = _Cells(found)
