@@ -14,7 +14,7 @@ import torch
 from jscan import context
 from jscan.jpegtables import N_COEFS, Q1_OFFSET
 from jscan.records import WindowPosteriors
-from train import export, fit_context
+from train import export, fit_context, graphs
 from train.networks.context import REACH, SHIFTS, STEPS, ContextNet, normalise
 
 Q2 = tuple(range(3, 67))
@@ -50,10 +50,10 @@ class Session:
     """What `refine` needs of a model, run on a graph in memory."""
 
     def __init__(self, net: ContextNet, prior: float = 0.0) -> None:
-        self.session = export._session(export.context_onnx(net, prior))
+        self.session = export._session(graphs.context_onnx(net, prior))
 
     def __call__(self, **inputs: Any) -> dict[str, Any]:
-        names = list(export.CONTEXT_OUTPUTS)
+        names = list(graphs.CONTEXT_OUTPUTS)
         return dict(zip(names, self.session.run(names, inputs), strict=True))
 
 
@@ -64,7 +64,7 @@ def refine(net: ContextNet, windows: WindowPosteriors) -> WindowPosteriors:
 
 def test_the_export_equals_torch() -> None:
     net = network(0)
-    assert export.compare_context(net, export.context_onnx(net, 0.4), 0.4) < 1e-4
+    assert export.compare_context(net, graphs.context_onnx(net, 0.4), 0.4) < 1e-4
 
 
 def test_a_network_that_adds_nothing_changes_little() -> None:

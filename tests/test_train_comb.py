@@ -18,10 +18,11 @@ from material import photo, rng
 
 from jscan import suspicion, tiling
 from jscan.jpegtables import Q1_OFFSET, ZIGZAG
-from train import export, fit
+from train import export, fit, graphs
 from train.comb import STEPS_PER_UNIT, Band, Comb, blocks_per_shift, q1_bands, qf_bands
 from train.dataset import TASKS, image_weights, load_images, make_batch
 from train.networks.region import RegionNet
+from train.published import restore
 
 
 def patches() -> npt.NDArray[np.uint8]:
@@ -134,7 +135,7 @@ def test_the_graph_equals_torch(name: str) -> None:
     """On a tile of 3 x 4 windows that reaches beyond the image: every block that begins in a window and ends in the
     image counts."""
     net, bands = network(name), TASKS[name]().bands()
-    model = export.build_onnx(net, bands, export.prior_logit(name))
+    model = graphs.build_onnx(net, bands, export.prior_logit(name))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     file = cv2.imencode(".jpg", photo("coffee"), [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
     luma = np.asarray(cv2.imdecode(file, cv2.IMREAD_GRAYSCALE), np.uint8)[8:93, 16:121].copy()
@@ -161,7 +162,7 @@ def test_the_graph_equals_torch(name: str) -> None:
 @pytest.mark.parametrize("name", ["q1", "qf"])
 def test_the_comparison_sees_another_network(name: str, folder: Path, tmp_path: Path) -> None:
     net, bands, prior = network(name), TASKS[name]().bands(), export.prior_logit(name)
-    own, other = (export.build_onnx(n, bands, prior) for n in (net, network(name, seed=1)))
+    own, other = (graphs.build_onnx(n, bands, prior) for n in (net, network(name, seed=1)))
     near = export.compare_windows(net, own, name, folder, count=8)
     far = export.compare_windows(net, other, name, folder, count=8)
     assert near < export.TOLERANCE < 0.1 < far
@@ -172,13 +173,26 @@ def test_the_comparison_sees_another_network(name: str, folder: Path, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["q1", "qf"])
+def test_training_can_go_on_from_a_published_model(name: str, tmp_path: Path) -> None:
+    wanted, bands, path = network(name), TASKS[name]().bands(), tmp_path / "model.onnx"
+    path.write_bytes(graphs.build_onnx(wanted, bands, export.prior_logit(name)).SerializeToString())
+    net = network(name, seed=1)
+    restore(net, bands, path)
+    found = net.state_dict()
+    assert all(torch.allclose(found[key], value) for key, value in wanted.state_dict().items())
+    other = {"q1": "qf", "qf": "q1"}[name]
+    with pytest.raises(ValueError, match="leave out --start"):
+        restore(network(other), TASKS[other]().bands(), path)
+
+
 def test_regions_export(tmp_path: Path) -> None:
     torch.manual_seed(0)
     nets = [RegionNet(5).eval() for _ in range(2)]
     for net in nets:
         net.offset.copy_(torch.arange(5.0))
         net.scale.copy_(torch.tensor([1.0, 2, 3, 4, 0.5]))
-    model = export.regions_onnx(nets[0])
+    model = graphs.regions_onnx(nets[0])
     assert export.compare_regions(nets[0], model) < 1e-4
     assert export.compare_regions(nets[1], model) > export.TOLERANCE
     calibration = {"weights": [1.0, 2.0], "bias": 0.5}

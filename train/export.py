@@ -1,10 +1,6 @@
 """Writes trained networks as ONNX models with their manifests, each compared with torch first.
 
-    python -m train.export q1 --run runs/q1 --src FOLDER
-
-The graph of a comb network holds everything between the pixels of a tile and the posteriors of its windows: the DCT
-at every position, the lookup of the comb functions, their sums over cells of 16 x 16 pixels, the sums over windows of
-4 x 4 cells, and the network. The tables are computed when a session starts, so the file holds little but weights.
+python -m train.export q1 --run runs/q1 --src FOLDER
 """
 
 from __future__ import annotations
@@ -22,270 +18,24 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 import jscan
 from jscan import context, history, q1map, qfmap, suspicion
-from jscan.jpegtables import N_COEFS, Q1_OFFSET, ZIGZAG
-from jscan.tiling import MARGIN, STRIDE
+from jscan.jpegtables import N_COEFS, Q1_OFFSET
+from jscan.tiling import MARGIN
 from train import fit
-from train.comb import ROWS, STEPS_PER_UNIT, WINDOW, Band, Comb, dct_basis
+from train.comb import WINDOW, Comb
 from train.dataset import TASKS, image_weights, load_images, make_batch
-from train.networks.comb import Q1Net, QfNet
-from train.networks.context import CLIP, FLOOR, SHIFTS, STEPS, ContextNet, normalise
+from train.graphs import CONTEXT_MAPS, CONTEXT_OUTPUTS, build_onnx, context_onnx, regions_onnx
+from train.networks.context import SHIFTS, STEPS, ContextNet, normalise
 from train.networks.region import RegionNet
-
-CELL = STRIDE
-"""Windows lie one cell apart and are added up from 4 x 4 of them."""
-CELLS = WINDOW // CELL
-OPSET = 18
-
-
-class _Graph:
-    """Collects the nodes and constants of a graph; every method returns the name of its result."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-        self._known: dict[bytes, str] = {}
-        self._count = 0
-
-    def name(self, stem: str) -> str:
-        self._count += 1
-        return f"{stem}_{self._count}"
-
-    def constant(self, value: Any, dtype: Any) -> str:
-        array = np.asarray(value, dtype=dtype)
-        key = array.dtype.str.encode() + repr(array.shape).encode() + array.tobytes()
-        if key not in self._known:
-            self._known[key] = self.name("c")
-            self.constants.append(numpy_helper.from_array(array, self._known[key]))
-        return self._known[key]
-
-    def ints(self, *values: int) -> str:
-        return self.constant(values, np.int64)
-
-    def scalar(self, value: float) -> str:
-        return self.constant(value, np.float32)
-
-    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
-        out = self.name(op.lower())
-        self.nodes.append(helper.make_node(op, list(inputs), [out], **attributes))
-        return out
-
-    def cut(self, x: str, axis: int, start: int, end: int) -> str:
-        return self.add("Slice", x, self.ints(start), self.ints(end), self.ints(axis))
-
-    def weight(self, tensor: torch.Tensor, *, transpose: bool = False) -> str:
-        array = tensor.detach().numpy().astype(np.float32)
-        return self.constant(np.ascontiguousarray(array.T) if transpose else array, np.float32)
-
-    def linear(self, x: str, layer: torch.nn.Linear) -> str:
-        out = self.add("MatMul", x, self.weight(layer.weight, transpose=True))
-        return out if layer.bias is None else self.add("Add", out, self.weight(layer.bias))
-
-
-def _table(g: _Graph, band: Band) -> str:
-    """The band's table: a row of zeros for "no block", and below it the functions, computed from |c|."""
-    c = g.constant(np.arange(ROWS, dtype=np.float32)[:, None] / STEPS_PER_UNIT, np.float32)
-    waves = g.constant([[2 * np.pi / q for q in band.steps]], np.float32)
-    parts = [g.add("Cos", g.add("Mul", c, waves))]
-    if band.bells:
-        scaled = g.add("Mul", c, g.constant([[1 / w for w in band.bells]], np.float32))
-        parts.append(g.add("Exp", g.add("Neg", g.add("Mul", scaled, scaled))))
-    rows = g.add("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
-    rows = g.add("Concat", g.constant(np.zeros((1, band.size)), np.float32), rows, axis=0)
-    return g.add("Div", rows, g.scalar(len(band.coefs))) if len(band.coefs) > 1 else rows
-
-
-def _four_in_a_row(g: _Graph, cells: str) -> str:
-    """(n - 3, n) matrix that adds up each four neighbours of n `cells`."""
-    zero, one, three, four = (g.constant(k, np.int64) for k in (0, 1, 3, 4))
-    n = g.add("Squeeze", cells)
-    begin = g.add("Unsqueeze", g.add("Range", zero, g.add("Sub", n, three), one), g.ints(1))
-    ahead = g.add("Sub", g.add("Unsqueeze", g.add("Range", zero, n, one), g.ints(0)), begin)
-    inside = g.add("And", g.add("GreaterOrEqual", ahead, zero), g.add("Less", ahead, four))
-    return g.add("Cast", inside, to=TensorProto.FLOAT)
-
-
-def _windows(g: _Graph, x: str, size: str, channels: int) -> str:
-    """(nY, nX, ...) with this many channels -> (wY, wX, channels): sums over 4 x 4 cells, at every cell.
-
-    As two products with narrow matrices: cut and added up piece by piece, every term would be copied first.
-    """
-    rows, cols = g.cut(size, 0, 0, 1), g.cut(size, 0, 1, 2)
-    x = g.add("Reshape", x, g.add("Concat", rows, g.ints(-1), axis=0))
-    x = g.add("MatMul", _four_in_a_row(g, rows), x)
-    x = g.add("Reshape", x, g.add("Concat", g.ints(-1), cols, g.ints(channels), axis=0))
-    return g.add("MatMul", _four_in_a_row(g, cols), x)
-
-
-def _by_cell(g: _Graph, x: str, size: str) -> str:
-    """(1, 16 nY, 16 nX) -> (4 blocks, nY, nX, 64 shifts)."""
-    rows, cols = g.cut(size, 0, 0, 1), g.cut(size, 0, 1, 2)
-    x = g.add("Reshape", x, g.add("Concat", rows, g.ints(2, 8), cols, g.ints(2, 8), axis=0))
-    x = g.add("Transpose", x, perm=[1, 4, 0, 3, 2, 5])
-    return g.add("Reshape", x, g.add("Concat", g.ints(4), rows, cols, g.ints(64), axis=0))
-
-
-def _rows(g: _Graph, coefs: tuple[int, ...], ones: str) -> dict[int, str]:
-    """For each zigzag index the rows of its table, plus one, at every position (16 nY, 16 nX); 0 where no block is.
-
-    The DCT goes down the columns first and then, one vertical frequency at a time, along the rows: 576 multiplications
-    a pixel in place of 4096, and every piece of it fits into a cache.
-    """
-    basis = dct_basis()
-    pixels = g.add("Sub", g.add("Cast", "luma", to=TensorProto.FLOAT), g.scalar(128))
-    down = g.add("Conv", pixels, g.constant(basis[:, None, :, None], np.float32))
-    out: dict[int, str] = {}
-    for u in sorted({ZIGZAG[i][0] for i in coefs}):
-        mine = [i for i in coefs if ZIGZAG[i][0] == u]
-        along = np.stack([STEPS_PER_UNIT * basis[ZIGZAG[i][1]] for i in mine])[:, None, None]
-        dct = g.add("Conv", g.cut(down, 1, u, u + 1), g.constant(along, np.float32))
-        for k, i in enumerate(mine):
-            # Rounded by the cast that follows; no |c| of 8-bit pixels lies beyond the last row.
-            one = g.add("Squeeze", g.add("Abs", g.cut(dct, 1, k, k + 1)), g.ints(0))
-            out[i] = g.add("Mul", g.add("Add", one, g.scalar(1.5)), ones)
-    return out
-
-
-def _looked_up(g: _Graph, table: str, where: str) -> str:
-    """Sums over the 4 blocks of a cell of the table's rows: `where` (4, nY, nX, 64) -> (nY, nX, 64, size).
-
-    Block by block, as what is looked up for one of them just fits into a cache; all at once took a fifth longer.
-    """
-    a, b, c, d = (
-        g.add("Gather", table, g.add("Squeeze", g.cut(where, 0, k, k + 1), g.ints(0)), axis=0) for k in range(4)
-    )
-    return g.add("Add", g.add("Add", a, b), g.add("Add", c, d))
-
-
-def _features(g: _Graph, bands: tuple[Band, ...]) -> tuple[str, str, str, str]:
-    """What all windows show: sums (nw, 64, F), one over the blocks of each (nw, 1, 64), mean features, energies.
-
-    The features are the sums divided by the numbers of blocks; their mean over shifts is (nw, 1, F), the energies are
-    (nw, bands).
-    """
-    coefs = tuple(i for b in bands for i in b.coefs)
-    shape = g.add("Shape", "luma")
-    height, width = (g.add("Sub", g.cut(shape, 0, k, k + 1), g.ints(MARGIN)) for k in (2, 3))
-    size = g.add("Div", g.add("Concat", height, width, axis=0), g.ints(CELL))
-
-    def below(extent: str, limit: str) -> str:
-        zero, one = g.constant(0, np.int64), g.constant(1, np.int64)
-        return g.add("Less", g.add("Range", zero, g.add("Squeeze", extent), one), limit)
-
-    rows = g.add("Unsqueeze", below(height, g.cut("valid", 0, 0, 1)), g.ints(1))
-    cols = g.add("Unsqueeze", below(width, g.cut("valid", 0, 1, 2)), g.ints(0))
-    ones = g.add("Cast", g.add("And", rows, cols), to=TensorProto.FLOAT)  # where a whole block fits into the image
-
-    def sums(x: str, *axes: int) -> str:
-        return g.add("ReduceSum", x, g.ints(*axes), keepdims=0)
-
-    blocks = sums(_by_cell(g, g.add("Unsqueeze", ones, g.ints(0)), size), 0)
-    blocks = g.add("Max", _windows(g, blocks, size, 64), g.scalar(1))  # wY, wX, 64
-    positions = g.add("ReduceSum", blocks, g.ints(2), keepdims=1)
-    cells = g.add("Concat", g.cut(size, 0, 0, 1), g.ints(CELL), g.cut(size, 0, 1, 2), g.ints(CELL), axis=0)
-
-    parts, loud = [], []
-    rows_of = _rows(g, coefs, ones)
-    for band in bands:
-        table, total = _table(g, band), ""
-        for i in band.coefs:
-            rows_at = rows_of[i]
-            loud.append(g.add("Unsqueeze", sums(g.add("Reshape", rows_at, cells), 1, 3), g.ints(2)))  # nY, nX, 1
-            where = _by_cell(g, g.add("Cast", rows_at, to=TensorProto.INT32), size)
-            looked = _looked_up(g, table, where)
-            total = g.add("Add", total, looked) if total else looked
-        parts.append(g.add("Reshape", _windows(g, total, size, 64 * band.size), g.ints(0, 0, 64, band.size)))
-    count = sum(b.size for b in bands)
-    sums_of = g.add("Reshape", g.add("Concat", *parts, axis=3), g.ints(-1, 64, count))
-    share = g.add("Div", g.scalar(1), g.add("Reshape", blocks, g.ints(-1, 1, 64)))  # nw, 1, 64
-    mean = g.add("MatMul", g.add("Div", share, g.scalar(64)), sums_of)
-    # Each coefficient's mean |c|, from its rows, and the mean of those of a band.
-    level = g.add(
-        "Sub", g.add("Div", _windows(g, g.add("Concat", *loud, axis=2), size, len(coefs)), positions), g.scalar(1.5)
-    )
-    mix = np.zeros((len(coefs), len(bands)))
-    for k, i in enumerate(coefs):
-        b = next(b for b, band in enumerate(bands) if i in band.coefs)
-        mix[k, b] = 1 / len(bands[b].coefs) / STEPS_PER_UNIT
-    energy = g.add("Log", g.add("Add", g.add("MatMul", level, g.constant(mix, np.float32)), g.scalar(1)))
-    return sums_of, share, mean, g.add("Reshape", energy, g.ints(-1, len(bands)))
-
-
-def _trunk(g: _Graph, net: Any, total: str, share: str, mean: str, context: str) -> tuple[str, str]:
-    """What `CombTrunk.forward` computes from sums, one over the blocks, and mean features.
-
-    Dividing by the blocks and centring are linear, so they are done behind the products, on fewer numbers.
-    """
-    flat = g.add("Squeeze", mean, g.ints(1))
-    around = g.add("Concat", flat, context, axis=1)
-    weight = g.constant(4 * net.first.weight.detach().numpy().T, np.float32)
-    here = g.add("Sub", g.linear(around, net.context), g.add("MatMul", flat, weight))
-    per_block = g.add("Transpose", share, perm=[0, 2, 1])
-    hidden = g.add("Add", g.add("Mul", g.add("MatMul", total, weight), per_block), g.weight(net.place))
-    hidden = g.add("Relu", g.add("Add", hidden, g.add("Unsqueeze", here, g.ints(1))))
-    hidden = g.add("Relu", g.linear(hidden, net.second))
-    scores = g.linear(hidden, net.attention)
-    weights = g.add("Transpose", g.add("Softmax", scores, axis=1), perm=[0, 2, 1])
-    picked = g.add("Reshape", g.add("MatMul", weights, hidden), g.ints(-1, net.heads * net.inner))
-    first = g.add("Mul", g.cut(weights, 1, 0, 1), share)
-    comb = g.add("Sub", g.add("MatMul", first, total), mean)
-    comb = g.add("Squeeze", g.add("Mul", comb, g.scalar(4)), g.ints(1))
-    shift = g.add("Squeeze", g.cut(scores, 2, 0, 1), g.ints(2))
-    return g.add("Concat", picked, comb, around, axis=1), g.add("LogSoftmax", shift, axis=1)
 
 
 def prior_logit(name: str) -> float:
     """Log-odds of `present` in training; they are taken off, so that the model answers at even odds."""
     share = TASKS[name]().positive()
     return float(np.log(share / (1 - share)))
-
-
-def build_onnx(net: Q1Net | QfNet, bands: tuple[Band, ...], prior: float = 0.0) -> onnx.ModelProto:
-    """The model of a trained network.
-
-    Inputs: `luma` (1, 1, 16 nY + 7, 16 nX + 7) uint8, the pixels of a tile; `valid` (2,) int64, how many rows and
-    columns of block positions lie inside the image; for Q1 also `q2` (1, 15) float32. Outputs, for the (nY - 3) x
-    (nX - 3) windows, row by row: `logp` (n, 226 or 100) log-posteriors, `shift` (n, 64) log-posterior, `present`
-    (n,) the probability of the compression that is looked for. `prior` is taken off the log-odds of `present`.
-    """
-    g = _Graph()
-    is_q1 = isinstance(net, Q1Net)
-    total, share, mean, energy = _features(g, bands)
-    context = energy
-    if is_q1:
-        like = g.add("Shape", g.cut(energy, 1, 0, 15))
-        context = g.add("Concat", energy, g.add("Expand", g.add("Log", "q2"), like), axis=1)
-    x, shift = _trunk(g, net.trunk, total, share, mean, context)
-    for layer in net.head:
-        if isinstance(layer, torch.nn.Linear):
-            x = g.linear(x, layer)
-        elif isinstance(layer, torch.nn.ReLU):
-            x = g.add("Relu", x)
-    size = Q1_OFFSET[-1] if is_q1 else 100
-    logits = g.cut(x, 1, 0, size)
-    groups = Q1_OFFSET if is_q1 else (0, 100)
-    parts = [g.add("LogSoftmax", g.cut(logits, 1, a, b), axis=1) for a, b in pairwise(groups)]
-    logp = g.add("Concat", *parts, axis=1)
-    odds = g.add("Sub", g.cut(x, 1, size, size + 1), g.scalar(prior))
-    present = g.add("Squeeze", g.add("Sigmoid", odds), g.ints(1))
-    for source, name in ((logp, "logp"), (shift, "shift"), (present, "present")):
-        g.nodes.append(helper.make_node("Identity", [source], [name]))
-    inputs = [
-        helper.make_tensor_value_info("luma", TensorProto.UINT8, [1, 1, "height", "width"]),
-        helper.make_tensor_value_info("valid", TensorProto.INT64, [2]),
-    ]
-    if is_q1:
-        inputs.append(helper.make_tensor_value_info("q2", TensorProto.FLOAT, [1, 15]))
-    outputs = [
-        helper.make_tensor_value_info("logp", TensorProto.FLOAT, ["windows", size]),
-        helper.make_tensor_value_info("shift", TensorProto.FLOAT, ["windows", 64]),
-        helper.make_tensor_value_info("present", TensorProto.FLOAT, ["windows"]),
-    ]
-    graph = helper.make_graph(g.nodes, "jscan", inputs, outputs, g.constants)
-    return _finish(graph)
 
 
 TOLERANCE = 1e-2
@@ -391,98 +141,6 @@ def compare_context(net: ContextNet, model: onnx.ModelProto, prior: float) -> fl
     return worst
 
 
-CONTEXT_MAPS = ("present", "texture", "saturated")
-CONTEXT_OUTPUTS = ("refined_logp", "refined_shift", "refined_present")
-
-
-def context_onnx(net: ContextNet, prior: float) -> onnx.ModelProto:
-    """The model of a context network: posteriors of (1, R, C) windows -> the same, refined.
-
-    Inputs: `logp` (1, R, C, 226), `shift` (1, R, C, 64), `present`, `texture` and `saturated` (1, R, C), `q2` (1, 15).
-    `prior` is taken off the log-odds of `present`.
-    """
-    g = _Graph()
-
-    def read(logp: str) -> tuple[str, str]:
-        floored = g.add("Log", g.add("Add", g.add("Exp", logp), g.scalar(FLOOR)))
-        return floored, g.add("Div", floored, g.scalar(5))
-
-    bounded = g.add("Clip", "present", g.scalar(1e-4), g.scalar(1 - 1e-4))
-    odds = g.add("Log", g.add("Div", bounded, g.add("Sub", g.scalar(1), bounded)))
-    odds = g.add("Clip", odds, g.scalar(-CLIP), g.scalar(CLIP))
-    (own_steps, steps), (own_shift, shift) = read("logp"), read("shift")
-    own = [g.add("Unsqueeze", x, g.ints(3)) for x in (g.add("Div", odds, g.scalar(CLIP)), "texture", "saturated")]
-    table = g.add("Reshape", g.add("Div", g.add("Log", "q2"), g.scalar(4)), g.ints(1, 1, 1, N_COEFS))
-    like = g.add("Concat", g.add("Shape", "present"), g.ints(N_COEFS), axis=0)
-    x = g.add("Concat", steps, shift, *own, g.add("Expand", table, like), axis=3)
-    x = g.add("Transpose", g.add("Relu", g.linear(x, net.first)), perm=[0, 3, 1, 2])
-    for layer in net.convs:
-        x = g.add("Add", x, g.add("Relu", _conv(g, x, layer)))
-    out = g.linear(g.add("Transpose", x, perm=[0, 2, 3, 1]), net.last)
-    steps = g.add("Add", own_steps, g.cut(out, 3, 0, STEPS))
-    parts = [g.add("LogSoftmax", g.cut(steps, 3, a, b), axis=3) for a, b in pairwise(Q1_OFFSET)]
-    places = g.add("Add", own_shift, g.cut(out, 3, STEPS, STEPS + SHIFTS))
-    more = g.add("Squeeze", g.cut(out, 3, STEPS + SHIFTS, STEPS + SHIFTS + 1), g.ints(3))
-    double = g.add("Sigmoid", g.add("Sub", g.add("Add", odds, more), g.scalar(prior)))
-    answers = (g.add("Concat", *parts, axis=3), g.add("LogSoftmax", places, axis=3), double)
-    for source, name in zip(answers, CONTEXT_OUTPUTS, strict=True):
-        g.nodes.append(helper.make_node("Identity", [source], [name]))
-    grid: list[Any] = [1, "rows", "cols"]
-    shapes: dict[str, list[Any]] = {
-        "logp": [*grid, STEPS],
-        "shift": [*grid, SHIFTS],
-        **dict.fromkeys(CONTEXT_MAPS, grid),
-        "q2": [1, N_COEFS],
-    }
-    outputs = zip(CONTEXT_OUTPUTS, ([*grid, STEPS], [*grid, SHIFTS], grid), strict=True)
-    graph = helper.make_graph(
-        g.nodes,
-        "jscan",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
-        g.constants,
-    )
-    return _finish(graph)
-
-
-def _conv(g: _Graph, x: str, layer: Any) -> str:
-    """A convolution whose borders repeat the outermost values."""
-    pad = int(layer.dilation[0]) if layer.kernel_size[0] == 3 else 0
-    if pad:
-        x = g.add("Pad", x, g.ints(0, 0, pad, pad, 0, 0, pad, pad), mode="edge")
-    bias = g.weight(layer.bias) if layer.bias is not None else ""
-    return g.add("Conv", x, g.weight(layer.weight), bias, dilations=list(layer.dilation))
-
-
-def regions_onnx(net: RegionNet) -> onnx.ModelProto:
-    """The model of a consistency network: `maps` (1, channels, R, C) -> `logits` (1, 4, R, C)."""
-    g = _Graph()
-    x = g.add("Sub", "maps", g.weight(net.offset[None, :, None, None]))
-    x = g.add("Mul", x, g.weight(net.scale[None, :, None, None]))
-    for layer in (net.first, net.second, net.third):
-        x = g.add("Relu", _conv(g, x, layer))
-    mean = g.add("Relu", _conv(g, g.add("ReduceMean", x, g.ints(2, 3), keepdims=1), net.whole))
-    x = g.add("Concat", x, g.add("Expand", mean, g.add("Shape", x)), axis=1)
-    x = _conv(g, g.add("Relu", _conv(g, x, net.fourth)), net.last)
-    g.nodes.append(helper.make_node("Identity", [x], ["logits"]))
-    channels = net.offset.numel()
-    graph = helper.make_graph(
-        g.nodes,
-        "jscan",
-        [helper.make_tensor_value_info("maps", TensorProto.FLOAT, [1, channels, "rows", "cols"])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 4, "rows", "cols"])],
-        g.constants,
-    )
-    return _finish(graph)
-
-
-def _finish(graph: Any) -> onnx.ModelProto:
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="jscan")
-    model.ir_version = 9
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
 def _commit() -> str:
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
@@ -539,8 +197,11 @@ def export_windows(name: str, run: Path, src: Path, out: Path) -> None:
     model = build_onnx(net, TASKS[name]().bands(), prior_logit(name))
     difference = compare_windows(net, model, name, src)
     state = saved["state"]
+    command = f"python -m train.fit {name} --src SRC --run {run.as_posix()} --minutes {saved['minutes']:g}"
+    if saved.get("start"):
+        command += f" --start {saved['start']}"
     training = {
-        "command": f"python -m train.fit {name} --src SRC --run {run.as_posix()} --minutes {saved['minutes']:g}",
+        "command": command,
         "data": f"{len(load_images(src))} uncompressed images",
         "minutes": round(state["seconds"] / 60, 1),
         "steps": state["steps"],

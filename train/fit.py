@@ -4,7 +4,8 @@
 
 The learning rate follows one cycle over the minutes given, counted in training time, so that the same command ends at
 the same point of its schedule on a slow machine and on a fast one. A checkpoint is written every few minutes;
-the same command started again continues from it.
+the same command started again continues from it. With `--start weights/q1-comb/model.onnx` training goes on from a
+published model, at half the rate.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from train.comb import Comb
 from train.dataset import TASKS, Stream
 from train.losses import q1_task_loss, qf_task_loss
 from train.networks.comb import Q1Net, QfNet, centre
+from train.published import restore
 
 LOSSES = {"q1": q1_task_loss, "qf": qf_task_loss}
 NETWORKS: dict[str, Any] = {"q1": Q1Net, "qf": QfNet}
 PEAK_RATE = 2e-3
+STARTED_RATE = 1e-3
+"""Peak of the learning rate where training goes on from a published model."""
 BATCH = 256
 AVERAGE = 0.999
 """Decay of the running average of the weights, which is what is exported."""
@@ -52,8 +56,7 @@ def _table(labels: dict[str, Any]) -> tuple[Any, ...]:
 class Ring:
     """The latest windows, drawn from at random; each is seen a few times before it is overwritten.
 
-    Features are kept centred and in bfloat16, as the network multiplies them: a batch of raw ones in float32 took
-    longer to prepare than to learn from.
+    Features are kept centred and in bfloat16: a batch of raw ones in float32 took longer to prepare than to learn from.
     """
 
     def __init__(self, size: int) -> None:
@@ -85,19 +88,58 @@ def _blend(averages: Any, weights: Any, _count: Any) -> None:
     torch._foreach_lerp_(averages, weights, 1 - AVERAGE)
 
 
-def rate(progress: float) -> float:
+def rate(progress: float, peak: float = PEAK_RATE) -> float:
     """One cycle: a short rise, then a cosine to nothing."""
     if progress < 0.05:
-        return PEAK_RATE * (0.1 + 0.9 * progress / 0.05)
-    return PEAK_RATE * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.05) / 0.95)))
+        return peak * (0.1 + 0.9 * progress / 0.05)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.05) / 0.95)))
 
 
-def fit(name: str, src: Path, run: Path, *, minutes: float, workers: int, replay: float, ring_size: int) -> Path:
-    """Trains `name` and returns the path of its last checkpoint, `run`/last.pt."""
+def _learn(name: str, net: Any, batch: dict[str, torch.Tensor], narrow: bool) -> torch.Tensor:
+    """The loss of a batch, after its gradients were added up; `narrow` multiplies in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+        centred = batch["centred"] if narrow else batch["centred"].float()
+        out = net.read(centred, batch["mean"], batch["energy"], *_table(batch))
+    loss: torch.Tensor = LOSSES[name](tuple(o.float() for o in out), batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss
+
+
+def _narrow_is_faster(name: str, net: Any, batch: dict[str, torch.Tensor]) -> bool:
+    """Whether this machine learns faster in bfloat16 than in float32."""
+    took = {}  # a processor without instructions for bfloat16 took seven times as long
+    for narrow in (False, True):
+        times = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            _learn(name, net, batch, narrow)
+            times.append(time.perf_counter() - begun)
+        took[narrow] = min(times)
+    net.zero_grad()
+    return took[True] < took[False]
+
+
+def fit(
+    name: str,
+    src: Path,
+    run: Path,
+    *,
+    minutes: float,
+    workers: int,
+    replay: float,
+    ring_size: int,
+    start: Path | None = None,
+) -> Path:
+    """Trains `name`, from the published model `start` on if given, and returns its last checkpoint, `run`/last.pt.
+
+    Raises ValueError where `start` is not a model of this network.
+    """
     run.mkdir(parents=True, exist_ok=True)
     last = run / "last.pt"
     torch.manual_seed(0)
     net: Any = build(name)
+    if start is not None and not last.exists():
+        restore(net, TASKS[name]().bands(), start)
     average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=_blend)
     optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK_RATE, weight_decay=1e-3)
     state: dict[str, Any] = {"seconds": 0.0, "steps": 0, "windows": 0, "loss": float("nan")}
@@ -108,6 +150,8 @@ def fit(name: str, src: Path, run: Path, *, minutes: float, workers: int, replay
         optimizer.load_state_dict(saved["optimizer"])
         state = saved["state"]
     task = TASKS[name]()
+    begun_from = start.as_posix() if start is not None else None
+    peak = PEAK_RATE if start is None else STARTED_RATE
     budget = minutes * 60
     if state["seconds"] >= budget:
         return last
@@ -123,24 +167,22 @@ def fit(name: str, src: Path, run: Path, *, minutes: float, workers: int, replay
     def save() -> None:
         kept = {"net": net.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
         part = last.with_suffix(".part")
-        torch.save({**kept, "state": state, "task": asdict(task), "name": name, "minutes": minutes}, part)
+        said = {"state": state, "task": asdict(task), "name": name, "minutes": minutes, "start": begun_from}
+        torch.save({**kept, **said}, part)
         part.replace(last)
 
     while ring.filled < min(20 * BATCH, ring_size):
         take()
+    narrow = _narrow_is_faster(name, net, ring.draw(rng, BATCH))
     fresh, seen, told, saved_at = float(ring.filled), 0.0, time.time(), time.time()
     clock = time.time()
     while state["seconds"] < budget:
         while seen > replay * fresh:
             fresh += take()
         for group in optimizer.param_groups:
-            group["lr"] = rate(state["seconds"] / budget)
-        batch = ring.draw(rng, BATCH)
-        with torch.autocast("cpu", torch.bfloat16):
-            out = net.read(batch["centred"], batch["mean"], batch["energy"], *_table(batch))
-        loss = LOSSES[name](tuple(o.float() for o in out), batch)
+            group["lr"] = rate(state["seconds"] / budget, peak)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = _learn(name, net, ring.draw(rng, BATCH), narrow)
         torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
         optimizer.step()
         average.update_parameters(net)
@@ -172,9 +214,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that make windows")
     parser.add_argument("--replay", type=float, default=3.0, help="times that a window is seen on average")
     parser.add_argument("--ring", type=int, default=40_000, help="windows kept in memory")
+    parser.add_argument("--start", type=Path, help="model.onnx of a published model to go on from")
     o = parser.parse_args()
     torch.set_num_threads(1)
-    print(fit(o.name, o.src, o.run, minutes=o.minutes, workers=o.workers, replay=o.replay, ring_size=o.ring))
+    how = {"minutes": o.minutes, "workers": o.workers, "replay": o.replay, "ring_size": o.ring, "start": o.start}
+    print(fit(o.name, o.src, o.run, **how))
 
 
 if __name__ == "__main__":
