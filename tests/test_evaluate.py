@@ -17,6 +17,7 @@ data = pytest.importorskip("skimage.data", reason="scikit-image is not installed
 from jscan.jpegtables import Q1_MAX, Q1_OFFSET, standard_table  # noqa: E402
 from jscan.records import DecodedImage, Maps, Region, ScanRecord, ScanResult  # noqa: E402
 from train import (  # noqa: E402
+    compress,
     evaluate,
     measure_asked,
     measure_files,
@@ -180,7 +181,7 @@ def test_rows_have_names_of_their_own_and_draw_nothing_that_they_need_not() -> N
 )
 def test_tables_of_photoshop_are_the_published_ones(level: int, sums: tuple[int, int], digest: str) -> None:
     # The sums are those of GIMP's jpegqual.c, the digests, of the file's segment, those of ExifTool's JPEGDigest.pm.
-    how = measure_rows.photoshop_tables()[level]
+    how = compress.photoshop_tables()[level]
     assert (sum(how.luma), sum(how.chroma)) == sums
     segment = b"\0" + bytes(how.luma) + b"\1" + bytes(how.chroma)
     assert hashlib.md5(segment, usedforsecurity=False).hexdigest() == digest

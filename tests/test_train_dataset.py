@@ -20,7 +20,7 @@ from train.dataset import Q1Task, QfTask, image_weights, make_batch
 
 IMAGES = [np.ascontiguousarray(photo(name, 1.0)[..., ::-1]) for name in ("astronaut", "coffee", "chelsea")]
 WEIGHTS = image_weights(IMAGES)
-STRONG = Q1Task(qf1=(50, 55), qf2=(96, 98), single=0, odd1=0, odd2=0, aligned=0)
+STRONG = Q1Task(qf1=(50, 55), qf2=(96, 98), single=0, odd1=0, odd2=0, photoshop1=0, photoshop2=0, aligned=0)
 
 
 def without_resizing(task: Any) -> Any:
@@ -56,14 +56,14 @@ def test_the_first_grid_lies_at_the_labelled_shift() -> None:
 
 
 def test_the_last_grid_of_a_jpeg_is_the_windows_own() -> None:
-    windows, labels = batch(Q1Task(qf2=(60, 75), single=1, odd2=0))
+    windows, labels = batch(Q1Task(qf2=(60, 75), single=1, odd2=0, photoshop2=0))
     assert not labels["double"].any()
     best = sharpness(windows, np.minimum(labels["q2"], Q1_MAX)).argmax(axis=1)
     assert (best == 0)[busy(windows)].mean() > 0.9
 
 
 def test_labels_of_the_first_compression() -> None:
-    task = without_resizing(Q1Task(qf1=(45, 49), odd1=0, odd2=0, single=0, aligned=1))
+    task = without_resizing(Q1Task(qf1=(45, 49), odd1=0, odd2=0, photoshop1=0, photoshop2=0, single=0, aligned=1))
     _, labels = batch(task)
     assert (labels["shift"] == 0).all()
     assert (labels["q1"] <= np.array(Q1_MAX)).all() and (labels["q1"][:, 0] == Q1_MAX[0]).all()
@@ -72,7 +72,9 @@ def test_labels_of_the_first_compression() -> None:
 
 
 def test_the_same_table_on_the_same_grid_counts_as_once() -> None:
-    task = without_resizing(Q1Task(qf1=(90, 90), qf2=(90, 90), odd1=0, odd2=0, single=0, aligned=1, common2=0))
+    task = without_resizing(
+        Q1Task(qf1=(90, 90), qf2=(90, 90), odd1=0, odd2=0, photoshop1=0, photoshop2=0, single=0, aligned=1, common2=0)
+    )
     assert not batch(task)[1]["double"].any()
 
 
@@ -120,6 +122,13 @@ def test_the_quality_is_that_of_the_last_compression(monkeypatch: pytest.MonkeyP
 def test_windows_that_were_never_compressed() -> None:
     _, labels = batch(QfTask(never=1))
     assert not labels["flag"].any()
+
+
+def test_tables_of_photoshop_come_first_and_last() -> None:
+    _, labels = batch(without_resizing(Q1Task(photoshop1=1, photoshop2=1, single=0)))
+    levels = compress.photoshop_tables().values()
+    assert {tuple(q) for q in labels["q2"].tolist()} == {how.luma[:N_COEFS] for how in levels}
+    assert {tuple(q) for q in labels["q1"].tolist()} == {tuple(np.minimum(h.luma[:N_COEFS], Q1_MAX)) for h in levels}
 
 
 def test_the_share_of_positive_windows() -> None:

@@ -69,6 +69,18 @@ def camera_tables() -> tuple[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
     return tuple((np.array(r["luma"]), np.array(r["chroma"])) for r in rows)
 
 
+@cache
+def photoshop_tables() -> dict[int, Compression]:
+    """Photoshop's compressions by level, 8 to 12, which does not subsample the chroma at these levels.
+
+    Their numbers agree with two published lists: the sums of the tables with those that GIMP's `jpegqual.c` gives for
+    Photoshop CS2, and the MD5 of the tables with the digests that ExifTool gives for the same levels of Lightroom.
+    Level 7 is left out, as no source of its numbers was found.
+    """
+    rows = json.loads(Path(__file__).with_name("photoshop_tables.json").read_text())
+    return {r["level"]: Compression(tuple(r["luma"]), tuple(r["chroma"]), "4:4:4", "pillow", None) for r in rows}
+
+
 def _smooth_table(rng: random.Random, qf: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """A table that nobody wrote: the standard one bent by a random low-order surface, or a ramp of its own."""
     row, col = np.array(ZIGZAG).T / 7.0
@@ -84,11 +96,16 @@ def _smooth_table(rng: random.Random, qf: int) -> tuple[npt.NDArray[np.int64], n
     return np.clip(np.rint(luma), 1, 255).astype(int), np.clip(np.rint(chroma), 1, 255).astype(int)
 
 
-def draw(rng: random.Random, qf_low: int, qf_high: int, *, odd: float = 0.25, common: float = 0.0) -> Compression:
+def draw(
+    rng: random.Random, qf_low: int, qf_high: int, *, odd: float = 0.25, common: float = 0.0, photoshop: float = 0.0
+) -> Compression:
     """A random compression: QF uniform between the bounds; a share `odd` of non-standard tables.
 
-    `common` is the share of quality factors drawn from the few that programs use as presets.
+    `common` is the share of quality factors drawn from the few that programs use as presets, `photoshop` that of
+    Photoshop's levels.
     """
+    if rng.random() < photoshop:
+        return rng.choice(tuple(photoshop_tables().values()))
     qf = rng.randint(qf_low, qf_high)
     if rng.random() < common:
         qf = rng.choice([q for q in (50, 60, 70, 75, 80, 85, 90, 92, 95, 97) if qf_low <= q <= qf_high] or [qf])

@@ -51,12 +51,15 @@ def load_images(folder: Path) -> list[Pixels]:
 def draw_crop(images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random, side: int) -> Pixels:
     """A side x side piece of a random image: flipped, rescaled, brightened, blurred or made noisy now and then."""
     image = images[rng.choices(range(len(images)), cum_weights=list(weights))[0]]
-    scale = rng.uniform(0.4, 1.0) if rng.random() < 0.35 else 1.0
+    kind = rng.random()
+    # Enlarged ones are soft, as parts out of focus are.
+    scale = rng.uniform(0.4, 1.0) if kind < 0.3 else rng.uniform(1.1, 2.0) if kind < 0.42 else 1.0
     want = min(int(np.ceil(side / scale)), *image.shape[:2])
     y, x = rng.randrange(image.shape[0] - want + 1), rng.randrange(image.shape[1] - want + 1)
     piece = image[y : y + want, x : x + want]
     if want != side:
-        method = rng.choice((cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LINEAR))
+        smooth = (cv2.INTER_CUBIC, cv2.INTER_LINEAR)
+        method = rng.choice((cv2.INTER_AREA, *smooth) if want > side else smooth)
         piece = cv2.resize(piece, (side, side), interpolation=method)  # type: ignore[assignment]
     if rng.random() < 0.5:
         piece = piece[:, ::-1]
@@ -76,7 +79,7 @@ def draw_crop(images: list[Pixels], weights: npt.NDArray[np.float64], rng: rando
 
 def image_weights(images: list[Pixels]) -> npt.NDArray[np.float64]:
     """Cumulative weights by a power of the area, so that large images count more, but not all."""
-    return np.cumsum([float(i.shape[0] * i.shape[1]) ** 0.75 for i in images])
+    return np.cumsum([float(i.shape[0] * i.shape[1]) ** 0.9 for i in images])
 
 
 def draw_places(luma: Pixels, rng: random.Random, grid: int, side: int) -> list[tuple[int, int]]:
@@ -120,10 +123,12 @@ class Q1Task:
     qf2: tuple[int, int] = (60, 100)
     single: float = 0.12
     resized: float = 0.05
-    aligned: float = 0.08
+    aligned: float = 0.16
     odd1: float = 0.2
     odd2: float = 0.2
     common2: float = 0.25
+    photoshop1: float = 0.12
+    photoshop2: float = 0.06
 
     def bands(self) -> Any:
         """The bands of the comb."""
@@ -137,8 +142,8 @@ class Q1Task:
         self, images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random, side: int = WINDOW
     ) -> Sample:
         """Windows (k, side, side) of one image with their labels; `shift` is where the first blocks begin."""
-        first = compress.draw(rng, *self.qf1, odd=self.odd1)
-        second = compress.draw(rng, *self.qf2, odd=self.odd2, common=self.common2)
+        first = compress.draw(rng, *self.qf1, odd=self.odd1, photoshop=self.photoshop1)
+        second = compress.draw(rng, *self.qf2, odd=self.odd2, common=self.common2, photoshop=self.photoshop2)
         kind = rng.random()
         dy, dx = rng.randrange(8), rng.randrange(8)
         double = 1

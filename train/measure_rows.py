@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from train import compress
 from train.compress import OTHER_ENCODERS, Compression
@@ -49,8 +46,8 @@ class Row:
         if self.first == "standard":
             return compress.standard(qf1, self.subsampling, self.encoder), second, _bin(qf1)
         if self.first == "photoshop":
-            level = rng.choice(tuple(photoshop_tables()))
-            return photoshop_tables()[level], second, f"level {level}"
+            level = rng.choice(tuple(compress.photoshop_tables()))
+            return compress.photoshop_tables()[level], second, f"level {level}"
         luma, chroma = rng.choice(compress.camera_tables())
         tables = (tuple(map(int, luma)), tuple(map(int, chroma)))
         camera = Compression(*tables, subsampling=self.subsampling, encoder="pillow", qf=None)
@@ -60,18 +57,6 @@ class Row:
 def _bin(qf: int, width: int = 5) -> str:
     low = qf // width * width
     return f"{low} to {low + width - 1}"
-
-
-@cache
-def photoshop_tables() -> dict[int, Compression]:
-    """Photoshop's compressions by level, 8 to 12, which does not subsample the chroma at these levels.
-
-    Their numbers agree with two published lists: the sums of the tables with those that GIMP's `jpegqual.c` gives for
-    Photoshop CS2, and the MD5 of the tables with the digests that ExifTool gives for the same levels of Lightroom.
-    Level 7 is left out, as no source of its numbers was found.
-    """
-    rows = json.loads(Path(__file__).with_name("photoshop_tables.json").read_text())
-    return {r["level"]: Compression(tuple(r["luma"]), tuple(r["chroma"]), "4:4:4", "pillow", None) for r in rows}
 
 
 MAIN_ROWS = (
