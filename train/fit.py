@@ -25,6 +25,7 @@ from train.comb import Comb
 from train.dataset import TASKS, Stream
 from train.losses import q1_task_loss, qf_task_loss
 from train.networks.comb import Q1Net, QfNet, centre
+from train.precision import narrow_is_faster
 from train.published import restore
 
 LOSSES = {"q1": q1_task_loss, "qf": qf_task_loss}
@@ -105,20 +106,6 @@ def _learn(name: str, net: Any, batch: dict[str, torch.Tensor], narrow: bool) ->
     return loss
 
 
-def _narrow_is_faster(name: str, net: Any, batch: dict[str, torch.Tensor]) -> bool:
-    """Whether this machine learns faster in bfloat16 than in float32."""
-    took = {}  # a processor without instructions for bfloat16 took seven times as long
-    for narrow in (False, True):
-        times = []
-        for _ in range(3):
-            begun = time.perf_counter()
-            _learn(name, net, batch, narrow)
-            times.append(time.perf_counter() - begun)
-        took[narrow] = min(times)
-    net.zero_grad()
-    return took[True] < took[False]
-
-
 def fit(
     name: str,
     src: Path,
@@ -173,7 +160,8 @@ def fit(
 
     while ring.filled < min(20 * BATCH, ring_size):
         take()
-    narrow = _narrow_is_faster(name, net, ring.draw(rng, BATCH))
+    sample = ring.draw(rng, BATCH)
+    narrow = narrow_is_faster(lambda narrow: _learn(name, net, sample, narrow))
     fresh, seen, told, saved_at = float(ring.filled), 0.0, time.time(), time.time()
     clock = time.time()
     while state["seconds"] < budget:

@@ -22,6 +22,7 @@ from train import cases
 from train.fit import rate
 from train.losses import q1_loss
 from train.networks.context import ContextNet
+from train.precision import narrow_is_faster
 
 SIDE = 16
 """Windows along a side of a training piece."""
@@ -122,15 +123,21 @@ def fit(made: list[cases.Case], steps: int, seed: int = 0) -> ContextNet:
     rng, net = random.Random(seed), ContextNet()
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-3)
     made = [c for c in made if min(c["present"].shape) >= SIDE]
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step / steps) / 2
-        batch = draw(made, rng)
-        with torch.autocast("cpu", torch.bfloat16):
+
+    def learn(batch: dict[str, Tensor], narrow: bool) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
             out = answer(net, batch)
         loss = loss_of(tuple(o.float() for o in out), batch)  # type: ignore[arg-type]
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    sample = draw(made, rng)
+    narrow = narrow_is_faster(lambda narrow: learn(sample, narrow))
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step / steps) / 2
+        loss = learn(draw(made, rng), narrow)
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         if step % 100 == 0:

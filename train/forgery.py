@@ -127,7 +127,7 @@ def make(jpeg: bool, images: list[Pixels], weights: npt.NDArray[np.float64], rng
         clean = _graphics(clean, rng)
     crop = clean[:side, :side]
     low = 45 if jpeg else 30
-    first, other = compress.draw(rng, low, 98), compress.draw(rng, low, 98)
+    first, other = (compress.draw(rng, low, 98, photoshop=0.1) for _ in range(2))
     ground = piece = History()
     if kind.startswith("splice") or kind == "copy_move":
         mask = draw_mask(rng, side, side)
@@ -159,7 +159,7 @@ def make(jpeg: bool, images: list[Pixels], weights: npt.NDArray[np.float64], rng
         image = crop
     image = np.ascontiguousarray(image, np.uint8)
     if jpeg:
-        second = compress.draw(rng, 65, 99, common=0.5)
+        second = compress.draw(rng, 65, 99, common=0.5, photoshop=0.08)
         return Case(kind, compress.recompress(image, second, gray=True), second.luma, mask, ground, piece)
     luma = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
     return Case(kind, luma, None, mask, ground, piece)
