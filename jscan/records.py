@@ -163,6 +163,11 @@ class Maps:
     """Probability, 0 to 1, that there was a compression before the last one."""
     coverage: FloatMap
     """How sure the estimators are here, 0 to 1."""
+    shift: FloatMap
+    """(2, rows, cols): (dy, dx), 0 to 7, where the blocks of the first compression most probably begin, seen from the
+    image's corner: the one before the last where `double` speaks of one, else the one that `flag` speaks of."""
+    shift_confidence: FloatMap
+    """Probability, 0 to 1, that there was this compression and that its blocks begin at `shift`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,6 +208,7 @@ class Scanner:
         steps = q1map.decode(found.logp).astype(np.float32)
         steps[mute] = np.nan
         double = np.where(mute, np.nan, found.present).astype(np.float32)
+        shift, sure = _shifts(found, mute)
         size = consistency.suspicion.shape
         maps = Maps(
             suspicion=np.where(cells(mute), np.nan, consistency.suspicion).astype(np.float32),
@@ -216,6 +217,8 @@ class Scanner:
             q1=np.ascontiguousarray(cells(steps).transpose(2, 0, 1)),
             double=cells(double),
             coverage=cells(covered.astype(np.float32)),
+            shift=np.ascontiguousarray(cells(shift).transpose(2, 0, 1)),
+            shift_confidence=cells(sure),
         )
         table, place = _background_facts(found, base, mute)
         return _Estimate(consistency, maps, q1=table, grid_shift=place, double_fraction=base.fraction)
@@ -258,7 +261,13 @@ class Scanner:
         note = f"The pixels show JPEG compression of quality about {last.qf} with blocks from x {last.origin[1]}, "
         note += f"y {last.origin[0]}; the file's own format does not keep its table, which was estimated."
         deeper = consistency.score < 0.5 and before.consistency.score > consistency.score
-        maps = replace(estimate.maps, q1=before.maps.q1, double=before.maps.double)
+        maps = replace(
+            estimate.maps,
+            q1=before.maps.q1,
+            double=before.maps.double,
+            shift=before.maps.shift,
+            shift_confidence=before.maps.shift_confidence,
+        )
         if deeper:
             maps = replace(maps, suspicion=before.maps.suspicion)
         return replace(before, consistency=before.consistency if deeper else consistency, maps=maps, notes=(note,))
@@ -315,6 +324,7 @@ def _pixel_estimate(look: _Look) -> _Estimate:
     found, mute, cells = look.found, look.mute, _Cells(look.found)
     quality, sure = qfmap.quality(found)
     covered = history.sureness(found) * np.where(found.present > 0.5, sure, 1)
+    shift, placed = _shifts(found, mute)
     size = look.consistency.suspicion.shape
     maps = Maps(
         suspicion=np.where(cells(mute), np.nan, look.consistency.suspicion).astype(np.float32),
@@ -323,8 +333,26 @@ def _pixel_estimate(look: _Look) -> _Estimate:
         q1=np.full((N_COEFS, *size), np.nan, np.float32),
         double=np.full(size, np.nan, np.float32),
         coverage=cells(np.where(mute, 0, covered).astype(np.float32)),
+        shift=np.ascontiguousarray(cells(shift).transpose(2, 0, 1)),
+        shift_confidence=cells(placed),
     )
     return _Estimate(look.consistency, maps)
+
+
+def _shifts(
+    found: WindowPosteriors, mute: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """(R, C, 2) likeliest (dy, dx) of each window seen from the image's corner, and (R, C) how probable it is.
+
+    The probability is that of the compression times that of the shift, which the posterior gives for the case that
+    there was one. NaN where the window holds no information.
+    """
+    best = found.shift.argmax(axis=2)
+    p = np.exp(np.take_along_axis(found.shift, best[..., None], axis=2)[..., 0].astype(np.float32))
+    shift = np.stack([(at + first) % 8 for at, first in zip(np.divmod(best, 8), found.origin, strict=True)], axis=2)
+    # In half precision the log of a sum of one may lie a little above zero.
+    sure = np.where(mute, np.nan, found.present * np.minimum(p, 1))
+    return np.where(mute[..., None], np.nan, shift).astype(np.float32), sure.astype(np.float32)
 
 
 class _Cells:
@@ -462,6 +490,8 @@ def _extend(maps: Maps, image: DecodedImage) -> Maps:
         q1=grown(maps.q1, nan),
         double=grown(maps.double, nan),
         coverage=grown(maps.coverage, 0.0),
+        shift=grown(maps.shift, nan),
+        shift_confidence=grown(maps.shift_confidence, nan),
     )
 
 

@@ -91,7 +91,8 @@ class FakeScanner:
             reasons=("a region has another history",) if regions else (),
         )
         plane = np.zeros((6, 8), np.float32)
-        maps = Maps(plane, plane, plane, np.zeros((15, 6, 8), np.float32), plane, plane)
+        q1, shift = np.zeros((15, 6, 8), np.float32), np.zeros((2, 6, 8), np.float32)
+        maps = Maps(plane, plane, plane, q1, plane, plane, shift, plane)
         pixels = np.full((48, 64), 128, np.uint8)
         image = DecodedImage(pixels, np.stack([pixels] * 3, -1) if rgb else None, "png", 3)
         return ScanResult(record, maps, image)

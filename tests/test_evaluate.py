@@ -212,7 +212,8 @@ def _result() -> ScanResult:
     suspicion[2, 4] = np.nan
     region = Region(0, 0, 16, 24, 256, 0.9, None, None, None, "other_q1")
     blank = np.zeros((3, 5), np.float32)
-    maps = Maps(suspicion, blank, blank, np.zeros((15, 3, 5), np.float32), blank, blank)
+    q1, shift = np.zeros((15, 3, 5), np.float32), np.zeros((2, 3, 5), np.float32)
+    maps = Maps(suspicion, blank, blank, q1, blank, blank, shift, blank)
     record = ScanRecord("a", b"a", height=20, width=36, regions=(region,), score=0.9)
     return ScanResult(record, maps, DecodedImage(np.zeros((20, 36), np.uint8), None, "png", 1))
 

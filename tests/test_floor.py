@@ -96,6 +96,8 @@ def test_a_photograph_saved_twice() -> None:
     assert row.grid_shift == (5, 3) and row.qf1_background is not None and abs(row.qf1_background - 70) <= 2
     wanted = standard_table(70)[:N_COEFS, None, None]
     assert (maps.q1[:10] == wanted[:10]).mean() > 0.6
+    assert ((maps.shift == np.array((5, 3))[:, None, None]).all(axis=0)).mean() > 0.8
+    assert np.nanmean(maps.shift_confidence) > 0.7
 
 
 @pytest.mark.parametrize("quality", [50, 75, 90])

@@ -14,6 +14,7 @@ from jscan.heatmap import _ramp, draw, write_maps, write_png
 from jscan.records import DecodedImage, Maps, Region, ScanRecord
 
 PHOTO = pictures.astronaut()
+NAMES = ("suspicion", "qf", "flag", "q1", "double", "coverage", "shift", "shift_confidence")
 
 
 def maps_for(image: DecodedImage, suspicion: float = 0.05, coverage: float = 1.0) -> Maps:
@@ -23,11 +24,12 @@ def maps_for(image: DecodedImage, suspicion: float = 0.05, coverage: float = 1.0
         return np.full(shape, value, np.float32)
 
     q1 = np.ones((15, *shape), np.float32)
-    return Maps(full(suspicion), full(90), full(1), q1, full(1), full(coverage))
+    shift = np.zeros((2, *shape), np.float32)
+    return Maps(full(suspicion), full(90), full(1), q1, full(1), full(coverage), shift, full(1))
 
 
 def frozen(maps: Maps) -> Maps:
-    for name in ("suspicion", "qf", "flag", "q1", "double", "coverage"):
+    for name in NAMES:
         getattr(maps, name).setflags(write=False)
     return maps
 
@@ -134,8 +136,9 @@ def test_write_maps(tmp_path: Path) -> None:
     write_maps(tmp_path / "b.npz", maps)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     with np.load(tmp_path / "a.npz", allow_pickle=False) as stored:
-        assert set(stored) == {"suspicion", "qf", "flag", "q1", "double", "coverage"}
+        assert set(stored) == set(NAMES)
         for name in stored:
             assert stored[name].dtype == np.float32
             assert np.array_equal(stored[name], getattr(maps, name), equal_nan=True)
-    assert np.load(tmp_path / "a.npz")["q1"].shape == (15, 64, 64)
+    shapes = {name: np.load(tmp_path / "a.npz")[name].shape for name in ("q1", "shift", "shift_confidence")}
+    assert shapes == {"q1": (15, 64, 64), "shift": (2, 64, 64), "shift_confidence": (64, 64)}

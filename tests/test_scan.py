@@ -13,15 +13,16 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from material import file_of, natural, photo, pixels_of
+from material import file_of, mixed, natural, photo, pixels_of, posteriors
 from PIL import Image
 
-from jscan import Scanner, ScanResult, history, q1map, qfmap, scan, scan_image, weights
+from jscan import Scanner, ScanResult, context, history, lastjpeg, q1map, qfmap, scan, scan_image, weights
+from jscan.decode import from_array
 from jscan.errors import ModelError, UsageError
 from jscan.jpegtables import N_COEFS, standard_table
 from jscan.records import ImageRef
 
-FIELDS = ("suspicion", "qf", "flag", "q1", "double", "coverage")
+FIELDS = ("suspicion", "qf", "flag", "q1", "double", "coverage", "shift", "shift_confidence")
 PICTURE = photo()[100:300, 50:283]  # 200 x 233, neither a multiple of 8 nor of 16
 Q2 = tuple(int(q) for q in standard_table(88))
 
@@ -48,14 +49,19 @@ def check(result: ScanResult, height: int, width: int) -> None:
     for name in FIELDS:
         values = getattr(maps, name)
         assert values.dtype == np.float32 and values.flags.c_contiguous, name
-        assert values.shape == ((15, *shape) if name == "q1" else shape), name
+        assert values.shape == ({"q1": (15, *shape), "shift": (2, *shape)}.get(name, shape)), name
         known = values[np.isfinite(values)]
         assert known.size + np.isnan(values).sum() == values.size, name
-        low, high = {"qf": (1, 100), "q1": (1, 255)}.get(name, (0, 1))
+        low, high = {"qf": (1, 100), "q1": (1, 255), "shift": (0, 7)}.get(name, (0, 1))
         assert known.size == 0 or (low <= known.min() and known.max() <= high), name
     assert not np.isnan(maps.coverage).any()
     assert (maps.coverage[np.isnan(maps.suspicion)] == 0).all()
     assert np.array_equal(np.isnan(maps.q1[0]), np.isnan(maps.double))
+    # The shift is that of the compression that `double` speaks of, or else `flag`, and no likelier than that is.
+    there = maps.flag if np.isnan(maps.double).all() else maps.double
+    unknown = np.isnan(maps.shift_confidence)
+    assert all(np.array_equal(np.isnan(part), unknown) for part in maps.shift) and unknown[np.isnan(there)].all()
+    assert (maps.shift_confidence <= there)[~unknown].all() and (maps.shift[~np.isnan(maps.shift)] % 1 == 0).all()
     numbers = [row.score, row.coverage, row.double_fraction, row.qf_mean, row.compressed_fraction, row.qf1_background]
     assert all(n is None or math.isfinite(n) for n in numbers)
     assert row.score is not None and 0 <= row.score <= 1
@@ -218,8 +224,9 @@ def test_a_truncated_jpeg(scanner: Scanner) -> None:
     assert result.record.warnings == ("truncated",)
     assert result.record.reasons[-1] == f"Only the first {valid} of 200 rows could be decoded."
     cells = -(-valid // 8)
-    for name in ("suspicion", "qf", "flag", "q1", "double"):
+    for name in ("suspicion", "qf", "flag", "q1", "double", "shift", "shift_confidence"):
         assert np.isnan(getattr(result.maps, name)[..., cells:, :]).all(), name
+    assert np.isfinite(result.maps.shift[:, :cells]).any()
     assert (result.maps.coverage[cells:] == 0).all()
     assert (result.maps.qf[:cells] == 92).all()
     # What is there is estimated as if the rest had never been.
@@ -258,6 +265,7 @@ def test_a_flat_image_says_nothing(scanner: Scanner, kind: str, grey: int) -> No
     assert result.maps is not None
     assert np.isnan(result.maps.suspicion).all() and np.isnan(result.maps.q1).all()
     assert np.isnan(result.maps.double).all() and not result.maps.coverage.any()
+    assert np.isnan(result.maps.shift).all() and np.isnan(result.maps.shift_confidence).all()
     row = result.record
     assert (row.coverage, row.regions, row.q1_background, row.grid_shift) == (0, (), None, None)
     assert row.score is not None and row.score < 0.2
@@ -287,8 +295,6 @@ def test_a_png_with_a_past_gets_its_table(
     shift = (-crop[0] % 8) * 8 + (-crop[1] % 8)
 
     def sure(model: Any, luma: npt.NDArray[np.uint8]) -> Any:
-        from material import posteriors
-
         return posteriors((90,), shift, height=luma.shape[0], width=luma.shape[1])
 
     asked: list[tuple[tuple[int, ...], tuple[int, int]]] = []
@@ -313,8 +319,6 @@ def test_a_png_with_a_past_gets_its_table(
 
 def test_a_png_without_a_past_has_none(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(model: Any, luma: npt.NDArray[np.uint8]) -> Any:
-        from material import posteriors
-
         return posteriors((90,), 0, height=luma.shape[0], width=luma.shape[1], present=0.02)
 
     monkeypatch.setattr(qfmap, "estimate", never)
@@ -323,6 +327,55 @@ def test_a_png_without_a_past_has_none(scanner: Scanner, monkeypatch: pytest.Mon
     row, maps = result.record, result.maps
     assert maps is not None and np.isnan(maps.q1).all() and np.isnan(maps.double).all() and np.isnan(maps.qf).all()
     assert (row.qf_mean, row.compressed_fraction, row.double_fraction) == (None, 0, None)
+
+
+# --- where blocks begin -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (5, 6)])
+def test_the_shift_map_is_seen_from_the_corner(
+    scanner: Scanner, monkeypatch: pytest.MonkeyPatch, origin: tuple[int, int]
+) -> None:
+    """Invented posteriors: one shift on the left, another on the right, and nothing below."""
+    luma = np.array(PICTURE[:, :, 1])
+    luma[120:] = 90
+    size = {"height": luma.shape[0], "width": luma.shape[1], "origin": origin}
+    left = posteriors(Q2[:N_COEFS], 3 * 8 + 4, present=0.9, p=0.8, **size)
+    right = posteriors(Q2[:N_COEFS], 7 * 8, present=0.2, p=0.5, **size)
+    middle = left.present.shape[1] // 2
+    monkeypatch.setattr(q1map, "estimate", lambda *_: mixed(left, right, slice(None), slice(middle, None)))
+    monkeypatch.setattr(context, "refine", lambda model, found, *_: found)
+    maps = scanner._jpeg(luma, Q2, origin).maps
+    for col, (dy, dx), p in ((0, (3, 4), 0.9 * 0.8), (-1, (7, 0), 0.2 * 0.5)):
+        assert tuple(maps.shift[:, 0, col]) == ((dy + origin[0]) % 8, (dx + origin[1]) % 8)
+        assert maps.shift_confidence[0, col] == pytest.approx(p, abs=1e-3)
+    assert np.isnan(maps.shift[:, -1]).all() and np.isnan(maps.shift_confidence[-1]).all()
+
+
+def test_of_decoded_pixels_the_shift_is_that_of_the_first_compression_known(
+    scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def once(present: float) -> Any:
+        return lambda model, luma: posteriors((90,), 19, height=200, width=233, present=present, p=0.8)
+
+    monkeypatch.setattr(qfmap, "estimate", once(0.9))
+    monkeypatch.setattr(scan.lastjpeg, "estimate", lambda *_: None)
+    single = scanner.scan(PICTURE).maps
+    assert single is not None and np.isnan(single.double).all()
+    assert (single.shift.max(axis=(1, 2)) == (2, 3)).all() and (single.shift.min(axis=(1, 2)) == (2, 3)).all()
+    assert np.allclose(single.shift_confidence, 0.9 * 0.8, atol=1e-3)
+    # Where the last compression's table is known, what came before it is looked for.
+    last = lastjpeg.LastCompression((2, 3), Q2, 88, True)
+    monkeypatch.setattr(scan.lastjpeg, "estimate", lambda *_: last)
+    double, before = scanner.scan(PICTURE).maps, scanner._jpeg(from_array(PICTURE, rgb=False).luma, Q2, (2, 3)).maps
+    assert double is not None
+    for name in ("q1", "double", "shift", "shift_confidence"):
+        assert np.array_equal(getattr(double, name), getattr(before, name), equal_nan=True), name
+    # Blocks of a part that was resized lie on no grid of the image as it is.
+    monkeypatch.setattr(qfmap, "estimate", once(0.3))
+    monkeypatch.setattr(scanner, "_resized", lambda luma, estimate: estimate)
+    never = scanner.scan(PICTURE).maps
+    assert never is not None and np.allclose(never.shift_confidence, 0.3 * 0.8, atol=1e-3)
 
 
 # --- what cannot be estimated -------------------------------------------------------------------------------
