@@ -14,7 +14,7 @@ from PIL import Image
 pytest.importorskip("sklearn", reason="the extra `train` is not installed")
 data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
 
-from jscan.jpegtables import Q1_MAX, Q1_OFFSET, standard_table  # noqa: E402
+from jscan.jpegtables import Q1_MAX, Q1_OFFSET, ZIGZAG, standard_table  # noqa: E402
 from jscan.records import DecodedImage, Maps, Region, ScanRecord, ScanResult  # noqa: E402
 from train import (  # noqa: E402
     compress,
@@ -170,21 +170,39 @@ def test_rows_have_names_of_their_own_and_draw_nothing_that_they_need_not() -> N
 
 
 @pytest.mark.parametrize(
-    ("level", "sums", "digest"),
+    ("level", "sums", "gimp", "digest"),
     [
-        (8, (794, 895), "27472e3714251402d5509438505611c3"),
-        (9, (668, 830), "34a599dff2b6aaed12143938b7374f2f"),
-        (10, (535, 750), "5c508e529d045b6f0c800e29ba2d6ab5"),
-        (11, (303, 466), "42bfe52476bf07f1ed0e6451903cc9ee"),
-        (12, (109, 171), "4c3c425b4024b68c0de03904a825bc35"),
+        (7, (971, 950), 0x4AD5990C, "b9fd15fd52408af5ea2a5045227233d8"),
+        (8, (794, 895), 0xD3B24CB4, "27472e3714251402d5509438505611c3"),
+        (9, (668, 830), 0xD4553F25, "34a599dff2b6aaed12143938b7374f2f"),
+        (10, (535, 750), 0x1A2CFFE0, "5c508e529d045b6f0c800e29ba2d6ab5"),
+        (11, (303, 466), 0x6771042C, "42bfe52476bf07f1ed0e6451903cc9ee"),
+        (12, (109, 171), 0x1E96D5D3, "4c3c425b4024b68c0de03904a825bc35"),
     ],
 )
-def test_tables_of_photoshop_are_the_published_ones(level: int, sums: tuple[int, int], digest: str) -> None:
-    # The sums are those of GIMP's jpegqual.c, the digests, of the file's segment, those of ExifTool's JPEGDigest.pm.
+def test_tables_of_photoshop_are_the_published_ones(level: int, sums: tuple[int, int], gimp: int, digest: str) -> None:
+    # Sums and hashes are those of GIMP's jpegqual.c, the digests, of the file's segment, those of ExifTool's
+    # JPEGDigest.pm.
     how = compress.photoshop_tables()[level]
     assert (sum(how.luma), sum(how.chroma)) == sums
+    hashed = 11
+    for table in (how.luma, how.chroma):
+        rows = np.zeros((8, 8), int)
+        rows[tuple(np.array(ZIGZAG).T)] = table
+        for step in rows.ravel().tolist():
+            hashed = (hashed * 4177 + step) % 2**32
+    assert hashed == gimp and how.subsampling == "4:4:4"
     segment = b"\0" + bytes(how.luma) + b"\1" + bytes(how.chroma)
     assert hashlib.md5(segment, usedforsecurity=False).hexdigest() == digest
+
+
+def test_lines_of_photoshop_draw_from_their_levels() -> None:
+    for row in measure_rows.Q1_ROWS:
+        if row.first == "photoshop":
+            low, _, high = row.name.split()[3:6]
+            assert row.levels == tuple(range(int(low), int(high) + 1))
+            drawn = {row.draw(random.Random(seed), 73)[2] for seed in range(60)}
+            assert drawn == {f"level {n}" for n in row.levels}
 
 
 def test_errors_of_the_qf_map_by_hand() -> None:
@@ -358,6 +376,8 @@ def test_q1_of_a_few_windows_from_the_command_line(photographs: Path, tmp_path: 
             assert 0 <= figures["accuracy"] <= 1 and figures["mse"] >= 0 and len(figures["by_coefficient"]) == 15
     levels = rows["QF2 90, Photoshop 8 to 12 first"]["by_first"]
     assert set(levels) <= {f"level {n}" for n in range(8, 13)}
+    levels = rows["QF2 90, Photoshop 7 to 12 first"]["by_first"]
+    assert set(levels) <= {f"level {n}" for n in range(7, 13)}
     # These encoders have the same tables and DCT as OpenCV's, and their lines the same windows.
     assert rows["QF2 90, encoder pillow"] == rows["QF2 90"] != rows["QF2 90, encoder 9e"]
     assert str(tmp_path) not in (out / "evaluation.json").read_text()

@@ -71,11 +71,10 @@ def camera_tables() -> tuple[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 @cache
 def photoshop_tables() -> dict[int, Compression]:
-    """Photoshop's compressions by level, 8 to 12, which does not subsample the chroma at these levels.
+    """Photoshop's compressions by level, 7 to 12, which does not subsample the chroma at these levels.
 
-    Their numbers agree with two published lists: the sums of the tables with those that GIMP's `jpegqual.c` gives for
-    Photoshop CS2, and the MD5 of the tables with the digests that ExifTool gives for the same levels of Lightroom.
-    Level 7 is left out, as no source of its numbers was found.
+    Their numbers agree with two published lists: hashes and sums with those that GIMP's `jpegqual.c` gives for
+    Photoshop 7.0 and CS, and the MD5 with the digests that ExifTool gives for the same levels of Lightroom.
     """
     rows = json.loads(Path(__file__).with_name("photoshop_tables.json").read_text())
     return {r["level"]: Compression(tuple(r["luma"]), tuple(r["chroma"]), "4:4:4", "pillow", None) for r in rows}

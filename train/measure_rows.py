@@ -19,6 +19,8 @@ class Row:
     qf2: tuple[int, int] = (90, 90)
     first: str = "standard"
     """Tables of the first compression: `standard`, `photoshop`, `camera`, or `none` where there was no first one."""
+    levels: tuple[int, ...] = (8, 9, 10, 11, 12)
+    """Photoshop's levels that the first compression is drawn from, where its tables are `photoshop`."""
     aligned: bool = False
     """Whether both compressions have the same grid; else its shift is drawn from all 64."""
     half: bool = False
@@ -46,7 +48,7 @@ class Row:
         if self.first == "standard":
             return compress.standard(qf1, self.subsampling, self.encoder), second, _bin(qf1)
         if self.first == "photoshop":
-            level = rng.choice(tuple(compress.photoshop_tables()))
+            level = rng.choice(self.levels)
             return compress.photoshop_tables()[level], second, f"level {level}"
         luma, chroma = rng.choice(compress.camera_tables())
         tables = (tuple(map(int, luma)), tuple(map(int, chroma)))
@@ -58,6 +60,9 @@ def _bin(qf: int, width: int = 5) -> str:
     low = qf // width * width
     return f"{low} to {low + width - 1}"
 
+
+TONDI_LEVELS = (7, 8, 9, 10, 11, 12)
+"""Photoshop's levels that Tondi 2021 measures."""
 
 MAIN_ROWS = (
     Row("QF2 90"),
@@ -79,6 +84,14 @@ Q1_ROWS = (
     *(Row(f"QF2 90, encoder {name}", encoder=name, windows="QF2 90") for name in ("pillow", *OTHER_ENCODERS)),
     Row("QF2 90, Photoshop 8 to 12 first", first="photoshop", windows="QF2 90"),
     Row("QF2 90, Photoshop 8 to 12 first, aligned", first="photoshop", aligned=True, windows="QF2 90, aligned"),
+    Row("QF2 90, Photoshop 7 to 12 first", first="photoshop", levels=TONDI_LEVELS, windows="QF2 90"),
+    Row(
+        "QF2 90, Photoshop 7 to 12 first, aligned",
+        first="photoshop",
+        levels=TONDI_LEVELS,
+        aligned=True,
+        windows="QF2 90, aligned",
+    ),
     Row("QF2 90, camera tables first", first="camera", windows="QF2 90"),
     Row("QF2 90, camera tables first, aligned", first="camera", aligned=True, windows="QF2 90, aligned"),
     Row("QF2 80, single", qf2=(80, 80), first="none"),
@@ -94,6 +107,7 @@ IMAGE_ROWS = (
     Row("QF2 60 to 100", qf1=(50, 98), qf2=(60, 100)),
     Row("QF2 90, aligned", aligned=True),
     Row("QF2 90, Photoshop 8 to 12 first", first="photoshop", windows="QF2 90"),
+    Row("QF2 90, Photoshop 7 to 12 first", first="photoshop", levels=TONDI_LEVELS, windows="QF2 90"),
     Row("QF2 90, single", first="none"),
 )
 """Every line of whole images."""
