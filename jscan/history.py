@@ -85,7 +85,8 @@ class Background:
     """The history that most of an image shares."""
 
     table: tuple[int, ...]
-    """15 steps of the first compression (JPEG), or (qf,) of the last one (pixels); a guess where `fraction` is low."""
+    """15 steps of the first compression (JPEG), where one of Q1_MAX means at least that, or (qf,) of the last one
+    (pixels); a guess where `fraction` is low."""
     shift: int
     """Where its blocks begin, dy * 8 + dx, seen from the windows' origin."""
     fraction: float

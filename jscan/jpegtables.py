@@ -5,6 +5,7 @@ A table is held as 64 integers in zigzag order, as in the file (ITU-T T.81, B.2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -67,6 +68,14 @@ def standard_table(qf: int, component: str = "luma") -> IntArray:
     return table
 
 
+def steps_text(q1: Sequence[int]) -> str:
+    """Estimated first steps, in zigzag order, as text: `>=` stands before those that mean "at least that".
+
+    Only the first N_COEFS steps of a table can be given. Raises ValueError for more.
+    """
+    return " ".join(f">={q}" if q >= most else str(q) for q, most in zip(q1, Q1_MAX[: len(q1)], strict=True))
+
+
 @cache
 def _standard_tables(component: str) -> IntArray:
     tables = np.stack([standard_table(qf, component) for qf in range(1, 101)])
@@ -75,7 +84,12 @@ def _standard_tables(component: str) -> IntArray:
 
 
 Q1_MAX: tuple[int, ...] = tuple(int(q) for q in standard_table(50)[:N_COEFS])
-"""The largest step told apart for each coefficient: the table of QF 50 (Tondi 2021, section 3.1)."""
+"""The largest step told apart for each coefficient: the table of QF 50 (Tondi 2021, section 3.1). An estimated step
+that is as large means "at least that"."""
+
+LOWEST_QF1 = 50.0
+"""The lowest quality factor told apart of a first compression: where an estimated first table is nearest to it, that
+means "at most that"."""
 
 Q1_OFFSET: tuple[int, ...] = tuple(int(v) for v in np.concatenate([[0], np.cumsum(Q1_MAX)]))
 """Where each coefficient's steps begin among the 226 posteriors; 16 values, the last is 226."""

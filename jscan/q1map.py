@@ -35,7 +35,7 @@ def decode(logp: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:
     """(..., 15) int16 steps from log-posteriors (..., 226).
 
     The step that maximises log p(q) - PULL (q - mean)^2 / (deviation + 1/2): the most likely one where the posterior is
-    sharp, and one near its middle where it is not.
+    sharp, and one near its middle where it is not. One of Q1_MAX means at least that.
     """
     out = np.empty((*logp.shape[:-1], N_COEFS), np.int16)
     for i, (a, b) in enumerate(pairwise(Q1_OFFSET)):

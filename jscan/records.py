@@ -158,7 +158,7 @@ class Maps:
     flag: FloatMap
     """Probability, 0 to 1, that the cell was JPEG compressed."""
     q1: FloatMap
-    """(15, rows, cols): primary quantisation steps in zigzag order."""
+    """(15, rows, cols): primary quantisation steps in zigzag order; one of `jpegtables.Q1_MAX` means at least that."""
     double: FloatMap
     """Probability, 0 to 1, that there was a compression before the last one."""
     coverage: FloatMap
@@ -183,9 +183,10 @@ class Region:
     score: float
     """Calibrated probability that this region's history differs."""
     qf1: float | None
-    """Nearest standard quality factor of its first compression, or None."""
+    """Nearest standard quality factor of its first compression, or None; beside `q1` one of 50 means at most that."""
     q1: tuple[int, ...] | None
-    """Its 15 first steps, or None where its history has no first compression or is unknown."""
+    """Its 15 first steps, or None where its history has no first compression or is unknown; one of `jpegtables.Q1_MAX`
+    means at least that."""
     grid_shift: tuple[int, int] | None
     """(dy, dx), 0 to 7: where the first compression's blocks begin on the image's grid, or None."""
     kind: str
@@ -235,7 +236,9 @@ class ScanRecord:
     qf_p90: float | None = None
     compressed_fraction: float | None = None
     q1_background: tuple[int, ...] | None = None
+    """15 steps of the background's first compression; one of `jpegtables.Q1_MAX` means at least that."""
     qf1_background: float | None = None
+    """Their nearest standard quality factor; 50 means at most that."""
     double_fraction: float | None = None
     grid_shift: tuple[int, int] | None = None
     n_regions: int | None = None

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from jscan.jpegtables import LOWEST_QF1
 from jscan.records import Region
 
 TOP_CELLS = (40,)
@@ -70,7 +71,9 @@ def describe(region: Region, number: int) -> str:
     what += _KINDS.get(region.kind, _KINDS["unclear"])
     facts = []
     if region.qf1 is not None:
-        facts.append(f"quality about {region.qf1:.0f}")
+        # Of a first compression no quality below this one is told apart.
+        most = region.q1 is not None and region.qf1 <= LOWEST_QF1
+        facts.append(f"quality {'at most' if most else 'about'} {region.qf1:.0f}")
     if region.grid_shift is not None:
         facts.append(f"grid shift {region.grid_shift[0]}, {region.grid_shift[1]}")
     facts.append(f"score {region.score:.2f}")

@@ -15,6 +15,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from jscan.jpegtables import LOWEST_QF1, steps_text
 from jscan.names import display_path
 from jscan.records import Pixels, Region, ScanRecord
 
@@ -118,12 +119,14 @@ def _background(record: ScanRecord) -> str:
     if record.qf1_background is None and record.q1_background is None:
         text = "no first compression found"
     else:
-        quality = "" if record.qf1_background is None else f", quality {record.qf1_background:.0f}"
-        text = f"compressed before{quality}"
+        text = "compressed before"
+        if record.qf1_background is not None:
+            most = "at most " if record.qf1_background <= LOWEST_QF1 else ""
+            text += f", quality {most}{record.qf1_background:.0f}"
         if record.grid_shift is not None:
             text += f", grid at (dy, dx) = {record.grid_shift}"
         if record.q1_background is not None:
-            text += f", steps {' '.join(str(q) for q in record.q1_background)}"
+            text += f", steps {steps_text(record.q1_background)}"
     if record.double_fraction is not None:
         text += f"; {record.double_fraction:.0%} of the image was compressed before"
     return text
@@ -146,12 +149,12 @@ def _regions(regions: tuple[Region, ...], pixels: int) -> Group:
             f"{r.x}, {r.y}",
             f"{r.width} x {r.height}",
             f"{r.area / pixels:.1%}" if pixels else str(r.area),
-            "" if r.qf1 is None else f"{r.qf1:.0f}",
+            "" if r.qf1 is None else f"{'<=' if r.q1 is not None and r.qf1 <= LOWEST_QF1 else ''}{r.qf1:.0f}",
             "" if r.grid_shift is None else f"{r.grid_shift[0]}, {r.grid_shift[1]}",
             KINDS.get(r.kind, plain(r.kind)),
         )
         if r.q1 is not None:
-            steps.append(Text(f"first steps of region {number}: {' '.join(str(q) for q in r.q1)}", style="dim"))
+            steps.append(Text(f"first steps of region {number}: {steps_text(r.q1)}", style="dim"))
     words = (
         "1 region with a history of its own" if len(regions) == 1 else f"{len(regions)} regions with other histories"
     )

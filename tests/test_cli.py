@@ -25,6 +25,7 @@ import jscan.run
 from jscan import cli, show
 from jscan.config import DEVICES
 from jscan.errors import ModelError
+from jscan.jpegtables import Q1_MAX
 from jscan.records import Region, ScanRecord
 
 ROOT = Path(__file__).parent.parent
@@ -282,6 +283,21 @@ def test_findings_of_every_kind_of_row() -> None:
         "\\x07",
     ):
         assert words in text
+
+
+def test_steps_that_are_capped_are_shown_as_at_least() -> None:
+    console = Console(width=200, force_terminal=False, color_system=None)
+    table = (15, 11, *Q1_MAX[2:])
+    region = Region(0, 0, 64, 64, 4096, 0.8, 50.0, table, None, "other_q1")
+    png = Region(0, 0, 64, 64, 4096, 0.8, 50.0, None, None, "other_qf")
+    with console.capture() as capture:
+        console.print(show.findings(ScanRecord("a", b"a", q1_background=table, qf1_background=50.0)))
+        console.print(show.findings(ScanRecord("b", b"b", width=640, height=640, regions=(region, png))))
+    text = capture.get()
+    assert "compressed before, quality at most 50, steps 15 >=11 >=12 >=14" in text
+    assert "first steps of region 1: 15 >=11 >=12" in text
+    rows = [line.split() for line in text.splitlines() if "64 x 64" in line]
+    assert "<=50" in rows[0] and "50" in rows[1] and "<=50" not in rows[1]
 
 
 # --- models -----------------------------------------------------------------------------------------------------------

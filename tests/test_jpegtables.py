@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, ZIGZAG, is_standard, nearest_qf, standard_table
+from jscan.jpegtables import (
+    LOWEST_QF1,
+    N_COEFS,
+    Q1_MAX,
+    Q1_OFFSET,
+    ZIGZAG,
+    is_standard,
+    nearest_qf,
+    standard_table,
+    steps_text,
+)
 
 components = st.sampled_from(["luma", "chroma"])
 qualities = st.integers(1, 100)
@@ -87,6 +97,18 @@ def test_no_such_table() -> None:
     for bad in ([], [0] * 64, [1] * 65):
         with pytest.raises(ValueError, match="1 to 64 steps"):
             nearest_qf(bad)
+
+
+def test_the_largest_steps_are_written_as_at_least() -> None:
+    assert steps_text(standard_table(60)[:N_COEFS]) == "13 9 10 11 10 8 13 11 10 11 14 14 13 15 19"
+    assert steps_text(Q1_MAX) == ">=16 >=11 >=12 >=14 >=12 >=10 >=16 >=14 >=13 >=14 >=18 >=17 >=16 >=19 >=24"
+    assert steps_text([15, 12]) == "15 >=12" and steps_text([]) == ""
+    with pytest.raises(ValueError, match="zip"):
+        steps_text(standard_table(60))
+    # Whatever the first quality was, its capped table is never nearest to one below LOWEST_QF1.
+    capped = [nearest_qf(np.minimum(standard_table(qf)[:N_COEFS], Q1_MAX)) for qf in range(1, 101)]
+    # (The first steps of 51 are as near to those of 50 as to its own.)
+    assert set(capped[:50]) == {LOWEST_QF1} and min(capped[51:]) > LOWEST_QF1
 
 
 def test_cached_tables_cannot_be_spoilt() -> None:

@@ -111,6 +111,13 @@ def test_what_is_unknown_is_left_out() -> None:
     assert "quality" not in said and "shift" not in said and "score 0.91" in said
 
 
+def test_the_lowest_first_quality_is_an_upper_bound() -> None:
+    assert "(quality at most 50, grid" in score.describe(region(qf1=50.0), 1)
+    assert "(quality about 51, grid" in score.describe(region(qf1=51.0), 1)
+    # Of decoded pixels' own compression, which has no first table, every quality is told apart.
+    assert "(quality about 50, grid" in score.describe(region(qf1=50.0, q1=None, kind="other_qf"), 1)
+
+
 def test_reasons() -> None:
     first, second = region(), region(x=200, score=0.6, kind="other_shift")
     said = score.reasons([first, second], 0.95, 0.8)
