@@ -8,13 +8,11 @@ is large; it takes the value of the nearest standard table.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from jscan.jpegtables import ZIGZAG, standard_table
-from jscan.records import WindowPosteriors
+from jscan.records import LastCompression, WindowPosteriors
 from jscan.tiling import BLOCK, STRIDE, WINDOW
 
 ROUNDING_NOISE = 0.4
@@ -26,20 +24,6 @@ MIN_BLOCKS = 30
 """Blocks that are not flat, below which nothing is said."""
 OUTLIERS = 0.03
 """Share of coefficients that obey no comb, from clipped or edited blocks."""
-
-
-@dataclass(frozen=True, slots=True)
-class LastCompression:
-    """What is known of the last compression."""
-
-    origin: tuple[int, int]
-    """Row and column, 0 to 7, where its first whole block begins."""
-    table: tuple[int, ...]
-    """64 steps in zigzag order; those that leave no trace are a standard table's."""
-    qf: int
-    """The standard quality factor that explains the coefficients best."""
-    exact: bool
-    """Whether that standard table explains them as well as free steps do."""
 
 
 def _basis() -> npt.NDArray[np.float64]:

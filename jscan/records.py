@@ -148,6 +148,20 @@ class WindowPosteriors:
 
 
 @dataclass(frozen=True, slots=True)
+class LastCompression:
+    """What is known of the last compression of decoded pixels."""
+
+    origin: tuple[int, int]
+    """Row and column, 0 to 7, where its first whole block begins."""
+    table: tuple[int, ...]
+    """64 steps in zigzag order; those that leave no trace are a standard table's."""
+    qf: int
+    """The standard quality factor that explains the coefficients best."""
+    exact: bool
+    """Whether that standard table explains them as well as free steps do."""
+
+
+@dataclass(frozen=True, slots=True)
 class Maps:
     """One cell per 8 x 8 block of the image, (ceil(H / 8), ceil(W / 8)) float32; NaN where nothing could be said."""
 
@@ -270,3 +284,6 @@ class ScanResult:
     """The decoded image, for drawing; None where it could not be decoded."""
     known: bool = False
     """Whether the content was known already: then the row holds only what identifies the bytes."""
+    last: LastCompression | None = None
+    """The last compression of pixels that were a JPEG, as it was estimated; None for a JPEG, whose row holds its table,
+    and where there was none."""

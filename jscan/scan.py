@@ -35,7 +35,16 @@ from jscan.errors import DeviceError, ErrorCode, InputError, SetupError, UsageEr
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
 from jscan.names import display_path
-from jscan.records import DecodedImage, Evidence, ImageRef, Maps, ScanRecord, ScanResult, WindowPosteriors
+from jscan.records import (
+    DecodedImage,
+    Evidence,
+    ImageRef,
+    LastCompression,
+    Maps,
+    ScanRecord,
+    ScanResult,
+    WindowPosteriors,
+)
 from jscan.regions import Consistency
 
 NOT_LUMA = frozenset({"rgb_jpeg", "cmyk"})
@@ -69,6 +78,7 @@ class _Estimate:
     q1: tuple[int, ...] | None = None
     grid_shift: tuple[int, int] | None = None
     double_fraction: float | None = None
+    last: LastCompression | None = None
 
 
 class Scanner:
@@ -156,7 +166,7 @@ class Scanner:
                 return ScanResult(replace(row, reasons=(too_few,)), None, image)
             row = _with_estimate(row, image, estimate)
             row = replace(row, estimate_ms=1000 * (time.perf_counter() - decoded))
-            return ScanResult(row, estimate.maps, image)
+            return ScanResult(row, estimate.maps, image, last=estimate.last)
         except InputError as error:
             return ScanResult(
                 replace(row, status=error.status, error_code=str(error.code), error=str(error)), None, None
@@ -255,7 +265,7 @@ class Scanner:
         if fraction <= 0.5:
             return estimate if consistency.score >= 0.5 else self._resized(luma, estimate)
         if last is None or min(luma.shape[0] - last.origin[0], luma.shape[1] - last.origin[1]) < tiling.WINDOW:
-            return estimate
+            return replace(estimate, last=last)
         # The pixels were a JPEG: estimate what came before it, on its grid and with its table.
         before = self._jpeg(luma, last.table, last.origin)
         note = f"The pixels show JPEG compression of quality about {last.qf} with blocks from x {last.origin[1]}, "
@@ -270,7 +280,8 @@ class Scanner:
         )
         if deeper:
             maps = replace(maps, suspicion=before.maps.suspicion)
-        return replace(before, consistency=before.consistency if deeper else consistency, maps=maps, notes=(note,))
+        chosen = before.consistency if deeper else consistency
+        return replace(before, consistency=chosen, maps=maps, notes=(note,), last=last)
 
     def _resized(self, luma: npt.NDArray[np.uint8], estimate: _Estimate) -> _Estimate:
         """The estimate, or a stronger one if the pixels, or a part of them, were resized after a compression."""

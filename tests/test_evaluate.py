@@ -403,7 +403,7 @@ def test_lines_for_which_the_images_are_too_small_are_left_out(photographs: Path
     Image.fromarray(data.chelsea()[:200, :200]).save(small)
     rows = (measure_rows.Row("whole"), measure_rows.Row("half", half=True))
     found = {
-        name: list(measure_q1._measure({name: paths}, rows, 1, 1, measure_q1.isolated, len).get(name, {}))
+        name: list(measure_q1.by_line({name: paths}, rows, 1, 1, measure_q1.isolated, len).get(name, {}))
         for name, paths in {**sets, "small": [small]}.items()
     }
     assert found == {"photos": ["whole", "half"], "small": ["whole"]}

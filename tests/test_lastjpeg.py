@@ -11,7 +11,7 @@ from material import file_of, natural, photo, pixels_of, posteriors, rng
 from jscan import lastjpeg
 from jscan.decode import from_array
 from jscan.jpegtables import N_COEFS, standard_table
-from jscan.lastjpeg import LastCompression
+from jscan.records import LastCompression
 
 CAMERA = np.clip(np.rint(standard_table(70) * np.linspace(1.3, 0.5, 64)), 1, 255).astype(int)
 """A table of no quality factor."""

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from material import file_of, mixed, natural, photo, pixels_of, posteriors
 from PIL import Image
 
-from jscan import Scanner, ScanResult, context, history, lastjpeg, q1map, qfmap, scan, scan_image, weights
+from jscan import Scanner, ScanResult, context, history, q1map, qfmap, scan, scan_image, weights
 from jscan.decode import from_array
 from jscan.errors import ModelError, UsageError
 from jscan.jpegtables import N_COEFS, standard_table
-from jscan.records import ImageRef
+from jscan.records import ImageRef, LastCompression
 
 FIELDS = ("suspicion", "qf", "flag", "q1", "double", "coverage", "shift", "shift_confidence")
 PICTURE = photo()[100:300, 50:283]  # 200 x 233, neither a multiple of 8 nor of 16
@@ -314,6 +314,7 @@ def test_a_png_with_a_past_gets_its_table(
     assert np.isfinite(result.maps.double).any() and np.isfinite(result.maps.q1).any()
     assert np.nanmedian(result.maps.qf) == 90
     assert any("quality about 90" in r for r in result.record.reasons)
+    assert result.last is not None and result.last.qf == 90 and result.last.table[:N_COEFS] == table
     assert result.record.double_fraction is not None and result.record.qf2 is None
 
 
@@ -365,8 +366,9 @@ def test_of_decoded_pixels_the_shift_is_that_of_the_first_compression_known(
     assert (single.shift.max(axis=(1, 2)) == (2, 3)).all() and (single.shift.min(axis=(1, 2)) == (2, 3)).all()
     assert np.allclose(single.shift_confidence, 0.9 * 0.8, atol=1e-3)
     # Where the last compression's table is known, what came before it is looked for.
-    last = lastjpeg.LastCompression((2, 3), Q2, 88, True)
+    last = LastCompression((2, 3), Q2, 88, True)
     monkeypatch.setattr(scan.lastjpeg, "estimate", lambda *_: last)
+    assert scanner.scan(PICTURE).last == last
     double, before = scanner.scan(PICTURE).maps, scanner._jpeg(from_array(PICTURE, rgb=False).luma, Q2, (2, 3)).maps
     assert double is not None
     for name in ("q1", "double", "shift", "shift_confidence"):

@@ -23,6 +23,7 @@ import cv2
 from jscan import context, q1map, qfmap, suspicion, weights
 from train.measure_asked import Results, asked_table
 from train.measure_files import measure_cameras, measure_forge, measure_papers
+from train.measure_lossless import WINDOWS_PER_SCAN, measure_lossless
 from train.measure_q1 import WINDOWS_PER_IMAGE, measure_q1, measure_q1_images
 from train.measure_qf import measure_qf, measure_qf_sizes
 from train.measure_report import (
@@ -37,14 +38,14 @@ from train.measure_report import (
     write_report,
     write_text,
 )
-from train.measure_rows import IMAGE_ROWS, MAIN_ROWS, Q1_ROWS
+from train.measure_rows import IMAGE_ROWS, LOSSLESS_ROWS, MAIN_ROWS, Q1_ROWS
 from train.measure_sets import Images, image_sets
 from train.measure_speed import machine, measure_speed
 
 QUICK = {"patches": 100, "images": 3, "per_kind": 4}
 """What `--quick` stands for."""
-CORE_SECONDS = {"q1": 0.003, "q1-images": 0.45, "qf": 25.0, "qf-sizes": 43.0}
-"""What a window, a scan of a whole image, and an image took on one core, measured on Kodak and CLIC."""
+CORE_SECONDS = {"q1": 0.003, "q1-images": 0.45, "lossless": 1.6, "qf": 25.0, "qf-sizes": 43.0}
+"""What a window, a scan of a whole image, two such scans, and an image took on one core, measured on Kodak and CLIC."""
 SHARED = Path("../shared")
 """Where the inputs that are no part of the project lie, beside a checkout, unless the options say otherwise."""
 BENCHMARKS = Path("benchmarks")
@@ -124,6 +125,7 @@ def expected_minutes(section: str, sets: Images, patches: int, workers: int) -> 
     count = {
         "q1": len(sets) * len(Q1_ROWS) * patches,
         "q1-images": len(sets) * len(IMAGE_ROWS) * patches / WINDOWS_PER_IMAGE,
+        "lossless": len(sets) * len(LOSSLESS_ROWS) * patches / WINDOWS_PER_SCAN,
     }.get(section, sum(len(paths) for paths in sets.values()))
     return CORE_SECONDS[section] * count / max(workers, 1) / 60
 
@@ -131,7 +133,7 @@ def expected_minutes(section: str, sets: Images, patches: int, workers: int) -> 
 def _command(o: argparse.Namespace, wanted: tuple[str, ...]) -> str:
     """The command line, without the paths of this machine."""
     parts = ["python -m train.evaluate", *(["DATA"] if o.data else []), f"--only {','.join(wanted)}"]
-    parts += [f"--patches {o.patches}"] if {"q1", "q1-images"} & set(wanted) else []
+    parts += [f"--patches {o.patches}"] if {"q1", "q1-images", "lossless"} & set(wanted) else []
     parts += [f"--images {o.images}"] if o.images and set(OF_SETS) & set(wanted) else []
     parts += ["--full"] if o.full and "qf" in wanted else []
     parts += [f"--per-kind {o.per_kind}"] if "forge" in wanted else []
@@ -183,6 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     measures: dict[str, Callable[[], Any]] = {
         "q1": lambda: measure_q1(sets, o.patches, o.workers),
         "q1-images": lambda: measure_q1_images(sets, o.patches, o.workers),
+        "lossless": lambda: measure_lossless(sets, o.patches, o.workers),
         "qf": lambda: measure_qf(sets, o.full, o.workers),
         "qf-sizes": lambda: measure_qf_sizes(sets, o.workers),
         "forge": lambda: measure_forge(o.forge, o.data, o.per_kind, o.workers),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from jscan import q1map, weights
 from jscan.jpegtables import N_COEFS
+from jscan.records import Maps
 from jscan.tiling import WINDOW
 from train import compress
 from train import measure_metrics as metrics
@@ -35,6 +36,8 @@ COVERAGES = (25, 50, 75, 100)
 """Percentages of the surest windows at which accuracy is measured."""
 RELIABILITY_BINS = 15
 
+Job = tuple[Path, Row, int, str]
+"""An image, a line, how many windows or scans of it, and a seed."""
 Windows = dict[str, npt.NDArray[Any]]
 """Arrays of one length, by name; what `isolated` and `within` give for the windows, or cells, of one line."""
 
@@ -44,7 +47,7 @@ def _model() -> weights.Model:
     return weights.load(q1map.MODEL)
 
 
-def _source(path: Path, row: Row) -> Pixels:
+def source(path: Path, row: Row) -> Pixels:
     """The pixels that are compressed first: the image, reduced to half its size where the line says so."""
     image = load(path)
     if row.half:
@@ -56,14 +59,14 @@ def _source(path: Path, row: Row) -> Pixels:
 # --- isolated windows -------------------------------------------------------------------------------------------------
 
 
-def isolated(job: tuple[Path, Row, int, str]) -> Windows:
+def isolated(job: Job) -> Windows:
     """What the network says of `count` isolated windows of one image, and the truth about them.
 
     `logp` (n, 226), `shift` and `found_shift` (n,) 0 to 63, `present` (n,) 0 to 1; the others as in `_truth`.
     A window is cut from 128 x 128 pixels that were compressed, cropped by the shift, and compressed again.
     """
     path, row, count, seed = job
-    rng, image, model = random.Random(seed), _source(path, row), _model()
+    rng, image, model = random.Random(seed), source(path, row), _model()
     parts: list[dict[str, Any]] = []
     for _ in range(count):
         y, x = rng.randrange(image.shape[0] - SOURCE + 1), rng.randrange(image.shape[1] - SOURCE + 1)
@@ -167,7 +170,27 @@ def _parts(found: npt.NDArray[Any], w: Windows, doubt: npt.NDArray[Any]) -> dict
 # --- whole images -----------------------------------------------------------------------------------------------------
 
 
-def within(job: tuple[Path, Row, int, str]) -> Windows:
+def twice(image: Pixels, row: Row, rng: random.Random) -> tuple[bytes, tuple[int, int], dict[str, Any]]:
+    """A JPEG file of a random piece of an image, where its first compression's blocks begin, and the truth about it."""
+    height, width = (min(IMAGE_SIDE, s) for s in image.shape[:2])
+    y, x = rng.randrange(image.shape[0] - height + 1), rng.randrange(image.shape[1] - width + 1)
+    dy, dx, qf1 = rng.randrange(8), rng.randrange(8), rng.randint(*row.qf1)
+    if row.aligned:
+        dy = dx = 0
+    first, second, label = row.draw(rng, qf1)
+    piece = np.ascontiguousarray(image[y : y + height, x : x + width])
+    once = piece if first is None else compress.recompress(piece, first)
+    data = compress.encode(np.ascontiguousarray(once[dy:, dx:]), second)
+    return data, (-dy % 8, -dx % 8), _truth(first, second, label)
+
+
+def steps_of(maps: Maps) -> npt.NDArray[np.int16]:
+    """(n, 15) steps of each window, 0 where the map says nothing."""
+    # Windows lie two cells apart: every other cell has each of them once.
+    return np.nan_to_num(maps.q1[:, 1::2, 1::2].reshape(N_COEFS, -1).T).astype(np.int16)
+
+
+def within(job: Job) -> Windows:
     """What jscan's maps say of every other cell of `count` scans of one image, and the truth about them.
 
     `found` (n, 15) steps, 0 where the map says nothing; `coverage` (n,) 0 to 1; `start` (n,) whether the cell is its
@@ -175,34 +198,25 @@ def within(job: tuple[Path, Row, int, str]) -> Windows:
     called double; `background`, the share of the background's 15 steps that were right. The others as in `_truth`.
     """
     path, row, count, seed = job
-    rng, image = random.Random(seed), _source(path, row)
+    rng, image = random.Random(seed), source(path, row)
     parts: list[Windows] = []
     for _ in range(count):
-        height, width = (min(IMAGE_SIDE, s) for s in image.shape[:2])
-        y, x = rng.randrange(image.shape[0] - height + 1), rng.randrange(image.shape[1] - width + 1)
-        dy, dx, qf1 = rng.randrange(8), rng.randrange(8), rng.randint(*row.qf1)
-        if row.aligned:
-            dy = dx = 0
-        first, second, label = row.draw(rng, qf1)
-        piece = np.ascontiguousarray(image[y : y + height, x : x + width])
-        once = piece if first is None else compress.recompress(piece, first)
-        result = scanner().scan(compress.encode(np.ascontiguousarray(once[dy:, dx:]), second))
+        data, (dy, dx), true = twice(image, row, rng)
+        result = scanner().scan(data)
         if result.maps is None:
             raise ValueError(f"{path} could not be scanned: {result.record.error}")
-        # Windows lie two cells apart: every other cell has each of them once.
-        steps = result.maps.q1[:, 1::2, 1::2].reshape(N_COEFS, -1).T
-        true = _truth(first, second, label)
+        steps = steps_of(result.maps)
         record, n = result.record, len(steps)
         background = 0.0 if record.q1_background is None else np.mean(record.q1_background == true["truth"])
         of_scan = {
-            "placed": record.grid_shift == (-dy % 8, -dx % 8),
+            "placed": record.grid_shift == (dy, dx),
             "double": record.double_fraction or 0.0,
             "background": float(background),
             **true,
         }
         parts.append(
             {
-                "found": np.nan_to_num(steps).astype(np.int16),
+                "found": steps,
                 "coverage": result.maps.coverage[1::2, 1::2].ravel(),
                 "start": np.arange(n) == 0,
                 **{name: np.repeat(np.asarray(value)[None], n, axis=0) for name, value in of_scan.items()},
@@ -241,17 +255,17 @@ def image_figures(w: Windows) -> dict[str, Any]:
 # --- all lines --------------------------------------------------------------------------------------------------------
 
 
-def _measure(
+def by_line(
     sets: Images,
     rows: tuple[Row, ...],
     count: int,
     workers: int,
-    work: Callable[[tuple[Path, Row, int, str]], Windows],
+    work: Callable[[Job], Windows],
     figures: Callable[[Windows], dict[str, Any]],
 ) -> dict[str, Any]:
     """Figures by set and line; lines for which every image of a set is too small are left out."""
     places: list[tuple[str, str]] = []
-    jobs: list[tuple[Path, Row, int, str]] = []
+    jobs: list[Job] = []
     for name, paths in sets.items():
         drawn: dict[Row, Counter[Path]] = {}
         for row in rows:
@@ -276,9 +290,9 @@ def _measure(
 
 def measure_q1(sets: Images, count: int, workers: int) -> dict[str, Any]:
     """Figures by set and line, each from `count` isolated windows of 64 x 64 pixels; see `window_figures`."""
-    return _measure(sets, Q1_ROWS, count, workers, isolated, window_figures)
+    return by_line(sets, Q1_ROWS, count, workers, isolated, window_figures)
 
 
 def measure_q1_images(sets: Images, count: int, workers: int) -> dict[str, Any]:
     """Figures by set and line, each from a tenth of `count` scans of whole images; see `image_figures`."""
-    return _measure(sets, IMAGE_ROWS, max(1, count // WINDOWS_PER_IMAGE), workers, within, image_figures)
+    return by_line(sets, IMAGE_ROWS, max(1, count // WINDOWS_PER_IMAGE), workers, within, image_figures)

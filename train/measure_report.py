@@ -12,8 +12,8 @@ from typing import Any
 from jscan.atomic import replacing
 from train.measure_asked import Results, asked_table
 
-SECTIONS = ("q1", "q1-images", "qf", "qf-sizes", "forge", "cameras", "papers", "bench")
-OF_SETS = ("q1", "q1-images", "qf", "qf-sizes")
+SECTIONS = ("q1", "q1-images", "lossless", "qf", "qf-sizes", "forge", "cameras", "papers", "bench")
+OF_SETS = ("q1", "q1-images", "lossless", "qf", "qf-sizes")
 """Sections that measure each set of images on its own."""
 
 
@@ -96,7 +96,11 @@ def report(results: Results) -> str:
     """All figures as Markdown."""
     lines = ["# Evaluation", "", f"`{results['command']}`", ""]
     lines += table("measured", asked_table(results)) if asked_table(results) else []
-    for section, title in (("q1", "Q1, isolated windows of 64 x 64"), ("q1-images", "Q1, windows in whole images")):
+    for section, title in (
+        ("q1", "Q1, isolated windows of 64 x 64"),
+        ("q1-images", "Q1, windows in whole images"),
+        ("lossless", "Q1 of images saved losslessly"),
+    ):
         for name, rows in results.get(section, {}).items():
             lines += [f"## {title}: {name}", "", *table("compression", {k: plain(row) for k, row in rows.items()})]
             lines += q1_parts_report(rows)

@@ -111,3 +111,11 @@ IMAGE_ROWS = (
     Row("QF2 90, single", first="none"),
 )
 """Every line of whole images."""
+
+LOSSLESS_ROWS = (
+    Row("QF2 80", qf1=(55, 98), qf2=(80, 80)),
+    Row("QF2 90"),
+    Row("QF2 95", qf2=(95, 95)),
+    Row("QF2 90, aligned", aligned=True),
+)
+"""Every line of images that were saved losslessly after both compressions."""
