@@ -95,8 +95,8 @@ def draw(paths: list[Path], qf2: int, count: int, seed: str) -> Sample:
 
 
 @torch.no_grad()
-def answer(net: Any, sample: Sample, qf2: int, side: int, told: bool) -> npt.NDArray[np.int16]:
-    """(N, 15) steps that the network finds in `side` x `side` pixels, told the shift or not."""
+def answer(net: Any, sample: Sample, qf2: int, side: int, told: bool) -> npt.NDArray[np.float32]:
+    """(N, 226) log-posteriors that the network finds in `side` x `side` pixels, told the shift or not."""
     comb, own = Comb(q1_bands()), net.trunk.attention
     q2 = torch.tensor(compress.standard(qf2).luma[:N_COEFS]).float()[None]
     out = []
@@ -108,23 +108,26 @@ def answer(net: Any, sample: Sample, qf2: int, side: int, told: bool) -> npt.NDA
             if told:
                 net.trunk.attention.shift = torch.from_numpy(sample.shift[at : at + BATCH])
             logits, _, _ = net(torch.from_numpy(features), torch.from_numpy(energy), q2.expand(len(features), -1))
-            out.append(q1map.decode(normalise(logits).numpy()))
+            out.append(normalise(logits).numpy())
     finally:
         net.trunk.attention = own
     return np.concatenate(out)
 
 
 def lines(net: Any, sample: Sample, qf2: int) -> dict[str, dict[str, float | None]]:
-    """Lines of the table: by what the network is shown, accuracy and MSE, and accuracy by how flat windows are."""
+    """Lines of the table, by what the network is shown: figures of all windows, of the surer half, and by flatness."""
     flat, plain = sample.deviation < FLAT, sample.deviation < PLAIN
     parts = {f"accuracy, deviation below {FLAT:g}": flat, f"{FLAT:g} to {PLAIN:g}": plain & ~flat, "more": ~plain}
     out = {}
     for told in (False, True):
         for side in SIDES:
-            found = answer(net, sample, qf2, side, told)
+            logp = answer(net, sample, qf2, side, told)
+            found = q1map.decode(logp)
+            surer = np.argsort(metrics.entropy(logp), kind="stable")[: len(found) // 2]
             name = f"{side} x {side}" + (", told the shift" if told else "")
             by_part = {key: metrics.accuracy(found[part], sample.q1[part]) for key, part in parts.items()}
-            out[name] = {**metrics.scores("", found, sample.q1), **by_part}
+            half = {"surer half": metrics.accuracy(found[surer], sample.q1[surer])}
+            out[name] = {**metrics.scores("", found, sample.q1), **half, **by_part}
     return out
 
 
