@@ -47,5 +47,5 @@ def test_the_network_is_told_the_shift(sample: bounds.Sample) -> None:
     right = [float((q1map.decode(logp) == sample.q1).mean()) for logp in (alone, told, wrong)]
     assert right[0] > 0.7 and right[1] > right[0] - 0.1 and right[2] < right[1] - 0.1
     lines = bounds.lines(net, sample, 95)
-    assert list(lines)[0] == "64 x 64" and lines["64 x 64"]["accuracy"] == pytest.approx(right[0])
+    assert next(iter(lines)) == "64 x 64" and lines["64 x 64"]["accuracy"] == pytest.approx(right[0])
     assert len(lines) == 2 * len(bounds.SIDES)

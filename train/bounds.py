@@ -42,16 +42,17 @@ BATCH = 128
 
 
 class Told(nn.Module):
-    """Attention that looks at the shifts it was told, (N,) indices, whatever it is shown."""
+    """Attention whose first head, the one that answers for the shift, looks where it is told: (N,) indices."""
 
-    def __init__(self, heads: int) -> None:
+    def __init__(self, own: nn.Linear) -> None:
         super().__init__()
-        self.heads, self.shift = heads, torch.zeros(0, dtype=torch.long)
+        self.own, self.shift = own, torch.zeros(0, dtype=torch.long)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Scores (N, 64, heads)."""
-        one = nn.functional.one_hot(self.shift, hidden.shape[1]).to(hidden.dtype)
-        return (1e4 * one)[..., None].expand(-1, -1, self.heads)
+        """Scores (N, 64, heads); the other heads look where they would."""
+        scores: Tensor = self.own(hidden)
+        told = 1e4 * nn.functional.one_hot(self.shift, hidden.shape[1]).to(hidden.dtype)
+        return torch.cat([told[..., None], scores[..., 1:]], 2)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def answer(net: Any, sample: Sample, qf2: int, side: int, told: bool) -> npt.NDA
     q2 = torch.tensor(compress.standard(qf2).luma[:N_COEFS]).float()[None]
     out = []
     if told:
-        net.trunk.attention = Told(net.trunk.heads)
+        net.trunk.attention = Told(own)
     try:
         for at in range(0, len(sample.q1), BATCH):
             features, energy = comb(sample.middle(side)[at : at + BATCH], np.float32)
