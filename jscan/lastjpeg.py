@@ -2,8 +2,9 @@
 
 Coefficients of a decoded JPEG lie on multiples of their step, blurred by the rounding of pixels. For each coefficient
 the step is found by maximum likelihood over the blocks of the right grid: a finer step explains anything, but spreads
-its probability over more places. A coefficient that is zero everywhere only says that its step
-is large; it takes the value of the nearest standard table.
+its probability over more places. After an earlier compression on the same grid most coefficients lie on a coarser comb
+than the last table's; all of them together tell such a pair of tables from one coarser table. A coefficient that is
+zero everywhere only says that its step is large; it takes the value of the nearest standard table.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ MAX_BLOCKS = 2500
 """Blocks looked at; more add time and nothing else."""
 MIN_BLOCKS = 30
 """Blocks that are not flat, below which nothing is said."""
+UNEXPLAINED = 0.1
+"""Share of coefficients that one standard table, or two, may leave unexplained: steps of coefficients that are nearly
+always zero are often estimated wrongly. A maker's table leaves more."""
 OUTLIERS = 0.03
 """Share of coefficients that obey no comb, from clipped or edited blocks."""
 
@@ -75,6 +79,23 @@ def _log_likelihood(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return total
 
 
+def _last_of_two(
+    likelihood: npt.NDArray[np.float64], tables: npt.NDArray[np.int64], least: float
+) -> tuple[int, npt.NDArray[np.bool_]]:
+    """The last of the two standard compressions on one grid that explain the coefficients best: its index among the
+    `tables` (100, 64), and (64,) which coefficients free steps explain better than these two by more than `least`.
+
+    A coefficient on multiples of q1 is moved by the second compression to multiples of q2: while it is small to those
+    of the multiple of q2 that is nearest to q1, and that is what free steps find.
+    """
+    last, first, k = tables[:, None], tables[None], np.arange(64)
+    seen = np.minimum(last * np.maximum(np.rint(first / last), 1), MAX_STEP).astype(np.int64)
+    explained = np.maximum(likelihood[k, seen - 1], likelihood[k, last - 1])
+    best = int(np.argmax(explained.sum(axis=2)))
+    gain = likelihood.max(axis=1) - explained.reshape(-1, 64)[best]
+    return best // len(tables), gain > least
+
+
 def estimate(luma: npt.NDArray[np.uint8], found: WindowPosteriors, shift: int) -> LastCompression | None:
     """The last compression of an image (H, W) uint8, or None where too few blocks speak.
 
@@ -93,6 +114,11 @@ def estimate(luma: npt.NDArray[np.uint8], found: WindowPosteriors, shift: int) -
     free = np.argmax(likelihood, axis=1) + 1
     gain = likelihood.max(axis=1) - likelihood[np.arange(64), standard - 1]
     # A free step must beat the standard one clearly; by chance the best of many is a little better.
-    better = gain > 12 + 0.005 * len(values)
+    least = 12 + 0.005 * len(values)
+    better = gain > least
+    if better.mean() > UNEXPLAINED:
+        last, unexplained = _last_of_two(likelihood, tables, least)
+        if unexplained.mean() <= min(UNEXPLAINED, float(better.mean()) / 2):
+            qf, better = last + 1, unexplained
     table = np.where(better, free, standard_table(qf))
     return LastCompression((origin[0], origin[1]), tuple(int(q) for q in table), qf, not bool(better.any()))

@@ -53,6 +53,27 @@ def test_standard_tables(qf: int, crop: tuple[int, int], subsampling: str) -> No
     assert len(last.table) == 64 and min(last.table) >= 1
 
 
+@pytest.mark.parametrize(("first", "second"), [(60, 80), (72, 90)])
+def test_a_first_compression_on_the_same_grid_is_not_taken_for_the_last(first: int, second: int) -> None:
+    """Many of its steps are two or three times those of the last one, and coefficients lie on multiples of them."""
+    once = pixels_of(file_of(photo("coffee")[:280, :380], quality=first))
+    last = estimated(pixels_of(file_of(once, quality=second)))
+    assert last is not None and last.qf == second
+    assert last.table[:N_COEFS] == tuple(standard_table(second)[:N_COEFS].tolist())
+    assert (np.array(last.table) == standard_table(second)).mean() > 0.8
+    both = [standard_table(qf)[:N_COEFS] for qf in (first, second)]
+    assert (both[0] % both[1] == 0).sum() >= 4, "there is something to be mistaken"
+
+
+def test_a_table_that_is_twice_a_standard_one_in_part_is_a_makers() -> None:
+    """Its odd steps are those of no standard table: nothing speaks for a first compression."""
+    table = standard_table(90).copy()
+    table[:N_COEFS] = table[:N_COEFS] * 2 + 1
+    last = estimated(pixels_of(file_of(photo(), qtables=[natural(table)] * 2, subsampling="4:4:4")))
+    assert last is not None and not last.exact
+    assert last.table[:N_COEFS] == tuple(table[:N_COEFS].tolist())
+
+
 @pytest.mark.parametrize("crop", [(0, 0), (4, 1)])
 def test_tables_of_a_maker(crop: tuple[int, int]) -> None:
     tables = [natural(CAMERA), natural(CAMERA)]
