@@ -21,11 +21,13 @@ from train import (  # noqa: E402
     evaluate,
     measure_asked,
     measure_files,
+    measure_lossless,
     measure_q1,
     measure_qf,
     measure_report,
     measure_rows,
     measure_sets,
+    measure_sizes,
     measure_speed,
 )
 from train import measure_metrics as metrics  # noqa: E402
@@ -143,11 +145,14 @@ def test_figures_of_whole_images_by_hand() -> None:
     w = {name: np.repeat(values, (3, 2)) for name, values in of_cells.items()}
     w |= {"truth": truth, "found": found, "qf2": np.full(5, 90.0), "label": np.repeat(["70 to 74", "95 to 99"], (3, 2))}
     w |= {"coverage": np.array([1, 0, 0.9, 0.8, 0.1]), "start": np.array([True, False, False, True, False])}
+    # The shift map is right in two cells of the first scan, one of which has no answer.
+    w |= {"shifted": np.array([True, True, False, False, False]), "shift_sure": np.array([0.5, 1, 0.5, 0, 0])}
     figures = measure_q1.image_figures(w)
     assert figures["scans"] == 2 and figures["cells"] == 5 and figures["no_answer"] == pytest.approx(0.2)
     assert figures["accuracy"] == 0.75 and figures["mse"] == 9 / 4 and figures["accuracy_all"] == pytest.approx(0.6)
     assert figures["accuracy_qf1_below_qf2"] == 1 and figures["accuracy_qf1_from_qf2"] == 0.5
     assert figures["shift_accuracy"] == 1 and figures["called_double"] == 0.5
+    assert figures["shift_map_accuracy"] == 0.5 and figures["shift_map_calibration_error"] == 0
     assert figures["background_accuracy"] == pytest.approx(0.7)
     assert [of["accuracy"] for of in figures["by_coverage"].values()] == [1, 1, 1, 0.75]
 
@@ -315,7 +320,7 @@ def test_quick_and_images_are_what_the_command_says(photographs: Path) -> None:
 
 def test_expected_minutes_grow_with_what_is_asked_for() -> None:
     sets = {"a": [Path("1"), Path("2")], "b": [Path("3")]}
-    for section in ("q1", "q1-images", "qf", "qf-sizes"):
+    for section in ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes"):
         less = evaluate.expected_minutes(section, {"a": sets["a"]}, 100, 2)
         more = evaluate.expected_minutes(section, sets, 100, 1)
         assert less is not None and more is not None and more > 2 * less > 0
@@ -416,6 +421,122 @@ def test_q1_of_whole_images_from_the_command_line(photographs: Path, tmp_path: P
         figures = found[row.name]
         assert figures["scans"] == 1 and figures["cells"] >= 17 * 18 and figures["no_answer"] < 0.5
         assert ("accuracy" in figures) == (row.first != "none")
+
+
+def test_lossless_images_from_the_command_line(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_lossless, "LOSSLESS_ROWS", (measure_rows.Row("QF2 95", qf1=(70, 71), qf2=(95, 95)),))
+    found = run(photographs, tmp_path, "--only", "lossless", "--patches", "40")["lossless"]["photos"]["QF2 95"]
+    assert found["images"] == 1
+    # One image, whose last compression is plain.
+    assert found["last_found"] == found["grid_right"] == found["first_15_right"] == 1 and found["qf_error"] == 0
+    assert found["accuracy"] > 0.5 and found["accuracy_file"] > 0.5 and found["accuracy_all"] <= found["accuracy"]
+    assert found["accuracy_known"] == found["accuracy"] and found["accuracy_mistaken"] is None
+    assert "## Q1 of images saved losslessly: photos" in (tmp_path / "evaluation.md").read_text()
+
+
+def test_figures_of_lossless_images_by_hand() -> None:
+    """Three images: all right; a wrong table; no last compression found."""
+    w: dict[str, Any] = {
+        "last": [True, True, False],
+        "grid": [True, True, False],
+        "table": [True, False, False],
+        "first_15": [True, False, False],
+        "trace": [True, True, False],
+        "steps": [1, 0.5, 0],
+        "qf_error": [0, 4, np.nan],
+        "cells": [10, 10, 10],
+        "said": [8, 10, 0],
+        "right": [8, 4, 0],
+        "square": [0, 9, 0],
+        "file_cells": [10, 10, 10],
+        "file_said": [10, 10, 10],
+        "file_right": [9, 9, 6],
+        "file_square": [1, 1, 4],
+    }
+    found = measure_lossless.figures({name: np.array(values) for name, values in w.items()})
+    third = pytest.approx(1 / 3)
+    assert (found["table_right"], found["first_15_right"]) == (third, third)
+    assert found["last_found"] == found["grid_right"] == found["traced_right"] == pytest.approx(2 / 3)
+    assert found["steps_right"] == 0.5 and found["qf_error"] == 2
+    assert found["accuracy"] == pytest.approx(12 / 18) and found["mse"] == 0.5 and found["accuracy_all"] == 0.4
+    assert found["accuracy_file"] == found["accuracy_all_file"] == 0.8 and found["mse_file"] == pytest.approx(0.2)
+    assert found["accuracy_known"] == 1 and found["accuracy_mistaken"] == 0.4
+
+
+def test_steps_of_coefficients_that_are_zero_leave_no_trace() -> None:
+    table = np.full(64, 10)
+    luma = np.full((64, 80), 128.0)
+    row, col = ZIGZAG[4]
+    waves = np.cos((2 * np.arange(8)[:, None] + 1) * row * np.pi / 16) * np.cos(
+        (2 * np.arange(8) + 1) * col * np.pi / 16
+    )
+    luma[8:16, 16:24] += 20 * waves
+    seen = measure_lossless.traced(luma.astype(np.uint8), tuple(table.tolist()))
+    assert np.flatnonzero(seen).tolist() == [4]
+    assert not measure_lossless.traced(luma.astype(np.uint8), (255,) * 64).any()
+
+
+def test_squares_have_the_history_that_their_contrast_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.ascontiguousarray(data.astronaut()[..., ::-1])
+    drawn: list[tuple[int | None, tuple[int, int]]] = []
+    real = measure_sizes._piece
+
+    def piece(image: Any, side: int, qf: int | None, shift: tuple[int, int], rng: random.Random) -> Any:
+        drawn.append((qf, shift))
+        return np.full_like(real(image, side, qf, shift, rng), 50 * len(drawn))
+
+    monkeypatch.setattr(measure_sizes, "_piece", piece)
+    for contrast in measure_sizes.CONTRASTS:
+        for seed in range(5):
+            drawn.clear()
+            made, (y, x) = measure_sizes.make(image, contrast, 95, 48, random.Random(seed))
+            pixels = measure_sizes.compress.decode(made, gray=True)
+            assert pixels.shape == (504, 504)
+            inside = pixels > 75
+            assert inside.sum() == (48 * 48 if contrast.pasted else 0)
+            assert inside[y : y + 48, x : x + 48].all() == contrast.pasted
+            (ground, shift), *other = drawn
+            assert ground is not None and 70 <= ground <= 85
+            assert len(other) == contrast.pasted
+            for qf, elsewhere in other:
+                assert elsewhere != shift
+                assert (qf is None) == (contrast.apart is None)
+                if qf is not None and contrast.apart is not None:
+                    assert contrast.apart[0] <= abs(qf - ground) <= contrast.apart[1]
+
+
+def test_squares_are_found_or_other_regions_are() -> None:
+    result = _result()  # its region is cells (0, 0) to (1, 1)
+    square = np.zeros((20, 36), bool)
+    square[:16, :8] = True
+    found = measure_sizes.found_in(result, square)
+    assert (found["score"], found["iou"], found["elsewhere"]) == (0.9, 0.5, 0)
+    assert 0.5 < found["pixel_auc"] < 1
+    far = np.zeros((20, 36), bool)
+    far[16:, 34:] = True
+    other = measure_sizes.found_in(result, far)
+    assert (other["iou"], other["elsewhere"]) == (0, 1) and other["pixel_auc"] < 0.5
+    nothing = measure_sizes.found_in(result, np.zeros((20, 36), bool))
+    assert nothing == {"score": 0.9, "iou": 0, "pixel_auc": None, "elsewhere": 1}
+    figures = measure_sizes.figures([found, {"score": 0.1, "iou": 0.2, "pixel_auc": 0.5, "elsewhere": 2}], True)
+    assert figures["found"] == 0.5 and figures["iou"] == 0.35 and figures["share_from_0.5"] == 0.5
+    assert figures["with_regions_elsewhere"] == 0.5 and figures["pixel_auc"] == (found["pixel_auc"] + 0.5) / 2
+    assert "found" not in measure_sizes.figures([nothing], False)
+
+
+def test_squares_from_the_command_line(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure_sizes, "SIZES", (64,))
+    monkeypatch.setattr(measure_sizes, "QF2", (95,))
+    contrasts = (measure_sizes.Contrast("far", (13, 20)), measure_sizes.Contrast("no square", pasted=False))
+    monkeypatch.setattr(measure_sizes, "CONTRASTS", contrasts)
+    found = run(photographs, tmp_path, "--only", "sizes", "--patches", "50")["sizes"]["photos"]
+    assert list(found) == ["QF2 95, far", "QF2 95, no square"]
+    assert list(found["QF2 95, far"]["by_size"]) == ["64"] and list(found["QF2 95, no square"]["by_size"]) == ["none"]
+    assert found["QF2 95, far"]["by_size"]["64"]["images"] == 1
+    text = (tmp_path / "evaluation.md").read_text()
+    assert "| pixel auc | 64 |" in text and "| with regions elsewhere | 64 | none |" in text
 
 
 def test_qf_by_size_from_the_command_line(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

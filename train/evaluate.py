@@ -40,11 +40,13 @@ from train.measure_report import (
 )
 from train.measure_rows import IMAGE_ROWS, LOSSLESS_ROWS, MAIN_ROWS, Q1_ROWS
 from train.measure_sets import Images, image_sets
+from train.measure_sizes import CONTRASTS, QF2, SIZES, measure_sizes
+from train.measure_sizes import WINDOWS_PER_SCAN as WINDOWS_PER_SQUARE
 from train.measure_speed import machine, measure_speed
 
 QUICK = {"patches": 100, "images": 3, "per_kind": 4}
 """What `--quick` stands for."""
-CORE_SECONDS = {"q1": 0.003, "q1-images": 0.45, "lossless": 1.6, "qf": 25.0, "qf-sizes": 43.0}
+CORE_SECONDS = {"q1": 0.003, "q1-images": 0.45, "lossless": 5.0, "qf": 25.0, "qf-sizes": 43.0, "sizes": 0.8}
 """What a window, a scan of a whole image, two such scans, and an image took on one core, measured on Kodak and CLIC."""
 SHARED = Path("../shared")
 """Where the inputs that are no part of the project lie, beside a checkout, unless the options say otherwise."""
@@ -125,6 +127,7 @@ def expected_minutes(section: str, sets: Images, patches: int, workers: int) -> 
     count = {
         "q1": len(sets) * len(Q1_ROWS) * patches,
         "q1-images": len(sets) * len(IMAGE_ROWS) * patches / WINDOWS_PER_IMAGE,
+        "sizes": len(sets) * len(QF2) * ((len(CONTRASTS) - 1) * len(SIZES) + 1) * patches / WINDOWS_PER_SQUARE,
         "lossless": len(sets) * len(LOSSLESS_ROWS) * patches / WINDOWS_PER_SCAN,
     }.get(section, sum(len(paths) for paths in sets.values()))
     return CORE_SECONDS[section] * count / max(workers, 1) / 60
@@ -133,7 +136,7 @@ def expected_minutes(section: str, sets: Images, patches: int, workers: int) -> 
 def _command(o: argparse.Namespace, wanted: tuple[str, ...]) -> str:
     """The command line, without the paths of this machine."""
     parts = ["python -m train.evaluate", *(["DATA"] if o.data else []), f"--only {','.join(wanted)}"]
-    parts += [f"--patches {o.patches}"] if {"q1", "q1-images", "lossless"} & set(wanted) else []
+    parts += [f"--patches {o.patches}"] if {"q1", "q1-images", "lossless", "sizes"} & set(wanted) else []
     parts += [f"--images {o.images}"] if o.images and set(OF_SETS) & set(wanted) else []
     parts += ["--full"] if o.full and "qf" in wanted else []
     parts += [f"--per-kind {o.per_kind}"] if "forge" in wanted else []
@@ -188,6 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
         "lossless": lambda: measure_lossless(sets, o.patches, o.workers),
         "qf": lambda: measure_qf(sets, o.full, o.workers),
         "qf-sizes": lambda: measure_qf_sizes(sets, o.workers),
+        "sizes": lambda: measure_sizes(sets, o.patches, o.workers),
         "forge": lambda: measure_forge(o.forge, o.data, o.per_kind, o.workers),
         "cameras": lambda: measure_cameras(o.cameras),
         "papers": lambda: measure_papers(o.papers),

@@ -17,7 +17,7 @@ from train.measure_q1 import Job, Windows, by_line, source, steps_of, twice
 from train.measure_rows import LOSSLESS_ROWS
 from train.measure_sets import Images, scanner
 
-WINDOWS_PER_SCAN = 20
+WINDOWS_PER_SCAN = 40
 """Windows asked for that one image, scanned as a JPEG and as pixels, stands for."""
 TRACE = 0.001
 """Share of blocks in which a coefficient must not be zero for its step to count as one that leaves a trace."""
@@ -120,5 +120,5 @@ def figures(w: Windows) -> dict[str, Any]:
 
 
 def measure_lossless(sets: Images, count: int, workers: int) -> dict[str, Any]:
-    """Figures by set and line, each from a twentieth of `count` images; see `figures`."""
+    """Figures by set and line, each from a fortieth of `count` images; see `figures`."""
     return by_line(sets, LOSSLESS_ROWS, max(1, count // WINDOWS_PER_SCAN), workers, lossless, figures)

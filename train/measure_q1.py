@@ -193,9 +193,10 @@ def steps_of(maps: Maps) -> npt.NDArray[np.int16]:
 def within(job: Job) -> Windows:
     """What jscan's maps say of every other cell of `count` scans of one image, and the truth about them.
 
-    `found` (n, 15) steps, 0 where the map says nothing; `coverage` (n,) 0 to 1; `start` (n,) whether the cell is its
-    scan's first. Of the cell's scan: `placed`, whether its grid shift was right; `double`, the share of it that was
-    called double; `background`, the share of the background's 15 steps that were right. The others as in `_truth`.
+    `found` (n, 15) steps, 0 where the map says nothing; `coverage` (n,) 0 to 1; `shifted` (n,) whether the shift map is
+    right, and `shift_sure` (n,) its confidence; `start` (n,) whether the cell is its scan's first. Of the cell's scan:
+    `placed`, whether its grid shift was right; `double`, the share of it that was called double; `background`, the
+    share of the background's 15 steps that were right. The others as in `_truth`.
     """
     path, row, count, seed = job
     rng, image = random.Random(seed), source(path, row)
@@ -218,6 +219,8 @@ def within(job: Job) -> Windows:
             {
                 "found": steps,
                 "coverage": result.maps.coverage[1::2, 1::2].ravel(),
+                "shifted": (result.maps.shift[:, 1::2, 1::2] == np.array((dy, dx))[:, None, None]).all(axis=0).ravel(),
+                "shift_sure": np.nan_to_num(result.maps.shift_confidence[1::2, 1::2]).ravel(),
                 "start": np.arange(n) == 0,
                 **{name: np.repeat(np.asarray(value)[None], n, axis=0) for name, value in of_scan.items()},
             }
@@ -228,8 +231,9 @@ def within(job: Job) -> Windows:
 def image_figures(w: Windows) -> dict[str, Any]:
     """Figures of the cells of whole images, as `window_figures`; cells without an answer are left out.
 
-    `shift_accuracy`, `called_double` and `background_accuracy` are of scans. `accuracy_all` counts a cell without an
-    answer as wrong.
+    `shift_accuracy`, `called_double` and `background_accuracy` are of scans. `shift_map_accuracy` is of cells, for the
+    same QF1, and `shift_map_calibration_error` that of the map's confidence, for all QF1. `accuracy_all` counts a cell
+    without an answer as wrong.
     """
     scans = {name: w[name][w["start"]] for name in ("placed", "double", "background", "qf1", "qf2")}
     called = {"scans": len(scans["qf1"]), "called_double": float((scans["double"] > 0.5).mean())}
@@ -238,6 +242,7 @@ def image_figures(w: Windows) -> dict[str, Any]:
         return {**called, "cells": len(said), "no_answer": float((~said).mean())}
     easy = scans["qf1"] <= scans["qf2"] - EASY
     kept = {name: values[said] for name, values in w.items()}
+    shown = kept["shifted"][kept["qf1"] <= kept["qf2"] - EASY]
     found, truth = kept["found"], kept["truth"]
     return {
         **called,
@@ -247,6 +252,8 @@ def image_figures(w: Windows) -> dict[str, Any]:
         "accuracy_all": metrics.accuracy(w["found"], w["truth"]),
         **_below_and_from(found, truth, kept["qf1"], kept["qf2"]),
         "shift_accuracy": float(scans["placed"][easy].mean()) if easy.any() else None,
+        "shift_map_accuracy": float(shown.mean()) if shown.size else None,
+        "shift_map_calibration_error": metrics.calibration_error(kept["shift_sure"], kept["shifted"], RELIABILITY_BINS),
         "background_accuracy": float(scans["background"].mean()),
         **_parts(found, kept, -kept["coverage"]),
     }

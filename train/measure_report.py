@@ -12,8 +12,8 @@ from typing import Any
 from jscan.atomic import replacing
 from train.measure_asked import Results, asked_table
 
-SECTIONS = ("q1", "q1-images", "lossless", "qf", "qf-sizes", "forge", "cameras", "papers", "bench")
-OF_SETS = ("q1", "q1-images", "lossless", "qf", "qf-sizes")
+SECTIONS = ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes", "forge", "cameras", "papers", "bench")
+OF_SETS = ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes")
 """Sections that measure each set of images on its own."""
 
 
@@ -85,6 +85,18 @@ def _numbers(text: str) -> list[float]:
     return [float(word) for word in text.split() if word.replace(".", "").isdigit()]
 
 
+def sizes_report(rows: Mapping[str, Any]) -> list[str]:
+    """Lines of Markdown on pasted squares: a table for each figure, by contrast and the side of the square."""
+    found = {name: row["by_size"] for name, row in rows.items()}
+    lines = []
+    for figure in dict.fromkeys(key for of in found.values() for part in of.values() for key in part):
+        cells = {
+            name: {size: part[figure] for size, part in of.items() if figure in part} for name, of in found.items()
+        }
+        lines += table(figure.replace("_", " "), {name: row for name, row in cells.items() if row})
+    return lines
+
+
 def speed_report(results: Mapping[str, Any]) -> list[str]:
     """Lines of Markdown on speed and memory."""
     start = results.get("start", {})
@@ -111,6 +123,8 @@ def report(results: Results) -> str:
         lines += [f"## QF and flag by the size of the crop: {name}", ""]
         for size, found in sizes.items():
             lines += table(f"QF, crops of {size}", found["error"]) + table(f"flag, crops of {size}", found["flag"])
+    for name, rows in results.get("sizes", {}).items():
+        lines += [f"## Squares with another history, by their side: {name}", "", *sizes_report(rows)]
     if "forge" in results:
         found = results["forge"]
         lines += ["## Forgeries", "", *table("kind", found["kinds"]), *table("score", found["score"])]
