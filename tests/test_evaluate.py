@@ -121,6 +121,7 @@ def test_parts_of_q1_figures_by_hand() -> None:
     w["logp"][1] = np.log(1 / 64)  # and it is the least sure window
     w["logp"][1, np.array(Q1_OFFSET[:-1]) + standard_table(70)[:15] - 1] = np.log(0.25)
     w["qf2"][3] = 80
+    w["deviation"] = np.array([1.0, 2.0, 30.0, 40.0])
     found = measure_q1.window_figures(w)
     first, second = found["by_coefficient"]["1"], found["by_coefficient"]["2"]
     assert first["accuracy"] == 0.75 and first["mse"] == 1 and second["accuracy"] == 1
@@ -128,6 +129,22 @@ def test_parts_of_q1_figures_by_hand() -> None:
     assert [of["accuracy"] for of in found["by_coverage"].values()] == [1, 1, 1, pytest.approx(59 / 60)]
     assert {at: of["windows"] for at, of in found["by_qf2"].items()} == {"80 to 89": 1, "90 to 99": 3}
     assert found["by_first"]["70 to 74"]["mse"] == pytest.approx(4 / 15)
+    by = found["by_deviation"]
+    assert list(by) == ["0 to 2", "2 to 5", "5 to 10", "10 to 20", "from 20"]
+    assert [of["share"] for of in by.values()] == [0.25, 0.25, 0, 0, 0.5]
+    assert by["2 to 5"]["accuracy"] == pytest.approx(14 / 15) and by["from 20"]["accuracy"] == 1
+    assert by["5 to 10"]["accuracy"] is None
+
+
+def test_windows_are_averaged() -> None:
+    sure, unsure = _log_posteriors((0.98, 0.01, 0.01), (0.3, 0.4, 0.3))
+    one = measure_q1.averaged(sure.reshape(1, 1, -1), Q1_OFFSET)
+    assert np.array_equal(one, sure)
+    both = measure_q1.averaged(np.stack([sure, unsure]).reshape(1, 2, -1), Q1_OFFSET)
+    p = np.exp(both[:16].astype(float))
+    assert p.sum() == pytest.approx(1, abs=0.01) and np.exp(both.astype(float)).sum() == pytest.approx(15, abs=0.1)
+    expected = np.sqrt((np.array([0.98, 0.01, 0.01]) + 0.01) * (np.array([0.3, 0.4, 0.3]) + 0.01))
+    assert p[:3] / p[0] == pytest.approx(expected / expected[0], rel=0.02)
 
 
 def test_windows_of_a_single_compression_tell_only_how_often_they_are_called_double() -> None:

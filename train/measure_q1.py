@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jscan import q1map, weights
-from jscan.jpegtables import N_COEFS
+from jscan.jpegtables import N_COEFS, Q1_OFFSET
 from jscan.records import Maps
 from jscan.tiling import WINDOW
 from train import compress
@@ -35,6 +36,10 @@ EASY = 5
 COVERAGES = (25, 50, 75, 100)
 """Percentages of the surest windows at which accuracy is measured."""
 RELIABILITY_BINS = 15
+DEVIATIONS = (2, 5, 10, 20)
+"""Standard deviations of pixels between which windows are taken together: flat ones hold little."""
+FLOOR = 0.01
+"""Added to a window's posteriors before their logs are averaged, so that no window can veto a step."""
 
 Job = tuple[Path, Row, int, str]
 """An image, a line, how many windows or scans of it, and a seed."""
@@ -63,32 +68,44 @@ def isolated(job: Job) -> Windows:
     """What the network says of `count` isolated windows of one image, and the truth about them.
 
     `logp` (n, 226), `shift` and `found_shift` (n,) 0 to 63, `present` (n,) 0 to 1; the others as in `_truth`.
-    A window is cut from 128 x 128 pixels that were compressed, cropped by the shift, and compressed again.
+    A window is cut from 128 x 128 pixels, or more for a larger one, that were compressed, cropped by the shift, and
+    compressed again. `deviation` (n,) is the standard deviation of its pixels.
     """
     path, row, count, seed = job
     rng, image, model = random.Random(seed), source(path, row), _model()
     parts: list[dict[str, Any]] = []
+    whole, middle = SOURCE + row.side - WINDOW, MIDDLE + row.side - WINDOW
     for _ in range(count):
-        y, x = rng.randrange(image.shape[0] - SOURCE + 1), rng.randrange(image.shape[1] - SOURCE + 1)
+        y, x = rng.randrange(image.shape[0] - whole + 1), rng.randrange(image.shape[1] - whole + 1)
         dy, dx, qf1 = rng.randrange(8), rng.randrange(8), rng.randint(*row.qf1)
         if row.aligned:
             dy = dx = 0
         first, second, label = row.draw(rng, qf1)
-        piece = image[y : y + SOURCE, x : x + SOURCE]
+        piece = image[y : y + whole, x : x + whole]
         once = piece if first is None else compress.recompress(piece, first)
-        twice = compress.recompress(once[dy : dy + MIDDLE, dx : dx + MIDDLE], second, gray=True)
-        inner = np.ascontiguousarray(twice[16 : 16 + WINDOW, 16 : 16 + WINDOW])
+        again = compress.recompress(once[dy : dy + middle, dx : dx + middle], second, gray=True)
+        inner = np.ascontiguousarray(again[16 : 16 + row.side, 16 : 16 + row.side])
         found = q1map.estimate(model, inner, second.luma)
         parts.append(
             {
-                "logp": found.logp[0, 0],
+                "logp": averaged(found.logp, Q1_OFFSET),
                 "shift": shift_index(-dy, -dx),
-                "found_shift": int(found.shift[0, 0].argmax()),
-                "present": found.present[0, 0],
+                "found_shift": int(averaged(found.shift, (0, 64)).argmax()),
+                "present": found.present.mean(),
+                "deviation": inner.std(),
                 **_truth(first, second, label),
             }
         )
     return {name: np.stack([p[name] for p in parts]) for name in parts[0]}
+
+
+def averaged(logp: npt.NDArray[np.float16], groups: tuple[int, ...]) -> npt.NDArray[np.float16]:
+    """(K,) log-posteriors of all windows (R, C, K) together, of one window its own; `groups` says where each begins."""
+    if logp.shape[:2] == (1, 1):
+        return np.asarray(logp[0, 0])
+    mean = np.log(np.exp(logp.astype(np.float32)) + FLOOR).mean(axis=(0, 1))
+    parts = [part - np.log(np.exp(part).sum()) for part in np.split(mean, groups[1:-1])]
+    return np.concatenate(parts).astype(np.float16)
 
 
 def _truth(first: compress.Compression | None, second: compress.Compression, label: str) -> dict[str, Any]:
@@ -140,7 +157,8 @@ def _below_and_from(
 
 
 def _parts(found: npt.NDArray[Any], w: Windows, doubt: npt.NDArray[Any]) -> dict[str, Any]:
-    """Accuracy and mean square error by coefficient, by first compression, by QF2, and of the surest windows."""
+    """Accuracy and mean square error by coefficient, by first compression, by QF2, by the deviation of the
+    pixels where that is known, and of the surest windows."""
     truth, qf1, qf2 = w["truth"], w["qf1"], w["qf2"]
     out: dict[str, Any] = {
         "by_coefficient": {
@@ -161,6 +179,16 @@ def _parts(found: npt.NDArray[Any], w: Windows, doubt: npt.NDArray[Any]) -> dict
                 g: {"windows": int(here.sum()), **metrics.scores("", found[here], truth[here])}
                 for g, here in of.items()
             }
+    if "deviation" in w:
+        edges = (0, *DEVIATIONS, np.inf)
+        of = {
+            f"{a} to {b}" if b < np.inf else f"from {a}": (w["deviation"] >= a) & (w["deviation"] < b)
+            for a, b in pairwise(edges)
+        }
+        out["by_deviation"] = {
+            name: {"share": float(here.mean()), **metrics.scores("", found[here], truth[here])}
+            for name, here in of.items()
+        }
     order = np.argsort(doubt, kind="stable")
     surest = {f"{share} %": order[: len(order) * share // 100] for share in COVERAGES}
     out["by_coverage"] = {name: metrics.scores("", found[k], truth[k]) for name, k in surest.items()}
@@ -276,7 +304,8 @@ def by_line(
     for name, paths in sets.items():
         drawn: dict[Row, Counter[Path]] = {}
         for row in rows:
-            usable = [p for p in paths if min(sides(p)) // (2 if row.half else 1) >= SOURCE]
+            least = SOURCE + row.side - WINDOW
+            usable = [p for p in paths if min(sides(p)) // (2 if row.half else 1) >= least]
             drawn[row] = Counter(random.Random(f"{name}/{row.seed}").choices(usable, k=count) if usable else ())
         # All lines of an image follow each other, so that it is read once.
         for path in paths:

@@ -58,6 +58,8 @@ PARTS = (
     ("by_first", "accuracy", "accuracy by first compression"),
     ("by_first", "mse", "MSE by first compression"),
     ("by_qf2", "accuracy", "accuracy by QF2"),
+    ("by_deviation", "share", "share by the standard deviation of the pixels"),
+    ("by_deviation", "accuracy", "accuracy by the standard deviation of the pixels"),
     ("by_coverage", "accuracy", "accuracy of the surest"),
     ("by_coverage", "mse", "MSE of the surest"),
     ("reliability", "happened", "share of likeliest steps that are right, by their probability"),

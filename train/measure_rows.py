@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from jscan.tiling import WINDOW
 from train import compress
 from train.compress import OTHER_ENCODERS, Compression
 
@@ -28,6 +29,8 @@ class Row:
     subsampling: str = "4:2:0"
     encoder: str = "opencv"
     """Encoder of both compressions; tables that are not standard are written with Pillow."""
+    side: int = WINDOW
+    """Pixels along a side of an isolated window; of a larger one the answers of all windows in it are averaged."""
     windows: str = ""
     """The line whose random places, shifts and QF1 are taken, so that the two lines differ in nothing else."""
 
@@ -80,6 +83,7 @@ Q1_ROWS = (
     Row("QF2 92, aligned", qf2=(92, 92), aligned=True),
     Row("QF2 90, half resolution", half=True),
     Row("QF2 80, half resolution", qf1=(55, 98), qf2=(80, 80), half=True),
+    *(Row(f"QF2 90, windows of {side}", side=side) for side in (96, 128)),
     Row("QF2 90, 4:4:4", subsampling="4:4:4", windows="QF2 90"),
     *(Row(f"QF2 90, encoder {name}", encoder=name, windows="QF2 90") for name in ("pillow", *OTHER_ENCODERS)),
     Row("QF2 90, Photoshop 8 to 12 first", first="photoshop", windows="QF2 90"),
