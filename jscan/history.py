@@ -49,6 +49,9 @@ JPEG_CHANNELS = (
     "table_elsewhere_3",
     "table_elsewhere_7",
     "over_q2",
+    "against_24",
+    "against_40",
+    "against_72",
     "texture",
     "saturated",
     "mean_double_logit",
@@ -56,6 +59,7 @@ JPEG_CHANNELS = (
     "mean_shift_background",
     "mean_shift_best",
     "mean_table_elsewhere",
+    "mean_against_72",
     "background_over_q2",
     "log_q2",
 )
@@ -183,8 +187,13 @@ def _stack(names: tuple[str, ...], maps: dict[str, FloatArray | float], shape: t
     return out
 
 
-def jpeg_channels(found: WindowPosteriors, base: Background, q2: tuple[int, ...], pixels: Content) -> FloatArray:
-    """(channels, R, C) float32: Q1 posteriors compared with the background; the order is `JPEG_CHANNELS`."""
+def jpeg_channels(
+    found: WindowPosteriors, base: Background, q2: tuple[int, ...], pixels: Content, against: FloatArray
+) -> FloatArray:
+    """(channels, R, C) float32: Q1 posteriors compared with the background; the order is `JPEG_CHANNELS`.
+
+    `against` (3, R, C) is what the background's trace says, of 24, 40 and 72 pixels (`trace.background_trace`).
+    """
     shape = found.present.shape
     log_q2 = np.log(np.array(q2[:N_COEFS], np.float64))
     log_base = np.log(np.array(base.table, np.float64))
@@ -230,6 +239,9 @@ def jpeg_channels(found: WindowPosteriors, base: Background, q2: tuple[int, ...]
         "table_elsewhere_3": table_3,
         "table_elsewhere_7": table_7,
         "over_q2": mean(over),
+        "against_24": against[0],
+        "against_40": against[1],
+        "against_72": against[2],
         "texture": pixels.texture,
         "saturated": pixels.saturated,
         "mean_double_logit": float(logit.mean()),
@@ -237,6 +249,7 @@ def jpeg_channels(found: WindowPosteriors, base: Background, q2: tuple[int, ...]
         "mean_shift_background": float(at_shift.mean()),
         "mean_shift_best": float(best_shift.mean()),
         "mean_table_elsewhere": float(elsewhere.mean()),
+        "mean_against_72": float(against[2].mean()),
         "background_over_q2": float((log_base - log_q2).mean()),
         "log_q2": float(log_q2.mean()) / 2,
     }

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from jscan.jpegtables import ZIGZAG, standard_table
+from jscan.jpegtables import ZIGZAG, dct_basis, standard_table
 from jscan.records import LastCompression, WindowPosteriors
 from jscan.tiling import BLOCK, STRIDE, WINDOW
 
@@ -28,12 +28,6 @@ UNEXPLAINED = 0.1
 always zero are often estimated wrongly. A maker's table leaves more."""
 OUTLIERS = 0.03
 """Share of coefficients that obey no comb, from clipped or edited blocks."""
-
-
-def _basis() -> npt.NDArray[np.float64]:
-    m = np.arange(8)
-    rows = [np.sqrt((1 if k == 0 else 2) / 8) * np.cos((2 * m + 1) * k * np.pi / 16) for k in range(8)]
-    return np.stack(rows)
 
 
 def _coefficients(
@@ -54,7 +48,7 @@ def _coefficients(
     blocks = whole[y[pick], :, x[pick], :]
     clipped = ((blocks == 0) | (blocks == 255)).any(axis=(1, 2))
     blocks = blocks[~clipped]
-    basis = _basis()
+    basis = dct_basis().astype(np.float64)
     dct = np.einsum("ua,nab,vb->nuv", basis, blocks.astype(np.float64) - 128, basis, optimize=True)
     zigzag = np.array(ZIGZAG)
     picked: npt.NDArray[np.float32] = dct[:, zigzag[:, 0], zigzag[:, 1]].astype(np.float32)

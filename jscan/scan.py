@@ -28,6 +28,7 @@ from jscan import (
     score,
     suspicion,
     tiling,
+    trace,
     weights,
 )
 from jscan.config import DEFAULT_MAX_PIXELS
@@ -209,7 +210,8 @@ class Scanner:
         found = q1map.estimate(self._model(q1map.MODEL), luma, q2, origin)
         pixels = history.content(luma, found)
         base = history.background(found)
-        channels = history.jpeg_channels(found, base, q2, pixels)
+        against = trace.background_trace(luma, found, base.table, base.shift)
+        channels = history.jpeg_channels(found, base, q2, pixels, against)
         mute, consistency = self._compare(suspicion.JPEG_MODEL, found, base, channels, pixels)
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
         found = context.refine(self._model(context.MODEL), found, q2, pixels.texture, pixels.saturated)

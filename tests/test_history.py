@@ -85,7 +85,7 @@ def channels(found: WindowPosteriors, base: Background | None = None) -> npt.NDA
     pixels = history.content(luma(*found.size), found)
     if found.logp.shape[2] == 100:
         return history.pixel_channels(found, base, pixels)
-    return history.jpeg_channels(found, base, Q2, pixels)
+    return history.jpeg_channels(found, base, Q2, pixels, np.full((3, *found.present.shape), 0.5, np.float32))
 
 
 @pytest.mark.parametrize("present", [0.0, 0.3, 1.0])
@@ -115,7 +115,8 @@ def test_the_lowest_posteriors_stay_finite(size: int) -> None:
 
 def test_steps_of_a_16_bit_table() -> None:
     found = posteriors(GROUND, 3)
-    maps = history.jpeg_channels(found, history.background(found), (65535,) * 64, history.content(luma(), found))
+    pixels, against = history.content(luma(), found), np.zeros((3, *found.present.shape), np.float32)
+    maps = history.jpeg_channels(found, history.background(found), (65535,) * 64, pixels, against)
     assert np.isfinite(maps).all()
 
 

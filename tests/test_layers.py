@@ -13,7 +13,7 @@ LAYERS = {
     0: ("errors", "records", "config", "names", "timestamps", "filetypes", "jpegtables", "tiling", "atomic", "limits"),
     1: (
         "discover", "members", "archives", "reading", "jpegheader", "decode", "weights", "windows", "qfmap", "q1map",
-        "lastjpeg", "history", "suspicion", "context", "regions", "rescaled", "score", "parquet", "heatmap",
+        "lastjpeg", "history", "trace", "suspicion", "context", "regions", "rescaled", "score", "parquet", "heatmap",
     ),
     2: ("scan", "ledger", "journal", "tally", "outputs"),
     3: ("engine",),

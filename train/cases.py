@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from jscan import history, q1map, qfmap, weights
+from jscan import history, q1map, qfmap, trace, weights
 from jscan.jpegtables import N_COEFS, Q1_MAX
 from jscan.records import WindowPosteriors
 from jscan.tiling import BLOCK, STRIDE, WINDOW
@@ -37,9 +37,10 @@ PART = 75
 MODELS = {"jpeg": q1map.MODEL, "pixels": qfmap.MODEL}
 
 Case = dict[str, Any]
-"""One labelled image, as arrays: the fields of `posteriors` and `history.Content`, the file's table `q2` (64,), `kind`,
-`label` (see `cell_labels`), `inside` (R, C) whether a window's centre lies in the mask, and, for what lies outside and
-inside of the mask, `tables` (2, 15), zeros where there was no compression, and `shifts` (2,)."""
+"""One labelled image, as arrays: the fields of `posteriors` and `history.Content`, the file's table `q2` (64,), what
+the background's trace says, `against` (3, R, C; None for decoded pixels), `kind`, `label` (see `cell_labels`), `inside`
+(R, C) whether a window's centre lies in the mask, and, for what lies outside and inside of the mask, `tables` (2, 15),
+zeros where there was no compression, and `shifts` (2,)."""
 
 
 def cell_labels(mask: npt.NDArray[np.bool_], rows: int, cols: int) -> npt.NDArray[np.float32]:
@@ -81,6 +82,8 @@ def _capped(table: tuple[int, ...] | None) -> npt.NDArray[np.int64]:
 def _look(made: forgery.Case, model: weights.Model) -> Case:
     found = qfmap.estimate(model, made.luma) if made.q2 is None else q1map.estimate(model, made.luma, made.q2)
     pixels, (rows, cols) = history.content(made.luma, found), found.present.shape
+    base = history.background(found)
+    against = None if made.q2 is None else trace.background_trace(made.luma, found, base.table, base.shift)
     return {
         "logp": found.logp,
         "shift": found.shift,
@@ -88,6 +91,7 @@ def _look(made: forgery.Case, model: weights.Model) -> Case:
         "size": np.array(made.luma.shape),
         "texture": pixels.texture,
         "saturated": pixels.saturated,
+        "against": against,
         "q2": np.array(made.q2 or (), np.int64),
         "kind": made.kind,
         "label": cell_labels(made.mask, rows, cols),

@@ -21,7 +21,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from jscan.jpegtables import N_COEFS, Q1_MAX, ZIGZAG, standard_table
+from jscan.jpegtables import N_COEFS, Q1_MAX, ZIGZAG, dct_basis, standard_table
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -121,13 +121,6 @@ def qf_bands() -> tuple[Band, ...]:
     fine = (1, 2, 3, 4, 5, 6, 8, 10, 13, 17)
     bands += [Band(tuple(sorted(rest[k : k + 6 : 2])), fine, (0.4, 0.8, 1.6, 3.2, 6.4, 12.8)) for k in range(0, 48, 6)]
     return tuple(bands)
-
-
-def dct_basis() -> FloatArray:
-    """(8, 8) float32: row k is the k-th function of the orthonormal 8-point DCT."""
-    m = np.arange(8)
-    rows = [np.sqrt((1 if k == 0 else 2) / 8) * np.cos((2 * m + 1) * k * np.pi / 16) for k in range(8)]
-    return np.asarray(np.stack(rows), np.float32)
 
 
 def blocks_per_shift(positions: int = WINDOW - 7) -> FloatArray:

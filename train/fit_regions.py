@@ -44,7 +44,7 @@ def sample(name: str, case: cases.Case) -> Sample:
     found, pixels = cases.posteriors(case), cases.content(case)
     base = history.background(found)
     if name == "jpeg":
-        maps = history.jpeg_channels(found, base, tuple(int(q) for q in case["q2"]), pixels)
+        maps = history.jpeg_channels(found, base, tuple(int(q) for q in case["q2"]), pixels, case["against"])
     else:
         maps = history.pixel_channels(found, base, pixels)
     return Sample(case["kind"], np.asarray(maps, np.float32), case["label"], history.mute(pixels))

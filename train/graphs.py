@@ -15,9 +15,9 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from jscan.jpegtables import N_COEFS, Q1_OFFSET, ZIGZAG
+from jscan.jpegtables import N_COEFS, Q1_OFFSET, ZIGZAG, dct_basis
 from jscan.tiling import MARGIN, STRIDE
-from train.comb import ROWS, STEPS_PER_UNIT, WINDOW, Band, dct_basis
+from train.comb import ROWS, STEPS_PER_UNIT, WINDOW, Band
 from train.networks.comb import Q1Net, QfNet
 from train.networks.context import CLIP, FLOOR, SHIFTS, STEPS, ContextNet
 from train.networks.region import RegionNet

@@ -1,0 +1,100 @@
+"""The trace of the background's first compression in single blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from material import file_of, photo, pixels_of
+
+from jscan import trace
+from jscan.decode import decode
+from jscan.jpegtables import N_COEFS, Q1_OFFSET, standard_table
+from jscan.records import WindowPosteriors
+from jscan.tiling import window_grid
+
+SHIFT = (3, 5)
+"""Pixels cropped between the two compressions."""
+
+
+def luma_of(data: bytes) -> npt.NDArray[np.uint8]:
+    return np.asarray(decode(data, max_pixels=10**7, rgb=False).luma)
+
+
+def windows(luma: npt.NDArray[np.uint8], origin: tuple[int, int] = (0, 0)) -> WindowPosteriors:
+    """Posteriors that say nothing, of the windows of an image."""
+    rows, cols = window_grid(luma.shape[0] - origin[0], luma.shape[1] - origin[1])
+    logp, shift = (np.zeros((rows, cols, n), np.float16) for n in (Q1_OFFSET[-1], 64))
+    return WindowPosteriors(logp, shift, np.ones((rows, cols), np.float32), origin, luma.shape)
+
+
+def spliced(
+    qf1: int, qf2: int, square: int, *, other: int | None = None
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    """Luma of a double JPEG with a square of another history pasted in, and row and column where it begins."""
+    picture = photo()
+    ground = pixels_of(file_of(picture, quality=qf1))[SHIFT[0] :, SHIFT[1] :].copy()
+    donor = picture if other is None else pixels_of(file_of(picture[:, 1:], quality=other))
+    y, x = 200, 230
+    ground[y : y + square, x : x + square] = donor[100 : 100 + square, 180 : 180 + square]
+    return luma_of(file_of(ground, quality=qf2)), (y, x)
+
+
+def against(luma: npt.NDArray[np.uint8], qf1: int, shift: tuple[int, int] = SHIFT) -> npt.NDArray[np.float32]:
+    place = (-shift[0] % 8) * 8 + -shift[1] % 8
+    return trace.background_trace(luma, windows(luma), tuple(standard_table(qf1)[:N_COEFS].tolist()), place)
+
+
+def middle(y: int, x: int, side: int) -> tuple[int, int]:
+    """The window whose centre is nearest to that of a square."""
+    return tuple(round((v + side / 2 - 32) / 16) for v in (y, x))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("qf1", "qf2", "other"), [(75, 90, None), (75, 90, 92), (85, 90, None), (70, 85, 82)])
+def test_a_square_of_32_pixels_stands_out(qf1: int, qf2: int, other: int | None) -> None:
+    luma, (y, x) = spliced(qf1, qf2, 32, other=other)
+    found = against(luma, qf1)
+    assert found.shape == (3, *window_grid(*luma.shape)) and np.abs(found).max() <= trace.MOST / 4
+    row, col = middle(y, x, 32)
+    near = found[0, row - 1 : row + 2, col - 1 : col + 2]
+    assert near.max() > 0.5
+    far = np.ones(found.shape[1:], bool)
+    far[row - 4 : row + 5, col - 4 : col + 5] = False
+    # The suit's saturated red was clipped on the way through RGB, which the luma does not show.
+    assert (found[0][far] > 0.5).mean() < 0.1 and np.median(found[0][far]) < -1
+
+
+def test_another_table_or_grid_leaves_no_trace() -> None:
+    luma, _ = spliced(75, 90, 0)
+    assert np.median(against(luma, 75)[2]) < -2
+    assert np.median(np.abs(against(luma, 75, (6, 1))[2])) < 0.2
+
+
+def test_an_image_that_was_compressed_once_has_none() -> None:
+    luma = luma_of(file_of(photo(), quality=90))
+    assert np.median(np.abs(against(luma, 75)[2])) < 0.3
+
+
+def test_where_windows_begin_elsewhere() -> None:
+    """The shift is seen from the windows' origin: windows that begin in the image are as those of a crop."""
+    luma, _ = spliced(75, 90, 48)
+    table, origin = tuple(standard_table(75)[:N_COEFS].tolist()), (8, 16)
+    place = (-SHIFT[0] % 8) * 8 + -SHIFT[1] % 8
+    inside = trace.background_trace(luma, windows(luma, origin), table, place)
+    alone = against(np.ascontiguousarray(luma[origin[0] :, origin[1] :]), 75)
+    assert inside.shape == alone.shape
+    # Blocks before the origin count for the windows at the border of the one, and the image's means are of more pixels.
+    assert np.abs(inside - alone)[:, 2:-2, 2:-2].mean() < 0.05
+
+
+def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    luma, _ = spliced(85, 90, 48)
+    whole = against(luma, 85)
+    monkeypatch.setattr(trace, "_STRIP", 7)
+    assert np.allclose(against(luma, 85), whole, atol=1e-3)
+
+
+def test_the_smallest_image() -> None:
+    luma = np.ascontiguousarray(spliced(75, 90, 0)[0][:64, :64])
+    luma.setflags(write=False)
+    assert against(luma, 75).shape == (3, 1, 1)
