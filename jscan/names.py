@@ -9,4 +9,6 @@ def display_path(path_bytes: bytes) -> str:
     Marks that reorder text (U+202E and its like) are escaped as well, so that a name reads as it is stored.
     """
     text = path_bytes.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

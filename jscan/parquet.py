@@ -106,8 +106,9 @@ _SHARD_SCHEMA = SCHEMA.append(pa.field(COPY, pa.bool_()))
 
 def to_table(records: Iterable[ScanRecord]) -> pa.Table:
     """The rows as an Arrow table with `SCHEMA`, in the order given; NaN becomes null."""
-    rows = [_clean(record.as_dict()) for record in records]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    rows = list(records)
+    columns = [_column(f.type, [getattr(row, f.name) for row in rows]) for f in SCHEMA]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def write_shard(path: Path, records: Sequence[ScanRecord], copies: Sequence[bool], about: Mapping[str, Any]) -> None:
@@ -180,17 +181,27 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
-def _clean(value: Any) -> Any:
-    """Plain values that Arrow takes: no lone surrogates in strings, no NaN, lists for tuples."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(value, (float, np.floating)):
-        return None if math.isnan(value) else value
-    if isinstance(value, dict):
-        return {k: _clean(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_clean(v) for v in value]
-    return value
+def _column(kind: Any, values: list[Any]) -> Any:
+    """The Arrow array of one column: no lone surrogates in strings, no NaN. By type, for most values need nothing."""
+    if pa.types.is_floating(kind):
+        values = [None if v is None or math.isnan(v) else v for v in values]
+    elif pa.types.is_string(kind):
+        values = [None if v is None else _text(v) for v in values]
+    elif pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
+        values = [[_text(v) for v in found] for found in values]
+    elif pa.types.is_list(kind):
+        values = [None if found is None else [_plain(region) for region in found] for found in values]
+    return pa.array(values, kind)
+
+
+def _text(value: str) -> str:
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _plain(region: Region) -> dict[str, Any]:
+    """The region as a dict, without NaN."""
+    row = {f.name: getattr(region, f.name) for f in fields(region)}
+    return {k: None if isinstance(v, float | np.floating) and math.isnan(v) else v for k, v in row.items()}
 
 
 def _record(row: dict[str, Any]) -> ScanRecord:

@@ -535,12 +535,12 @@ def usable_cores() -> int:
 
 def json_row(record: ScanRecord, *, brief: bool = False) -> dict[str, Any]:
     """The row as values that JSON knows: times in ISO 8601, bytes in hexadecimal. `brief` leaves out long columns."""
+    if brief:
+        keep = ("path", "sha256", "status", "error_code", "error", "warnings", "width", "height", "n_regions", "score")
+        return {name: getattr(record, name) for name in (*keep, "decode_ms", "estimate_ms")}
     row = record.as_dict()
     row["path_bytes"] = record.path_bytes.hex()
     row["mtime"] = record.mtime.isoformat() if record.mtime else None
-    if brief:
-        keep = ("path", "sha256", "status", "error_code", "error", "warnings", "width", "height", "n_regions", "score")
-        row = {key: row[key] for key in (*keep, "decode_ms", "estimate_ms")}
     return row
 
 

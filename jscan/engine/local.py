@@ -195,9 +195,9 @@ def run(
                 crew.hand_out(suspects.popleft())
             if not crew.busy():
                 break
-            _wait(crew, timeout)
+            ready = _wait(crew, timeout)
             for worker in tuple(crew.members):
-                said = _hear(worker, timeout)
+                said = _hear(worker, ready, timeout)
                 ticket = worker.ticket
                 if said is None:
                     continue
@@ -250,30 +250,37 @@ def run(
         crew.dismiss(now=not finished)
 
 
-def _wait(crew: _Crew[Item], timeout: float | None) -> None:
-    """Nothing; returns when a worker has said something or is dead, and often enough to see who hangs."""
+def _wait(crew: _Crew[Item], timeout: float | None) -> frozenset[Any]:
+    """The pipes that can be read and the sentinels of the dead; none, often enough to see who hangs."""
     events: list[Any] = [e for w in crew.members for e in (w.pipe, w.process.sentinel)]
     before = time.monotonic()
-    wait(events, BEAT_SECONDS if timeout is None else min(BEAT_SECONDS, timeout / 4))
+    ready = wait(events, BEAT_SECONDS if timeout is None else min(BEAT_SECONDS, timeout / 4))
     passed = time.monotonic() - before
     if passed > 2 * BEAT_SECONDS:
         crew.excuse(passed)  # this process was stopped (Ctrl-Z), and the workers with it
+    return frozenset(ready)
 
 
-def _hear(worker: _Worker[Item], timeout: float | None) -> tuple[str, Any] | None:
-    """What the worker said, or ("lost", why it counts as hung or None where it is dead), or None."""
+def _hear(worker: _Worker[Item], ready: frozenset[Any], timeout: float | None) -> tuple[str, Any] | None:
+    """What the worker said, or ("lost", why it counts as hung or None where it is dead), or None.
+
+    The system is asked about a worker only where `ready` names it, or where it is about to be given up.
+    """
+    dead = worker.process.sentinel in ready or (not ready and not worker.process.is_alive())
+    trouble = worker.overdue(time.monotonic(), timeout)
     try:
-        # A dead worker's last words are still in the pipe: only when that is empty does its death count.
-        while worker.pipe.poll():
+        # A dead worker's last words are still in the pipe: only when that is empty does its death count. So it is with
+        # one that seems late: whoever consumes the outcomes may have taken long since the pipes were looked at.
+        if worker.pipe in ready or ((dead or trouble) and worker.pipe.poll()):
             said: tuple[str, Any] = worker.pipe.recv()
             worker.heard = time.monotonic()
             if said[0] != "beat":
                 return said
+            trouble = worker.overdue(worker.heard, timeout)
+        elif dead:
+            return "lost", None
     except (EOFError, ConnectionResetError, BrokenPipeError):
         return "lost", None
-    if not worker.process.is_alive():
-        return "lost", None
-    trouble = worker.overdue(time.monotonic(), timeout)
     return ("lost", trouble) if trouble else None
 
 
@@ -381,13 +388,20 @@ class _Line:
         self.watch(on=True)
 
     def watch(self, *, on: bool) -> None:
-        """Nothing; from now on the process ends by itself when it takes too long, or does not any more."""
-        if not on:
-            faulthandler.cancel_dump_traceback_later()
-        elif self._timeout is not None:
-            # A thread of its own that needs no interpreter: it works where a C library hangs and holds the lock.
-            seconds = self._timeout * self._times + ORPHAN_SECONDS
+        """Nothing; from now on the process ends by itself when it takes too long, or does not any more.
+
+        What ends it needs no interpreter, so it works where a C library hangs and holds the lock.
+        """
+        if self._timeout is None:
+            return
+        seconds = self._timeout * self._times + ORPHAN_SECONDS
+        if sys.platform != "win32":
+            # A signal that nobody handles: a timer of the system costs 1 us, faulthandler's thread for each item 50.
+            signal.setitimer(signal.ITIMER_REAL, seconds if on else 0)
+        elif on:
             faulthandler.dump_traceback_later(seconds, exit=True, file=self._nowhere)
+        else:
+            faulthandler.cancel_dump_traceback_later()
 
     def _beat(self) -> None:
         while True:
@@ -407,6 +421,8 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Told to stop, it leaves by way of its `finally` clauses, which remove half-written files.
     signal.signal(signal.SIGTERM, _leave)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # see `_Line.watch`; who started jscan may have ignored it
     # Closing the pipe, or the parent's death, ends the worker quietly.
     gone = (EOFError, BrokenPipeError, ConnectionResetError, _Orphaned)
     with contextlib.suppress(*gone), open(os.devnull, "w") as nowhere:
