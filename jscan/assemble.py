@@ -20,7 +20,7 @@ from jscan.manifest import InputsDigest
 from jscan.records import READING_WARNINGS, ScanRecord
 from jscan.tally import Tally
 
-CACHE_ROWS = 8_000
+CACHE_ROWS = 4_000
 """Rows at hand while the results are written: of shards and of row groups of the results before."""
 
 

@@ -223,9 +223,11 @@ def _groups(path: Path) -> Iterator[Any]:
         missing = [name for name in parquet.SCHEMA.names if name not in stored.schema_arrow.names]
         if missing:
             raise UsageError(f"{path} has no column {missing[0]}: it is of another version of jscan, or not of jscan")
+        first = 0
         for group in range(stored.metadata.num_row_groups):
             try:
                 yield stored.read_row_group(group)
             except (OSError, pa.ArrowException) as error:
                 said = parquet.first_line(error)
-                raise UsageError(f"rows from {group * parquet.GROUP_ROWS:,} on cannot be read: {said}") from error
+                raise UsageError(f"rows from {first:,} on cannot be read: {said}") from error
+            first += stored.metadata.row_group(group).num_rows

@@ -15,6 +15,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ if __name__ == "__main__":
 """
 HOSTILE = 0.01
 COPIES = 0.01
+TURN = 1.0
+"""Seconds."""
 
 
 def make_images(folder: Path, count: int, seed: int) -> None:
@@ -144,8 +147,8 @@ def logged(log: Path) -> list[str]:
     return [e["path"] for e in events if e["event"] == "row"]
 
 
-def cost(images: Path) -> float:
-    """Processor seconds of a plain loop over the images, its start aside."""
+def cost(images: Path, to: Path) -> None:
+    """Nothing; the file then holds the processor seconds of a plain loop over the images, its start aside."""
     from jscan.scan import Scanner
 
     scanner = Scanner(device="cpu", threads=1)
@@ -154,7 +157,7 @@ def cost(images: Path) -> float:
     before = resource.getrusage(resource.RUSAGE_SELF)
     for path in paths:
         scanner.scan(path)
-    return _processor(resource.getrusage(resource.RUSAGE_SELF)) - _processor(before)
+    to.write_text(json.dumps(_processor(resource.getrusage(resource.RUSAGE_SELF)) - _processor(before)))
 
 
 def _processor(used: resource.struct_rusage) -> float:
@@ -162,30 +165,57 @@ def _processor(used: resource.struct_rusage) -> float:
 
 
 def overhead(base: Path, count: int, seed: int) -> None:
-    """Nothing; prints what supervision and journal cost, over images that are all there once."""
+    """Nothing; prints what supervision and journal cost, over images that are all there once.
+
+    The plain loop and the scan take turns on one core, a second each, so that whatever else the machine does falls on
+    both: one after the other, two plain loops differed by 20 %. The start of either is left out; that of a scan is the
+    time of one over a single image, the median of three.
+    """
     main = base / "plain.py"
     main.write_text(MAIN.format(shard=1000))
-    images = base / "plain"
+    images, few, said = base / "plain", base / "few", base / "plain.json"
     rng = np.random.default_rng(seed + 1)
     images.mkdir()
     for i in range(count):
         noise = rng.integers(0, 8, (96, 96, 3), dtype=np.uint8)
         (images / f"{i:05}.jpg").write_bytes(file_of(photo()[100:196, 100:196] // 2 + noise, quality=85))
-    few = base / "few"
     few.mkdir()
     shutil.copy(images / "00000.jpg", few / "0.jpg")
+    loop = [sys.executable, "-c", "import sys; from pathlib import Path; from soak import cost"]
+    loop[-1] += "; cost(*map(Path, sys.argv[1:]))"
     with _one_core():
-        child = os.fork()
-        if child == 0:
-            (base / "plain.json").write_text(json.dumps(cost(images)))
-            os._exit(0)
-        os.waitpid(child, 0)
-        plain: float = json.loads((base / "plain.json").read_text())
-        start = _processor_of(_scan(main, few, base / "few.parquet", 1), base / "few.parquet")
-        whole = _processor_of(_scan(main, images, base / "plain.parquet", 1), base / "plain.parquet")
+        starts = [in_turns([_scan(main, few, base / f"few{i}.parquet", 1)])[0] for i in range(3)]
+        _, whole = in_turns([[*loop, str(images), str(said)], _scan(main, images, base / "plain.parquet", 1)])
+    plain: float = json.loads(said.read_text())
+    start = sorted(starts)[1]
     more = whole - start - plain
     print(f"processor time over {count} images: {plain:.2f} s in a plain loop, {whole - start:.2f} s in jscan scan")
-    print(f"supervision and journal: {1000 * more / count:.2f} ms an image, {100 * more / plain:+.1f} %")
+    print(f"(its start, {start:.2f} s, left out; between {min(starts):.2f} and {max(starts):.2f} s in three)")
+    print(f"supervision and journal: {1000 * more / count:.2f} ms an image, {100 * more / plain:+.1f} %", flush=True)
+
+
+def in_turns(commands: list[list[str]]) -> list[float]:
+    """Processor seconds that each command took, its children with it; one of them runs at a time, for `TURN` each."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
+    running = [subprocess.Popen(c, env=environment, start_new_session=True) for c in commands]
+    took: dict[int, float] = {}
+    for process in running:
+        os.killpg(process.pid, signal.SIGSTOP)
+    while len(took) < len(running):
+        for process in running:
+            if process.pid in took:
+                continue
+            os.killpg(process.pid, signal.SIGCONT)
+            until = time.monotonic() + TURN
+            while process.pid not in took and time.monotonic() < until:
+                time.sleep(0.01)
+                ended, status, used = os.wait4(process.pid, os.WNOHANG)
+                if ended:
+                    process.returncode = os.waitstatus_to_exitcode(status)
+                    took[ended] = _processor(used)
+            if process.pid not in took:
+                os.killpg(process.pid, signal.SIGSTOP)
+    return [took[process.pid] for process in running]
 
 
 @contextlib.contextmanager
@@ -197,13 +227,6 @@ def _one_core() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def _processor_of(command: list[str], out: Path) -> float:
-    """Processor seconds that a command took, its children with it."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    watched(command, out)
-    return _processor(resource.getrusage(resource.RUSAGE_CHILDREN)) - _processor(before)
 
 
 def _scan(main: Path, images: Path, out: Path, workers: int) -> list[str]:
