@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from jscan import filetypes, members, reading
+from jscan import members, reading
 from jscan.errors import InputError, UsageError
+from jscan.members import ReadArchive
 from jscan.names import display_path
-from jscan.reading import EvidenceFile
 from jscan.records import ImageRef
 
 _LONGEST_NAME = 1_000_000
@@ -31,6 +31,7 @@ def discover(
     limit: int | None = None,
     leave_out: frozenset[bytes] = frozenset(),
     wanted: Callable[[ImageRef], bool] = lambda ref: True,
+    read: ReadArchive = members.read_archive,
 ) -> Iterator[ImageRef]:
     """References to every file among the sources, and to every member of every archive, each once.
 
@@ -45,12 +46,12 @@ def discover(
     archive that matches `exclude` is not entered; `include` chooses among files and members, not among archives.
     `leave_out` holds absolute real paths, files or folders, that are passed over (the outputs of the run). At most
     `limit` references are yielded. A member's reference brings its bytes where `wanted` says so of the reference
-    without them; they are read when the reference is drawn.
+    without them; they are read when the reference is drawn, by `read`.
 
     Raises UsageError, before anything is yielded, when a source does not exist.
     """
     roots = _roots(sources)
-    entry = _Entry(_Wanted(tuple(include), tuple(exclude)), wanted)
+    entry = _Entry(_Wanted(tuple(include), tuple(exclude)), wanted, read)
     stops = leave_out | {root.real for root in roots}
     return islice(_walk_all(roots, entry, stops, leave_out), limit)
 
@@ -64,6 +65,7 @@ def discover_list(
     limit: int | None = None,
     leave_out: frozenset[bytes] = frozenset(),
     wanted: Callable[[ImageRef], bool] = lambda ref: True,
+    read: ReadArchive = members.read_archive,
 ) -> Iterator[ImageRef]:
     """References to the files that a list names, a line or (with `null`) a NUL-ended name for each, in its order.
 
@@ -73,7 +75,7 @@ def discover_list(
 
     Raises UsageError, when it comes to it, where the list holds something that cannot be a path.
     """
-    entry = _Entry(_Wanted(tuple(include), tuple(exclude)), wanted)
+    entry = _Entry(_Wanted(tuple(include), tuple(exclude)), wanted, read)
     return islice(_walk_list(names, b"\0" if null else b"\n", entry, leave_out), limit)
 
 
@@ -148,36 +150,18 @@ class _Entry:
     wanted: _Wanted
     content: Callable[[ImageRef], bool]
     """Whether the bytes of a member are to be read."""
+    read: ReadArchive
 
     def references(self, path: bytes, mode: int, below: bytes) -> Iterator[ImageRef]:
         """The references that the path gives: one, none, or those of an archive."""
         takes = self.wanted.takes(below)
         touched = False
         if stat.S_ISREG(mode) and self.wanted.enters(below):
-            archive, touched = _look(path)
-            if archive is not None:
-                choice = _InArchive(self.wanted, below)
-                yield from members.references(path, *archive, choice, self.content, touched=touched)
+            archive, touched = yield from self.read(path, _InArchive(self.wanted, below), self.content)
+            if archive:
                 return
         if takes:
             yield replace(_ref(path, mode), touched=touched)
-
-
-def _look(path: bytes) -> tuple[tuple[EvidenceFile, str] | None, bool]:
-    """The open file and its type, if it is an archive, and whether the look changed its access time."""
-    try:
-        file = EvidenceFile(path)
-    except InputError:
-        return None, False  # a worker will meet the same, and say it
-    try:
-        kind = members.archive_kind(file.pread(filetypes.HEAD_BYTES, 0), lambda: file)
-        touched = file.touched()
-    except InputError:
-        kind, touched = None, False
-    if kind is None:
-        file.close()
-        return None, touched
-    return (file, kind), touched
 
 
 def _roots(sources: Sequence[Path]) -> list[_Root]:

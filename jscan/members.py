@@ -1,9 +1,9 @@
 """What lies in an archive file, as references: one for every member, at any depth, and one for the archive itself.
 
-The one who discovers the inputs reads the archives, each once and in order, and hands every member's bytes along with
-its reference. A worker could open a zip by itself, but would have to decompress a whole tar.gz for each member; one
-way for both is simpler, and decompressing costs a hundredth of what estimating does. References are drawn one at a
-time as workers become free, so no more members are in memory than there are workers.
+An archive is read once and in order, and every member's bytes are handed along with its reference. A worker could open
+a zip by itself, but would have to decompress a whole tar.gz for each member; one way for both is simpler, and
+decompressing costs a hundredth of what estimating does. References are drawn one at a time as workers become free, so
+no more members are in memory than there are workers.
 """
 
 from __future__ import annotations
@@ -100,8 +100,71 @@ def archive_kind(head: bytes, source: Callable[[], Source]) -> str | None:
     return kind if filetypes.is_tar(start) else None
 
 
+Reading = Generator[ImageRef, None, tuple[bool, bool]]
+"""References, none where the file is no archive; returned is whether it is one, and whether the look at it changed its
+access time."""
+
+
+class ReadArchive(Protocol):
+    """A way to read what may be an archive, here or elsewhere."""
+
+    def __call__(self, path: bytes, choice: Choice, wanted: Callable[[ImageRef], bool]) -> Reading:
+        """The references of a regular file that is an archive; see `read_archive`."""
+        ...
+
+
+def may_be_archive(path: bytes) -> tuple[bool, bool]:
+    """Whether the file's first bytes are of an archive, and whether the look changed its access time."""
+    try:
+        with EvidenceFile(path) as file:
+            kind = filetypes.sniff(file.pread(filetypes.HEAD_BYTES, 0))
+            return kind in filetypes.ARCHIVES | filetypes.COMPRESSED, file.touched()
+    except InputError:
+        return False, False  # a worker will meet the same, and say it
+
+
+def read_archive(
+    path: bytes,
+    choice: Choice,
+    wanted: Callable[[ImageRef], bool],
+    *,
+    alive: Callable[[], None] = archives.silent,
+    touched: bool = False,
+) -> Reading:
+    """References to the chosen members of an archive file, and at the end one to itself; none where it is no archive.
+
+    `alive` is called often while it is read. `touched` says that an earlier look changed its access time.
+    """
+    try:
+        file = EvidenceFile(path, alive=alive)
+    except InputError:
+        return False, touched  # a worker will meet the same, and say it
+    try:
+        kind = archive_kind(file.pread(filetypes.HEAD_BYTES, 0), lambda: file)
+        touched = touched or file.touched()
+    except InputError:
+        kind = None
+    if kind is None:
+        file.close()
+        return False, touched
+    yield from references(path, file, kind, choice, wanted, touched=touched, alive=alive)
+    return True, touched
+
+
+def archive_path(path: bytes) -> str:
+    """The display path of an archive, in which no `!` stands."""
+    return display_path(path).replace("!", r"\x21")
+
+
 def references(
-    path: bytes, file: EvidenceFile, kind: str, choice: Choice, wanted: Callable[[ImageRef], bool], *, touched: bool
+    path: bytes,
+    file: EvidenceFile,
+    kind: str,
+    choice: Choice,
+    wanted: Callable[[ImageRef], bool],
+    *,
+    touched: bool,
+    alive: Callable[[], None] = archives.silent,
 ) -> References:
     """References to the chosen members of an open archive file, and at the end one to the archive itself.
 
@@ -110,8 +173,8 @@ def references(
     is raised for a bad archive. The file is closed at the end.
     """
     with file:
-        path_text = display_path(path).replace("!", r"\x21")
-        budget = Budget.of(file.size)
+        path_text = archive_path(path)
+        budget = Budget.of(file.size, alive)
         digest = _FileDigest(file)
         evidence = None
         verdict = _healthy(kind, 0)

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from jscan import filetypes
@@ -63,9 +63,13 @@ def read(ref: ImageRef) -> tuple[bytes, Evidence]:
 
 
 class EvidenceFile:
-    """A regular file open for reading at any place; a context manager. Raises InputError, naming the errno."""
+    """A regular file open for reading at any place; a context manager. Raises InputError, naming the errno.
 
-    def __init__(self, path: bytes) -> None:
+    `alive` is called at every reading.
+    """
+
+    def __init__(self, path: bytes, *, alive: Callable[[], None] = lambda: None) -> None:
+        self._alive = alive
         try:
             self._before = os.lstat(path)
             check_regular(self._before.st_mode)  # a FIFO or a device may answer to being opened at all
@@ -99,6 +103,7 @@ class EvidenceFile:
 
     def pread(self, count: int, offset: int) -> bytes:
         """The `count` bytes from `offset` on; fewer where the file ends."""
+        self._alive()
         parts: list[bytes] = []
         if offset and offset >= self.size:
             return b""  # not asked for: no system knows offsets of more than 63 bits

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -30,9 +31,11 @@ from jscan.engine.local import run as local_engine
 from jscan.errors import ARCHIVE_CODES, SKIP_CODES, ErrorCode, OutputError, SetupError, UsageError
 from jscan.journal import Header, Journal, Shard, locked, run_folder
 from jscan.ledger import Before, Containers, Key, Ledger, Place
+from jscan.members import ReadArchive
 from jscan.outputs import Log
 from jscan.records import Evidence, ImageRef, ScanRecord, ScanResult
 from jscan.tally import Finding, Tally
+from jscan.unpack import Unpacker
 
 SHARD_ROWS = 1000
 """Rows held in memory before they are committed."""
@@ -40,6 +43,8 @@ SHARD_SECONDS = 60.0
 """Rows are committed after this time as well, so that a killed run over large images does not lose hours."""
 PIXELS_A_TIMEOUT = 16_000_000
 """Larger images get as many timeouts as they have times this: a core takes about 20 s for so many."""
+COUNT_SECONDS = 5.0
+"""How long the end of a run waits for the count of the inputs, which nobody needs any more."""
 HEATMAP_SIDE = 1600
 """Longest side of a heatmap in pixels."""
 TRY_AGAIN = frozenset(
@@ -166,20 +171,28 @@ class ScannerLike(Protocol):
         ...
 
 
-def run_scan(config: ScanConfig, *, progress: Progress | None = None, engine: Engine = local_engine) -> RunSummary:
+def run_scan(
+    config: ScanConfig,
+    *,
+    progress: Progress | None = None,
+    engine: Engine = local_engine,
+    read: ReadArchive | None = None,
+) -> RunSummary:
     """What the run came to; `config.out` and the folders hold the results when it returns.
 
     A run with the same output and options that was killed is gone on with. Raises OutputError, before any image is
     opened, where an output cannot be written or exists already; UsageError for a source that does not exist, an output
     inside a source, or a run to go on with that had other options; ModelError and DeviceError from the workers;
     LockedError where another run is writing the same output. After any of these, and after KeyboardInterrupt, nothing
-    new stands under the name `config.out`; finished rows wait in `<out>.run/`. Heatmaps and maps stay.
+    new stands under the name `config.out`; finished rows wait in `<out>.run/`. Heatmaps and maps stay. Archives are
+    read by `read`: by default in a process of their own.
     """
     progress = progress or Silent()
+    unpacker = Unpacker(config.timeout or None)
     # Finished members are not read again; who has finished is known once the run below has begun.
-    refs = _references(config, wanted=lambda ref: run.wants(ref))
+    refs = _references(config, read or unpacker, wanted=lambda ref: run.wants(ref))
     outputs.check(config)
-    with locked(config.out) as journal:
+    with contextlib.closing(unpacker), locked(config.out) as journal:
         for written in (config.out, manifest.beside(config.out)):
             remove_leftovers(written)
         header = _header(config)
@@ -206,7 +219,7 @@ def run_scan(config: ScanConfig, *, progress: Progress | None = None, engine: En
         with (
             contextlib.closing(Ledger(journal.folder / "ledger")) as ledger,
             outputs.json_log(config.json_log) as log,
-            _counting(config, progress),
+            _counting(config, progress, read),
         ):
             run = _Run(config, header, journal, ledger, progress, log)
             return run.over(refs, engine)
@@ -544,13 +557,14 @@ def json_row(record: ScanRecord, *, brief: bool = False) -> dict[str, Any]:
     return row
 
 
-def _references(config: ScanConfig, *, wanted: Callable[[ImageRef], bool] = lambda ref: True) -> Iterator[ImageRef]:
+def _references(config: ScanConfig, read: ReadArchive, *, wanted: Callable[[ImageRef], bool]) -> Iterator[ImageRef]:
     """References to all inputs. Raises UsageError, at once, where a source or the list of them is not there."""
     choice: dict[str, Any] = {
         "include": config.include,
         "exclude": config.exclude,
         "limit": config.limit,
         "wanted": wanted,
+        "read": read,
     }
     if config.files_from is None:
         return discover(config.sources, **choice)
@@ -685,7 +699,7 @@ def _failed(ref: ImageRef, code: str, sentence: str) -> ScanRecord:
 
 
 @contextlib.contextmanager
-def _counting(config: ScanConfig, progress: Progress) -> Iterator[None]:
+def _counting(config: ScanConfig, progress: Progress, read: ReadArchive | None) -> Iterator[None]:
     """A context beside which the inputs are counted, where the progress wants to know."""
     listed = config.files_from
     if not progress.wants_total or (listed is not None and (listed == STDIN or not listed.is_file())):
@@ -695,10 +709,13 @@ def _counting(config: ScanConfig, progress: Progress) -> Iterator[None]:
     stop = threading.Event()
 
     def count() -> None:
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as the process of the unpacker is to have it
         inputs = 0
-        for inputs, _ in enumerate(_references(config, wanted=lambda ref: False), 1):  # noqa: B007
-            if stop.is_set():
-                return
+        with contextlib.closing(Unpacker(config.timeout or None)) as unpacker:
+            for inputs, _ in enumerate(_references(config, read or unpacker, wanted=lambda ref: False), 1):  # noqa: B007
+                if stop.is_set():
+                    return
         progress.total(inputs)
 
     thread = threading.Thread(target=count, name="jscan-count", daemon=True)
@@ -707,7 +724,7 @@ def _counting(config: ScanConfig, progress: Progress) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join()
+        thread.join(COUNT_SECONDS)  # not for ever: it may be waiting for an archive
 
 
 def _columns(shard: Path, names: list[str]) -> list[dict[str, Any]]:

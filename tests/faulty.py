@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -12,7 +13,8 @@ from typing import Any
 
 from jscan.engine import Ask, Item, Outcome, Result, State, no_answer
 from jscan.parquet import read_results
-from jscan.records import ScanRecord
+from jscan.records import ImageRef, ScanRecord
+from jscan.unpack import read_members
 
 STEPS = ("mkdir", "fsync", "replace", "unlink", "rmdir")
 """The calls of `os` by which a run changes what is on the disk for good."""
@@ -31,6 +33,36 @@ def in_this_process(
     state = init()
     for index, item in enumerate(items):
         yield Outcome(index, item, "done", value=task(state, item, lambda question, item=item: answer(item, question)))
+
+
+def broken_reader(
+    request: tuple[bytes, Any, bool], ask: Callable[[Any], Any], alive: Callable[[], None]
+) -> Generator[tuple[ImageRef, bytes | None], None, tuple[bool, bool]]:
+    """A reader of archives that comes to grief at the third reference of those whose name asks for it."""
+    path = request[0]
+    found = read_members(request, ask, alive)
+    count = 0
+    while True:
+        try:
+            piece = next(found)
+        except StopIteration as end:
+            returned: tuple[bool, bool] = end.value
+            return returned
+        count += 1
+        if count == 3:
+            match os.path.basename(path).partition(b".")[0]:
+                case b"kill":
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                case b"hang":
+                    ctypes.PyDLL(None).sleep(3600)  # holds the interpreter's lock, as a library that hangs may
+                case b"raise":
+                    raise RuntimeError("not foreseen")
+                case b"memory":
+                    bytearray(64 << 30)
+                case b"once" if not os.path.exists(path + b".died"):
+                    os.close(os.open(path + b".died", os.O_CREAT))
+                    os.kill(os.getpid(), signal.SIGKILL)
+        yield piece
 
 
 class Killer:

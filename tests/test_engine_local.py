@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -36,6 +37,11 @@ def _fast_beats(seconds: float) -> str:
     return "state"
 
 
+def _soon_orphaned() -> str:
+    engine.ORPHAN_SECONDS = 0.5
+    return "state"
+
+
 def _broken_state() -> str:
     raise ModelError("the digest is wrong")
 
@@ -65,6 +71,8 @@ def _task(state: str, item: str, ask: Ask) -> str:
             raise InputError(ErrorCode.CORRUPT, "an error that pickle cannot rebuild")
         case "sleep":
             time.sleep(float(item.split(":")[1]))
+        case "hang":
+            ctypes.PyDLL(None).sleep(3600)  # holds the interpreter's lock: no thread and no handler of Python's runs
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
         case "memory":
@@ -330,11 +338,11 @@ def test_a_task_may_ask_and_the_question_outlives_it() -> None:
 ORPHANS = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from test_engine_local import _task, _state
+from test_engine_local import _task, _soon_orphaned
 from jscan.engine import local
 local.BEAT_SECONDS = 0.2
 if __name__ == "__main__":
-    outcomes = local.run(_task, ["a", "sleep:60"], init=_state, workers=1)
+    outcomes = local.run(_task, ["a", {item!r}], init=_soon_orphaned, workers=1, timeout={timeout})
     next(outcomes)
     from multiprocessing import active_children
     print(active_children()[0].pid, flush=True)
@@ -343,9 +351,11 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("item", "timeout"), [("sleep:60", None), ("hang", 4.0)])
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, item: str, timeout: float | None) -> None:
+    """Nor does one that a C library holds in its grip, whose threads cannot run: the system's timer ends it."""
     script = tmp_path / "main.py"
-    script.write_text(ORPHANS.format(tests=str(Path(__file__).parent)))
+    script.write_text(ORPHANS.format(tests=str(Path(__file__).parent), item=item, timeout=timeout))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None

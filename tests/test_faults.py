@@ -49,8 +49,9 @@ def scan(base: Path, **options: Any) -> RunSummary:
     """Scans `base/in` to `base/out/r.parquet`."""
     (base / "out").mkdir(exist_ok=True)
     progress, engine = options.pop("progress", None), options.pop("engine", jscan.run.local_engine)
+    read = options.pop("read", members.read_archive if engine is in_this_process else None)
     given: dict[str, Any] = {"sources": (base / "in",), "out": base / "out" / "r.parquet", "workers": 1} | options
-    return run_scan(ScanConfig(**given), progress=progress, engine=engine)
+    return run_scan(ScanConfig(**given), progress=progress, engine=engine, read=read)
 
 
 def results(base: Path) -> list[ScanRecord]:

@@ -90,20 +90,27 @@ class Findings:
             self.trouble = InputError(ErrorCode.BAD_ARCHIVE, sentence)
 
 
+def silent() -> None:
+    """Nothing, where nobody waits for signs of life."""
+
+
 @dataclass(slots=True)
 class Budget:
     """What may still be read out of one archive file, at all depths together."""
 
     bytes: int
     members: int = MAX_MEMBERS
+    alive: Callable[[], None] = silent
+    """Called whenever something came out of it."""
 
     @classmethod
-    def of(cls, size: int) -> Budget:
+    def of(cls, size: int, alive: Callable[[], None] = silent) -> Budget:
         """The budget of an archive file of so many bytes."""
-        return cls(max(FREE_ARCHIVE_BYTES, MAX_RATIO * size))
+        return cls(max(FREE_ARCHIVE_BYTES, MAX_RATIO * size), alive=alive)
 
     def spend(self, count: int) -> None:
         """Nothing. Raises InputError `archive_limit` when more was read than the budget holds."""
+        self.alive()
         self.bytes -= count
         if self.bytes < 0:
             raise InputError(

@@ -15,30 +15,32 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import FrameType
-from typing import Any, Generic, Literal, NoReturn, TextIO
+from typing import Any, Generic, Literal, TextIO
 
 from jscan.engine import Ask, Item, MoreTime, Outcome, Result, State, no_answer
+from jscan.engine.process import (
+    ORPHAN_SECONDS,
+    START_SECONDS,
+    STOP_SECONDS,
+    end,
+    how_it_died,
+    interrupts_held_back,
+    leave,
+    portable,
+)
 from jscan.errors import EngineError
 
 MAX_FAILED_STARTS = 3
 """So many workers in a row may die before they are ready; then the run stops, for the next ones would die too."""
-STOP_SECONDS = 5.0
-"""How long a worker that was told to stop may take before it is killed."""
-START_SECONDS = 300.0
-"""How long a worker may take to be ready: models lie on network drives, and GPUs take their time."""
 BEAT_SECONDS = 5.0
 """Between two signs of life of a worker."""
 SILENT_SECONDS = 90.0
 """A busy worker that gives no sign of life for so long hangs, however generous the timeout is."""
-ORPHAN_SECONDS = 30.0
-"""So long after its item's timeout a worker ends by itself, in case there is nobody left to end it."""
 
 Loss = Literal["crashed", "timed_out"]
 
@@ -123,7 +125,7 @@ class _Crew(Generic[Item]):
         worker.pipe.close()
         if now:
             worker.process.terminate()
-        return _end(worker, time.monotonic() + (1.0 if now else STOP_SECONDS))
+        return end(worker.process, time.monotonic() + (1.0 if now else STOP_SECONDS))
 
     def deliver(self, worker: _Worker[Item]) -> None:
         """Nothing; a worker that is ready gets the item of its ticket.
@@ -145,7 +147,7 @@ class _Crew(Generic[Item]):
                 worker.process.terminate()
         deadline = time.monotonic() + STOP_SECONDS
         for worker in self.members:
-            _end(worker, deadline)
+            end(worker.process, deadline)
         self.members.clear()
 
     def excuse(self, seconds: float) -> None:
@@ -206,7 +208,7 @@ def run(
                     trouble: str | None = payload
                     loss: Loss = "timed_out" if trouble else "crashed"
                     exit_code = crew.retire(worker, now=trouble is not None)
-                    words = trouble or _how_it_died(exit_code)
+                    words = trouble or how_it_died(exit_code)
                     if not worker.ready:
                         failed_starts += 1
                         if failed_starts >= MAX_FAILED_STARTS:
@@ -284,27 +286,6 @@ def _hear(worker: _Worker[Item], ready: frozenset[Any], timeout: float | None) -
     return ("lost", trouble) if trouble else None
 
 
-def _end(worker: _Worker[Item], deadline: float) -> int | None:
-    """The exit code of a worker that is dead or has been told to stop; it is waited for, so no zombie stays."""
-    process = worker.process
-    process.join(max(0.0, deadline - time.monotonic()))
-    if process.is_alive():
-        process.kill()
-        process.join()
-    return process.exitcode
-
-
-def _how_it_died(exit_code: int | None) -> str:
-    """Words for an exit code, such as `killed by SIGKILL; out of memory?`."""
-    if exit_code is None or exit_code >= 0:
-        return f"exit code {exit_code}"
-    try:
-        name = signal.Signals(-exit_code).name
-    except ValueError:
-        name = f"signal {-exit_code}"
-    return f"killed by {name}" + ("; out of memory?" if name == "SIGKILL" else "")
-
-
 def _start(
     task: Callable[[State, Item, Ask], Result], init: Callable[[], State], timeout: float | None
 ) -> _Worker[Item]:
@@ -315,31 +296,11 @@ def _start(
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, task, init, timeout), name="jscan-worker", daemon=True)
-    with _interrupts_held_back():
+    with interrupts_held_back():
         process.start()
     theirs.close()
     now = time.monotonic()
     return _Worker(process, ours, since=now, heard=now)
-
-
-@contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """A context in which SIGINT waits; a child started inside it is born deaf to SIGINT, and stays so (see `_work`).
-
-    Without it, Ctrl-C while a worker imports its modules fills the terminal with that worker's traceback.
-    """
-    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    from multiprocessing import resource_tracker
-
-    # Starting the tracker unblocks SIGINT as its last act, so it must be running before SIGINT is blocked here.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Orphaned(BaseException):
@@ -362,7 +323,7 @@ class _Line:
         try:
             data = pickle.dumps((kind, payload))
         except Exception as error:
-            data = pickle.dumps(("raised", _portable(error)))
+            data = pickle.dumps(("raised", portable(error)))
         with self._lock:
             self._pipe.send_bytes(data)
 
@@ -420,7 +381,7 @@ def _work(
     # Ctrl-C reaches every process of the terminal; the parent alone decides what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Told to stop, it leaves by way of its `finally` clauses, which remove half-written files.
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, leave)
     if sys.platform != "win32":
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # see `_Line.watch`; who started jscan may have ignored it
     # Closing the pipe, or the parent's death, ends the worker quietly.
@@ -430,14 +391,14 @@ def _work(
         try:
             state = init()
         except Exception as error:
-            line.say("init", _portable(error))
+            line.say("init", portable(error))
             return
         line.say("ready", None)
         while True:
             try:
                 item = pipe.recv()
             except MemoryError as error:
-                line.say("raised", _portable(error))
+                line.say("raised", portable(error))
                 return  # what is left in the pipe is half an item
             line.begin()
             kind, reply = _attempt(task, state, item, line.ask)
@@ -451,21 +412,4 @@ def _attempt(task: Callable[[Any, Any, Ask], Any], state: Any, item: Any, ask: A
     try:
         return "done", task(state, item, ask)
     except Exception as error:
-        return "raised", _portable(error)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """Never returns: ends the process as the shell would say that a signal did."""
-    raise SystemExit(128 + number)
-
-
-def _portable(error: Exception) -> Exception:
-    """The error itself with its traceback as a note, or, where it does not survive pickling, one that says the same."""
-    text = traceback.format_exc()
-    try:
-        again = pickle.loads(pickle.dumps(error))
-        portable: Exception = error if type(again) is type(error) else EngineError(str(error))
-    except Exception:
-        portable = EngineError(f"{type(error).__name__}: {error}")
-    portable.add_note(text)
-    return portable
+        return "raised", portable(error)
