@@ -419,7 +419,7 @@ def test_members_that_are_too_large_too_slow_or_too_many(unpack: Any, monkeypatc
     monkeypatch.setattr(archives, "MAX_MEMBER_SECONDS", -1.0)
     assert codes(unpack(data)[0]) == ["archive_limit"] * 2
     monkeypatch.setattr(archives, "MAX_MEMBER_SECONDS", 60.0)
-    monkeypatch.setattr(archives.Budget, "of", classmethod(lambda cls, size: cls(1 << 30, 1)))
+    monkeypatch.setattr(archives.Budget, "of", classmethod(lambda cls, size, alive: cls(1 << 30, 1)))
     found, own = unpack(data)
     assert len(found) == 1 and code_of(own) == "archive_limit"
 

@@ -426,6 +426,65 @@ def test_an_unreadable_folder_is_a_row(tmp_path: Path, monkeypatch: pytest.Monke
     assert (run.rows, run.vanished, run.errors) == (2, 1, 0), "the folder itself was an input, and is none any more"
 
 
+def mounted_read_only(base: Path, content: Path) -> Path | None:
+    """Where the content lies, mounted read-only: ext4 or, where there is no loop device, tmpfs. None: neither."""
+    place, image = base / "evidence", base / "disk.img"
+    place.mkdir()
+    quiet: dict[str, Any] = {"capture_output": True, "check": False}
+    if shutil.which("mkfs.ext4") and shutil.which("mount"):
+        with open(image, "wb") as disk:
+            disk.truncate(8 << 20)
+        made = subprocess.run(["mkfs.ext4", "-q", "-d", str(content), str(image)], **quiet)
+        options = "ro,loop,noload,strictatime"
+        if (
+            not made.returncode
+            and not subprocess.run(["mount", "-o", options, str(image), str(place)], **quiet).returncode
+        ):
+            return place
+        image.unlink()
+    options = "strictatime"
+    if (
+        not shutil.which("mount")
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "jscan-test", str(place)], **quiet).returncode
+    ):
+        return None
+    shutil.copytree(content, place, dirs_exist_ok=True)
+    subprocess.run(["mount", "-o", f"remount,ro,{options}", str(place)], capture_output=True, check=True)
+    return place
+
+
+@pytest.mark.usefixtures("_fake")
+def test_read_only_evidence_is_scanned_and_stays_as_it_is(tmp_path: Path) -> None:
+    content = make_inputs(tmp_path / "content", a="ok 0.1", b="ok 0.2")
+    make_inputs(content / "below", c="error")
+    (content / "d.zip").write_bytes(zip_of({"m": b"ok 0.3"}))
+    place = mounted_read_only(tmp_path, content)
+    if place is None:
+        pytest.skip("no file system can be mounted here")
+    image = tmp_path / "disk.img"
+    try:
+        with pytest.raises(OSError, match="[Rr]ead-only"):
+            (place / "new").touch()
+        paths = [place, *sorted(p for p in place.rglob("*") if p.name != "lost+found")]
+        before = [(p.stat(), p.read_bytes() if p.is_file() else b"") for p in paths]
+        before = [(p.stat(), data) for p, (_, data) in zip(paths, before, strict=True)]
+        disk = image.read_bytes() if image.exists() else b""
+        run = scan(tmp_path, sources=(place,), engine=in_this_process)
+        assert run.by_status == {"ok": 3, "error": 1, "skipped": 1}
+        assert not any("atime_changed" in r.warnings for r in results(tmp_path))
+        after = [p.stat() for p in paths]
+        for path, (then, data), now in zip(paths, before, after, strict=True):
+            assert (now.st_atime_ns, now.st_mtime_ns, now.st_ctime_ns, now.st_size) == (
+                then.st_atime_ns, then.st_mtime_ns, then.st_ctime_ns, then.st_size,
+            ), path  # fmt: skip
+            assert not path.is_file() or path.read_bytes() == data
+        assert not image.exists() or image.read_bytes() == disk
+        with pytest.raises(UsageError, match="lies inside"):
+            scan(tmp_path, sources=(place,), out=place / "r.parquet", engine=in_this_process)
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=False)
+
+
 # --- workers ----------------------------------------------------------------------------------------------------------
 
 
@@ -441,6 +500,24 @@ def test_a_worker_that_dies_or_hangs_costs_one_input(tmp_path: Path, workers: in
     assert run.by_status == {"ok": 3, "error": 4}
     assert all(r.sha256 for r in results(tmp_path)), "the worker said what it had read"
     assert_whole(tmp_path, results(tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is kept by Linux")
+@pytest.mark.parametrize(("max_memory", "refused"), [(300, True), (0, False)])
+def test_a_worker_has_the_memory_that_it_was_given(
+    monkeypatch: pytest.MonkeyPatch, max_memory: int, refused: bool
+) -> None:
+    monkeypatch.setattr(jscan.run, "open_scanner", lambda *_: fake_scanner.FakeScanner())
+
+    def take() -> None:
+        jscan.run.open_in_worker("cpu", 1, 1, max_memory)
+        bytearray(100 << 20)
+        try:
+            bytearray(700 << 20)
+        except MemoryError:
+            os._exit(7)
+
+    assert os.waitstatus_to_exitcode(forked(take)) == (7 if refused else 0)
 
 
 # --- another run ------------------------------------------------------------------------------------------------------
