@@ -426,11 +426,12 @@ def test_a_broken_pipe_is_quiet(tmp_path: Path, script: list[str], environment: 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM])
 def test_a_terminal_gets_a_bar_and_is_left_as_it_was(
-    tmp_path: Path, script: list[str], environment: dict[str, str]
+    tmp_path: Path, script: list[str], environment: dict[str, str], number: signal.Signals | None
 ) -> None:
     pty = pytest.importorskip("pty")
-    make_inputs(tmp_path / "in", a="ok 0.93", b="slow 0.3", c="error")
+    make_inputs(tmp_path / "in", a="ok 0.93", b="slow 120" if number else "slow 0.3", c="error")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [*script, "scan", tmp_path / "in", "-o", tmp_path / "out.parquet", "--workers", "1"],
@@ -440,7 +441,7 @@ def test_a_terminal_gets_a_bar_and_is_left_as_it_was(
         env={**environment, "TERM": "xterm-256color", "COLUMNS": "100"},
     )
     os.close(theirs)
-    seen = b""
+    seen, sent = b"", False
     while True:
         try:
             chunk = os.read(ours, 65536)
@@ -449,10 +450,15 @@ def test_a_terminal_gets_a_bar_and_is_left_as_it_was(
         if not chunk:
             break
         seen += chunk
+        if number and b"1/3" in seen:
+            process.send_signal(number)
+            number, sent = None, True
     os.close(ours)
-    assert process.wait(30) == 3
+    assert process.wait(30) == (130 if sent else 3)
+    assert seen.count(b"\x1b[?25h") == seen.count(b"\x1b[?25l") >= 1, "the cursor is shown again"
+    if sent:
+        return
     assert b"images/s" in seen
     assert b"3/3" in seen or b"2/3" in seen or b"1/3" in seen
-    assert seen.count(b"\x1b[?25h") == seen.count(b"\x1b[?25l") >= 1, "the cursor is shown again"
     assert b"good" not in seen
     assert b"0.93" in seen
