@@ -1,0 +1,269 @@
+"""The papers' own networks: their sizes, losses, data, training, and what is exported of them."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from material import photo
+
+from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, nearest_qf, standard_table
+from train import compress, fit_paper, losses, paper_config, paper_patches
+from train.dataset import image_weights
+from train.networks.densenet import REACH, DenseNet
+from train.networks.uchida import REACH as UCHIDA_REACH
+from train.networks.uchida import UchidaNet
+
+IMAGES = [np.ascontiguousarray(photo(name, 1.0)[..., ::-1]) for name in ("astronaut", "coffee")]
+WEIGHTS = image_weights(IMAGES)
+
+
+def parameters(net: torch.nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def test_densenet_has_the_published_number_of_parameters() -> None:
+    # Huang 2017, table 2: DenseNet-40 of growth 12 for 10 classes has 1.0 million.
+    assert parameters(DenseNet(3, 10)) == 1_059_298
+    head = 456 * (226 - 10) + 216
+    assert parameters(DenseNet(3, 226)) == 1_059_298 + head
+    assert parameters(DenseNet(1, 226)) == 1_059_298 + head - 2 * 24 * 9
+    assert sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3) for m in DenseNet(1, 15).modules()) == 37
+
+
+def test_uchida_has_the_published_number_of_parameters_and_field_of_view() -> None:
+    net = UchidaNet()
+    assert parameters(net) == 187_586
+    pixels = torch.rand(1, 3, 65, 65, requires_grad=True)
+    out = net(pixels)
+    assert out.shape == (1, 2, 65, 65)
+    out[0, :, 32, 32].sum().backward()
+    assert pixels.grad is not None
+    seen = np.argwhere(pixels.grad.abs().sum((0, 1)).numpy() > 0)
+    assert seen.min() >= 32 - UCHIDA_REACH and seen.max() <= 32 + UCHIDA_REACH and UCHIDA_REACH == 16
+
+
+@torch.no_grad()
+def test_windows_of_a_larger_image_are_means_over_its_features() -> None:
+    torch.manual_seed(0)
+    net = DenseNet(1, 3).eval()
+    pixels = torch.rand(1, 1, 80, 96) - 0.5
+    out = net(pixels, 8)
+    assert out.shape == (1, 3, 5, 3)
+    features = net.features(pixels)
+    wanted = net.last(features[0, :, 2:18, 8:24].mean((1, 2)))  # the window at y 8, x 32
+    assert torch.allclose(out[0, 1, 4], wanted, atol=1e-5)
+    alone = net(pixels[..., :64, :64])
+    assert alone.shape == (1, 1, 1, 3)
+
+
+@torch.no_grad()
+def test_reach_is_how_far_a_window_sees() -> None:
+    """Pixels farther from it than REACH change nothing in a window; those at that distance do."""
+    net = DenseNet(1, 1).eval().double()
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.weight.fill_(0.02)
+    edge = 96  # where the window begins, in a strip of four rows
+
+    def answer(until: int) -> float:
+        pixels = torch.zeros(1, 1, 4, edge + 64, dtype=torch.float64)
+        pixels[..., :until] = 100
+        return float(net.features(pixels)[..., edge // 4 :].sum())
+
+    assert answer(edge - REACH) == answer(0) == 0
+    assert answer(edge - REACH + 1) > 0
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def test_eq_5_by_hand() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25]]))
+    true = torch.tensor([0])
+    entropy = float(-np.log(0.5))
+    assert losses.ordinal(logits, true).item() == pytest.approx(0.8 * entropy + 0.2 * (0.25 + 2 * 0.25))
+    squared = losses.ordinal(logits, true, squared=True)
+    assert squared.item() == pytest.approx(0.8 * entropy + 0.2 * (0.25 + 4 * 0.25))
+
+
+def test_losses_of_the_15_coefficients() -> None:
+    q1 = torch.tensor(np.minimum(standard_table(80)[:N_COEFS], Q1_MAX))[None]
+    sure = torch.full((1, Q1_OFFSET[-1]), -20.0)
+    sure[0, torch.tensor(Q1_OFFSET[:-1]) + q1[0] - 1] = 20
+    for squared in (False, True):
+        assert losses.q1_loss(sure, q1, squared).item() < 1e-6
+        assert losses.q1_loss(torch.zeros_like(sure), q1, squared).item() > 1
+    assert losses.q1_loss(torch.zeros_like(sure), q1, True) > losses.q1_loss(torch.zeros_like(sure), q1)
+    steps = q1.float().clone()
+    steps[0, 3] += 3
+    assert losses.regression_loss(steps, q1.float()).item() == pytest.approx(9 / 15)
+
+
+# --- configs and data -------------------------------------------------------------------------------------------------
+
+
+def test_every_config_can_be_read_and_built() -> None:
+    assert paper_config.NAMES == ("densenet-qf80", "densenet-qf90", "regression-qf90", "uchida")
+    outputs = {"densenet": 226, "regression": 15, "uchida": 2}
+    for name in paper_config.NAMES:
+        config = paper_config.load(name)
+        assert paper_config.from_values(name, json.loads(json.dumps(_plain(config)))) == config
+        net: Any = paper_config.build(config)
+        assert (net.layers[-1].out_channels if name == "uchida" else net.last.out_features) == outputs[config.network]
+    assert paper_config.load("densenet-qf90").qf1 == (60, 98) and paper_config.load("densenet-qf80").qf1 == (55, 98)
+    assert [paper_config.load(f"densenet-qf{q}").qf2 for q in (80, 90)] == [80, 90]
+
+
+def _plain(config: paper_config.Config) -> dict[str, Any]:
+    return {**config.recipe(), "cpu": vars(config.cpu), "gpu": vars(config.gpu)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"network": "vgg"}, {"input": "yuv"}, {"distance": "cubed"}, {"qf1": (0, 98)}, {"qf2": 0}, {"side": 60}],
+)
+def test_configs_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="densenet-qf90"):
+        replace(paper_config.load("densenet-qf90"), **change)
+    with pytest.raises(ValueError, match="unknown colour"):
+        paper_config.from_values("a", {**_plain(paper_config.load("uchida")), "colour": 1})
+
+
+@pytest.mark.parametrize("kind", ["luma", "rgb"])
+def test_double_patches_are_what_their_label_says(kind: str) -> None:
+    """Each patch is remade from the same random numbers by hand, and its table is that of a QF1 in range."""
+    config = replace(paper_config.load("densenet-qf90"), input=kind, context_share=0.0)
+    batch = paper_patches.make_batch(config, IMAGES, WEIGHTS, random.Random(3), 6, 2)
+    channels = {"luma": 1, "rgb": 3}[kind]
+    assert batch["pixels"].shape == (6, channels, 64, 64) and batch["pixels"].dtype == np.uint8
+    assert batch["q1"].shape == (6, 15)
+    for table in batch["q1"]:
+        assert 58 <= nearest_qf(table) <= 98
+    assert np.array_equal(batch["q1"][0], batch["q1"][1])  # of one image
+    # A patch on the second grid: at QF2 = 90 its blocks are integers times the steps, up to the rounding of pixels.
+    luma = batch["pixels"][0, 0] if kind == "luma" else None
+    if luma is not None:
+        coefs = cv2.dct(luma[:8, :8].astype(np.float32) - 128)
+        step = standard_table(90)[4]  # zigzag 4 is row 1, column 1
+        assert abs(coefs[1, 1] / step - round(coefs[1, 1] / step)) * step < 1.5
+
+
+def test_patches_with_surroundings_are_fewer_and_larger() -> None:
+    config = replace(paper_config.load("densenet-qf80"), context_share=1.0)
+    batch = paper_patches.make_batch(config, IMAGES, WEIGHTS, random.Random(0), 16)
+    assert batch["pixels"].shape == (4, 1, 128, 128) and batch["q1"].shape == (4, 15)
+
+
+def test_single_patches_are_what_their_label_says() -> None:
+    config = paper_config.load("uchida")
+    batch = paper_patches.make_batch(config, IMAGES, WEIGHTS, random.Random(0), 60)
+    assert batch["pixels"].shape == (60, 3, 60, 60) and batch["target"].shape == (60, 2)
+    flags = batch["target"][:, 1]
+    assert set(flags) == {0, 1} and 0.05 < flags.mean() < 0.4
+    assert (batch["target"][flags == 1, 0] == 0).all() and batch["target"][:, 0].max() <= 0.95
+    # The channels are red, green, blue: of the picture they come from, and not the other way round.
+    red = np.zeros((220, 220, 3), np.uint8)
+    red[..., 2] = 200
+    plain = paper_patches.draw_single(replace(config, never=1.0), [red], image_weights([red]), random.Random(1), 60, 1)
+    mean = plain["pixels"][0].mean((1, 2))
+    assert mean[0] > mean[2]
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photographs as PNG."""
+    home = tmp_path_factory.mktemp("images")
+    for name, image in zip(("a", "b"), IMAGES, strict=True):
+        cv2.imwrite(str(home / f"{name}.png"), image)
+    return home
+
+
+def test_one_cycle() -> None:
+    rates = [fit_paper.rate(p / 100, 1e-3) for p in range(101)]
+    assert max(rates) == pytest.approx(1e-3) and rates.index(max(rates)) == 10
+    assert rates[0] < 1e-4 and rates[-1] < 1e-9
+
+
+@pytest.mark.parametrize("name", ["densenet-qf90", "regression-qf90", "uchida"])
+def test_the_loss_falls_on_one_batch(name: str, tmp_path: Path) -> None:
+    config = replace(paper_config.load(name), context_share=0.0)
+    trainer = fit_paper.Trainer(config, tmp_path, "cpu", minutes=1)
+    trainer.state["cpu"] = 12.0  # where the rate is high
+    batch = paper_patches.make_batch(config, IMAGES, WEIGHTS, random.Random(0), 2)
+    values = [trainer.step(batch) for _ in range(6)]
+    assert min(values[3:]) < values[0]
+    assert trainer.state["steps"] == 6 and trainer.state["patches"] == 12
+
+
+def test_windows_of_surroundings_share_the_label() -> None:
+    torch.manual_seed(0)
+    config = replace(paper_config.load("densenet-qf90"), context_share=1.0)
+    made = paper_patches.make_batch(config, IMAGES, WEIGHTS, random.Random(0), 8)
+    batch = {k: torch.from_numpy(v) for k, v in made.items()}
+    net: Any = paper_config.build(config).eval()
+    with torch.no_grad():
+        loss = fit_paper.loss_of(config, net, batch)
+        out = net(fit_paper.scaled(batch["pixels"], "densenet"), 32)
+        assert out.shape == (2, 3, 3, 226)
+        by_hand = [losses.q1_loss(out[:, r, c], batch["q1"]).mean() for r in range(3) for c in range(3)]
+    assert loss.item() == pytest.approx(float(torch.stack(by_hand).mean()), rel=1e-5)
+
+
+def test_a_run_is_gone_on_with(folder: Path, tmp_path: Path) -> None:
+    """Stopped after its first seconds, continued by the same call to the end of its cycle, and then done."""
+    config, lines = paper_config.load("uchida"), []
+    config = replace(config, cpu=replace(config.cpu, batch=2))
+    more = {"device": "cpu", "workers": 1, "say": lines.append}
+    last = fit_paper.fit(config, folder, tmp_path / "run", minutes=0.5 / 60, **more)
+    first = fit_paper.load(last)
+    assert first["state"]["steps"] >= 1 and first["config"]["name"] == "uchida" and first["state"]["gpu"] == 0
+    fit_paper.fit(config, folder, tmp_path / "run", minutes=first["state"]["cpu"] / 60 + 0.5 / 60, **more)
+    second = fit_paper.load(last)
+    assert second["state"]["steps"] > first["state"]["steps"]
+    assert second["state"]["cpu"] > first["state"]["cpu"]
+    said = json.loads(lines[-1])
+    assert said["task"] == "uchida" and said["progress"] == 1 and said["steps"] == second["state"]["steps"]
+    before = len(lines)
+    fit_paper.fit(config, folder, tmp_path / "run", minutes=0.5 / 60, **more)
+    assert len(lines) == before and fit_paper.load(last)["state"] == second["state"]
+    # A GPU would begin its own cycle with these weights; another recipe would not begin at all.
+    assert fit_paper.Trainer(config, tmp_path / "run", "cpu", minutes=9).progress < 1
+    with pytest.raises(ValueError, match="another recipe"):
+        fit_paper.Trainer(replace(config, never=0.5), tmp_path / "run", "cpu")
+
+
+def test_the_precision_is_chosen_without_touching_the_network(tmp_path: Path) -> None:
+    config = replace(paper_config.load("densenet-qf90"), context_share=0.0)
+    trainer = fit_paper.Trainer(config, tmp_path, "cpu", minutes=1)
+    before = {k: v.clone() for k, v in trainer.net.state_dict().items()}
+    trainer.choose_precision(paper_patches.make_batch(config, IMAGES, WEIGHTS, random.Random(0), 1))
+    assert trainer.half in (False, True)
+    assert all(torch.equal(v, trainer.net.state_dict()[k]) for k, v in before.items())
+    assert all(p.grad is None for p in trainer.net.parameters())
+
+
+def test_a_dead_worker_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    stream = paper_patches.Patches(
+        paper_config.load("uchida"), tmp_path / "empty", seed=1, workers=1, size=2, per_crop=1
+    )
+    with pytest.raises(RuntimeError, match="has died"):
+        next(stream)
+
+
+def test_subsamplings_are_drawn() -> None:
+    assert set(paper_config.load("uchida").subsamplings) <= set(compress.SUBSAMPLINGS)

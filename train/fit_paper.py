@@ -1,0 +1,225 @@
+"""Trains one of the papers' networks on endless patches, and goes on where it was stopped.
+
+    python -m train.fit_paper densenet-qf90 --src FOLDER --run runs/densenet-qf90
+
+The names are those of the files in `configs/`, each with a schedule for the CPU and one for a GPU, which is taken where
+there is one. The learning rate follows one cycle over the minutes of the schedule, counted in training time. A
+checkpoint with the config in it is written every two minutes; the same command started again continues from it. On
+a machine of the other kind it begins that machine's cycle with the weights that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jscan.tiling import WINDOW
+from train import paper_config
+from train.losses import q1_loss, regression_loss
+from train.paper_config import Config
+from train.paper_patches import Batch, Patches
+
+SAY_EVERY, SAVE_EVERY = 30.0, 120.0
+"""Seconds between two lines, and between two checkpoints."""
+RISE = 0.1
+"""Share of the cycle in which the learning rate rises."""
+PER_CROP = {"cpu": 1, "gpu": 4}
+"""Patches cut from one compressed image: one core makes about 300 a second of four, a GPU wants thousands."""
+
+
+def rate(progress: float, peak: float) -> float:
+    """One cycle of the learning rate: a rise, then a cosine to nothing."""
+    if progress < RISE:
+        return peak * (0.05 + 0.95 * progress / RISE)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - RISE) / (1 - RISE))))
+
+
+def scaled(pixels: Tensor, network: str) -> Tensor:
+    """uint8 pixels as the network reads them: 0 to 1 for `uchida`, -0.5 to 0.5 for the others."""
+    return pixels.float() / 255 - (0.0 if network == "uchida" else 0.5)
+
+
+def loss_of(config: Config, net: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """The mean loss of a batch on the network's device."""
+    pixels = scaled(batch["pixels"], config.network).contiguous(memory_format=torch.channels_last)
+    if config.network == "uchida":
+        maps: Tensor = net(pixels).float()
+        return (maps - batch["target"][:, :, None, None]).pow(2).mean()
+    out: Tensor = net(
+        pixels, WINDOW // 2
+    ).float()  # (N, R, C, out): one window, or 3 x 3 of a patch with its surroundings
+    windows = out.shape[1] * out.shape[2]
+    out, q1 = out.flatten(0, 2), batch["q1"].repeat_interleave(windows, 0)
+    if config.network == "regression":
+        return regression_loss(out, q1.float()).mean()
+    return q1_loss(out, q1, squared=config.distance == "squared").mean()
+
+
+class Trainer:
+    """The network of a run, its optimizer and its clocks, as they are kept in `last.pt`."""
+
+    def __init__(self, config: Config, run: Path, device: str, minutes: float | None = None) -> None:
+        """Goes on with the run if there is one. Raises ValueError where it was begun with another recipe."""
+        self.config, self.device, self.last = config, device, run / "last.pt"
+        self.schedule = config.gpu if device == "gpu" else config.cpu
+        self.budget = 60 * (self.schedule.minutes if minutes is None else minutes)
+        self.place = torch.device("cuda" if device == "gpu" else "cpu")
+        torch.manual_seed(0)
+        self.net: Any = paper_config.build(config).to(self.place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=self.schedule.rate)
+        self.state: dict[str, Any] = {"cpu": 0.0, "gpu": 0.0, "steps": 0, "patches": 0, "loss": float("nan")}
+        self.half = device == "gpu"
+        run.mkdir(parents=True, exist_ok=True)
+        if self.last.exists():
+            saved = load(self.last, self.place)
+            kept = paper_config.from_values(config.name, saved["config"])
+            if kept.recipe() != config.recipe():
+                raise ValueError(f"{self.last} was trained with another recipe; name another folder, or remove it")
+            self.net.load_state_dict(saved["net"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.state = saved["state"]
+
+    @property
+    def progress(self) -> float:
+        """How much of the cycle on this kind of machine is done, 0 to 1."""
+        return float(min(1.0, self.state[self.device] / max(self.budget, 1e-9)))
+
+    def step(self, batch: Batch) -> float:
+        """The loss of a step."""
+        on = {k: torch.from_numpy(v).to(self.place, non_blocking=True) for k, v in batch.items()}
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(self.progress, self.schedule.rate)
+        self.optimizer.zero_grad()
+        with torch.autocast(self.place.type, torch.bfloat16, enabled=self.half):
+            loss = loss_of(self.config, self.net, on)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 2.0)
+        self.optimizer.step()
+        value = loss.item()
+        self.state["steps"] += 1
+        self.state["patches"] += len(batch["pixels"])
+        smooth = self.state["loss"]
+        self.state["loss"] = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
+        return value
+
+    def choose_precision(self, batch: Batch) -> None:
+        """Nothing; on a CPU the faster of float32 and bfloat16 is taken, by one forward and backward pass of each."""
+        if self.device == "gpu":
+            return
+        few = {k: torch.from_numpy(v[:4]) for k, v in batch.items()}
+        seconds = {}
+        kept = {k: v.clone() for k, v in self.net.state_dict().items()}  # running statistics move with every pass
+        for half in (False, True):
+            for _ in range(2):  # the first pass prepares what the second uses
+                start = time.process_time()
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    loss = loss_of(self.config, self.net, few)
+                loss.backward()  # type: ignore[no-untyped-call]
+                seconds[half] = time.process_time() - start
+                if half and seconds[half] > 3 * seconds[False]:
+                    break  # emulated, not computed: no need to look twice
+        self.net.load_state_dict(kept)
+        self.optimizer.zero_grad()
+        self.half = seconds[True] < seconds[False]
+
+    def save(self) -> None:
+        """Nothing; the checkpoint is on the disk, whole."""
+        kept = {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "state": self.state,
+            "config": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.config).items()},
+            "minutes": self.budget / 60,
+            "device": self.device,
+        }
+        part = self.last.with_suffix(".part")
+        torch.save(kept, part)
+        part.replace(self.last)
+
+    def line(self, **more: Any) -> str:
+        """Where the run stands, as one line of JSON."""
+        numbers = {k: round(v, 4) for k, v in {**self.state, **more}.items()}
+        said = {"task": self.config.name, "device": self.device, "bf16": self.half}
+        return json.dumps({**said, "progress": round(self.progress, 4), **numbers})
+
+
+def load(path: Path, place: torch.device | None = None) -> dict[str, Any]:
+    """What a checkpoint holds."""
+    saved: dict[str, Any] = torch.load(path, weights_only=True, map_location=place or "cpu")
+    return saved
+
+
+def fit(
+    config: Config,
+    src: Path,
+    run: Path,
+    *,
+    device: str,
+    workers: int,
+    minutes: float | None = None,
+    say: Callable[[str], None] = lambda line: print(line, flush=True),
+) -> Path:
+    """Trains until the cycle is done and returns the path of the last checkpoint, `run`/last.pt."""
+    trainer = Trainer(config, run, device, minutes)
+    if trainer.progress >= 1:
+        return trainer.last
+    size, per_crop = trainer.schedule.batch, PER_CROP[device]
+    # Other patches than before the run was stopped.
+    seed = 1 + trainer.state["steps"]
+    stream = Patches(config, src, seed=seed, workers=workers, size=size, per_crop=per_crop)
+    try:
+        batch = next(stream)
+        trainer.choose_precision(batch)
+        told = saved = clock = time.time()
+        done, waited = 0, 0.0
+        while trainer.progress < 1:
+            trainer.step(batch)
+            done += len(batch["pixels"])
+            before = time.time()
+            batch = next(stream)
+            now = time.time()
+            waited += now - before
+            trainer.state[device] += now - clock
+            clock = now
+            if now - told > SAY_EVERY or trainer.progress >= 1:
+                say(trainer.line(patches_per_second=done / (now - told), waited=waited / (now - told)))
+                told, done, waited = now, 0, 0.0
+            if now - saved > SAVE_EVERY:
+                saved = now
+                trainer.save()
+    finally:
+        stream.close()
+        trainer.save()
+    return trainer.last
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=paper_config.NAMES)
+    parser.add_argument("--src", type=Path, required=True, help="folder of uncompressed images")
+    parser.add_argument("--run", type=Path, required=True, help="folder of checkpoints")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    parser.add_argument("--minutes", type=float, help="training time; that of the schedule")
+    parser.add_argument("--threads", type=int, help="threads of the trainer; all cores on a CPU")
+    parser.add_argument("--workers", type=int, help="processes that make patches; 1 for a CPU, one a core for a GPU")
+    o = parser.parse_args(arguments)
+    cores = os.cpu_count() or 1
+    device = o.device if o.device != "auto" else "gpu" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(o.threads or (cores if device == "cpu" else 1))
+    workers = o.workers or (1 if device == "cpu" else max(1, cores - 1))
+    print(fit(paper_config.load(o.name), o.src, o.run, device=device, workers=workers, minutes=o.minutes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""DenseNet-40, the network of Tondi 2021 and of Niu 2020 before it (Huang 2017, without bottlenecks or compression).
+
+Three dense blocks of 12 convolutions with 12 filters each, 24 filters before the first, two transitions that halve
+the resolution, and the mean over the whole patch before a linear layer: 226 logits in 15 groups (Tondi 2021), or 15
+steps (Niu 2020). With three input channels and 10 outputs it has the 1,059,298 parameters of the DenseNet-40 of Huang
+2017; with 226 outputs 1,158,010.
+
+The mean may as well be taken over every 64 x 64 window of a larger image, as the two halvings leave one feature for
+each 4 x 4 pixels: one pass then answers for all windows whose corners lie on multiples of 4. Borders are where the two
+differ: a patch on its own is surrounded by zeros, a window in an image by its neighbours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jscan.tiling import WINDOW
+
+LAYERS, GROWTH, FIRST = 12, 12, 24
+DROPOUT = 0.2
+SCALE = 4
+"""Pixels along a side for which one feature of the last block stands."""
+REACH = 85
+"""Pixels around a window that its answer can depend on: 13 at full resolution, 12 * 2 at half, 12 * 4 at a quarter."""
+MOMENTUM = 0.03
+"""Of the running statistics; the checkpoint of a run that was stopped must be usable."""
+
+
+class DenseLayer(nn.Module):
+    """(N, C, H, W) -> (N, C + 12, H, W)."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, momentum=MOMENTUM)
+        self.conv = nn.Conv2d(channels, GROWTH, 3, padding=1, bias=False)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        new = self.drop(self.conv(functional.relu(self.norm(x))))
+        return torch.cat([x, new], 1)
+
+
+class Transition(nn.Module):
+    """(N, C, H, W) -> (N, C, H / 2, W / 2)."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, momentum=MOMENTUM)
+        self.conv = nn.Conv2d(channels, channels, 1, bias=False)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.avg_pool2d(self.drop(self.conv(functional.relu(self.norm(x)))), 2)
+
+
+class DenseNet(nn.Module):
+    """Pixels (N, channels, H, W) in -0.5 to 0.5 -> answers (N, R, C, out) for the windows of 64 x 64 pixels."""
+
+    def __init__(self, channels: int, out: int, dropout: float = DROPOUT) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, FIRST, 3, padding=1, bias=False)
+        parts: list[nn.Module] = []
+        width = FIRST
+        for block in range(3):
+            if block:
+                parts.append(Transition(width, dropout))
+            for _ in range(LAYERS):
+                parts.append(DenseLayer(width, dropout))
+                width += GROWTH
+        self.blocks = nn.Sequential(*parts)
+        self.norm = nn.BatchNorm2d(width, momentum=MOMENTUM)
+        self.last = nn.Linear(width, out)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(N, 456, H / 4, W / 4), H and W rounded down to multiples of 4."""
+        return functional.relu(self.norm(self.blocks(self.first(pixels))))
+
+    def forward(self, pixels: Tensor, stride: int = WINDOW) -> Tensor:
+        """Answers for windows that begin at multiples of `stride` pixels, itself a multiple of 4.
+
+        A patch of 64 x 64 pixels has one window, and its mean is the global one of the paper.
+        """
+        mean = functional.avg_pool2d(self.features(pixels), WINDOW // SCALE, stride // SCALE)
+        out: Tensor = self.last(mean.permute(0, 2, 3, 1))
+        return out
