@@ -43,6 +43,13 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class Estimator(StrEnum):
+    """The values of --estimator; the same as `jscan.config.ESTIMATORS`."""
+
+    comb = "comb"
+    paper = "paper"
+
+
 app = typer.Typer(
     name="jscan",
     help="Finds the regions of an image that have another JPEG compression history than the rest.",
@@ -174,6 +181,9 @@ def scan(
     maps: Annotated[Path | None, typer.Option(help="Folder for <sha256>.npz, the maps themselves.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one that works.")] = Device.auto,
+    estimator: Annotated[
+        Estimator, typer.Option(help="paper: the networks of Tondi 2021 and Uchida 2019, maps without a score.")
+    ] = Estimator.comb,
     include: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Scan only paths or names like this; may be repeated.")
     ] = None,
@@ -224,6 +234,7 @@ def scan(
         maps=maps,
         workers=workers,
         device=device.value,
+        estimator=estimator.value,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         max_pixels=max_pixels,
@@ -254,6 +265,9 @@ def show(
     save: Annotated[Path | None, typer.Option(metavar="PNG", help="Write the heatmap to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the row as JSON instead.")] = False,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one that works.")] = Device.auto,
+    estimator: Annotated[
+        Estimator, typer.Option(help="paper: the networks of Tondi 2021 and Uchida 2019, maps without a score.")
+    ] = Estimator.comb,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --save file where it exists.")] = False,
 ) -> ExitCode:
     """Show what is found in one image: score, background, regions, reasons, and a preview of the heatmap."""
@@ -268,7 +282,7 @@ def show(
     from jscan.run import HEATMAP_SIDE, json_row, open_scanner, usable_cores
 
     console = _console()
-    scanner = open_scanner(device.value, DEFAULT_MAX_PIXELS, usable_cores())
+    scanner = open_scanner(device.value, DEFAULT_MAX_PIXELS, usable_cores(), estimator=estimator.value)
     preview = not as_json and pages.can_preview(console)
     result = scanner.scan(image, rgb=preview or save is not None)
     drawn = None

@@ -10,6 +10,7 @@ from typing import Any
 from jscan.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
+ESTIMATORS = ("comb", "paper")
 DEFAULT_MAX_PIXELS = 150_000_000
 DEFAULT_TIMEOUT = 120.0
 DEFAULT_MAX_MEMORY = 4096
@@ -33,6 +34,8 @@ class ScanConfig:
     """Processes; 0 chooses one per core."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
+    estimator: str = "comb"
+    """`comb`, jscan's own networks, or `paper`, the baselines."""
     include: tuple[str, ...] = ()
     """Glob patterns of which one must match the path below its source; empty takes all."""
     exclude: tuple[str, ...] = ()
@@ -69,6 +72,8 @@ class ScanConfig:
             raise UsageError("--null says how the names in the list of --files-from end; name that list too")
         if self.device not in DEVICES:
             raise UsageError(f"--device is one of {', '.join(DEVICES)}, not {self.device!r}")
+        if self.estimator not in ESTIMATORS:
+            raise UsageError(f"--estimator is one of {', '.join(ESTIMATORS)}, not {self.estimator!r}")
         if self.workers < 0:
             raise UsageError(f"--workers is 0 (one per core) or more, not {self.workers}")
         if self.max_pixels < 1:

@@ -300,7 +300,7 @@ class _Run:
         workers = config.workers or cores
         # More than one process already keeps every core busy; a lone one may use them all.
         threads = cores if workers == 1 else 1
-        init = partial(open_in_worker, config.device, config.max_pixels, threads, config.max_memory)
+        init = partial(open_in_worker, config.device, config.max_pixels, threads, config.max_memory, config.estimator)
         task = partial(scan_one, config.heatmaps, config.maps)
         self._remember()
         about = {"arguments": config.options(), "jscan": __version__, "run_id": self._header.run_id}
@@ -600,20 +600,20 @@ def _listed(opened: contextlib.AbstractContextManager[BinaryIO], **options: Any)
 # --- in the workers ---------------------------------------------------------------------------------------------------
 
 
-def open_scanner(device: str, max_pixels: int, threads: int) -> ScannerLike:
+def open_scanner(device: str, max_pixels: int, threads: int, *, estimator: str = "comb") -> ScannerLike:
     """A scanner, its models loaded. Raises ModelError and DeviceError."""
     from jscan.scan import Scanner
 
-    return Scanner(device=device, max_pixels=max_pixels, threads=threads)
+    return Scanner(device=device, max_pixels=max_pixels, threads=threads, estimator=estimator)
 
 
-def open_in_worker(device: str, max_pixels: int, threads: int, max_memory: int) -> ScannerLike:
+def open_in_worker(device: str, max_pixels: int, threads: int, max_memory: int, estimator: str = "comb") -> ScannerLike:
     """The scanner of a worker process, whose stderr goes nowhere and whose memory is limited from here on.
 
     `max_memory` is in MiB; 0 sets no limit. A worker on a GPU has none: CUDA reserves address space as it likes.
     """
     limits.forbid_core_dumps()
-    scanner = open_scanner(device, max_pixels, threads)
+    scanner = open_scanner(device, max_pixels, threads, estimator=estimator)
     if max_memory and scanner.provider == "CPU":
         limits.limit_memory(max_memory * limits.MIB + threads * limits.PER_THREAD)
     # What C libraries print about bad files (libtiff does) would land in the middle of the progress bar.

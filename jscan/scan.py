@@ -20,6 +20,7 @@ from jscan import (
     filetypes,
     history,
     lastjpeg,
+    papermap,
     q1map,
     qfmap,
     reading,
@@ -61,6 +62,9 @@ PHASES = ((0.0, 0.0), (0.5, 0.5), (0.5, 0.0), (0.0, 0.5))
 """Fractions of a pixel, down and across, tried with each factor: blocks that begin between pixels show no comb."""
 FAINTEST_RESIZED = 95.0
 """Quality factor up to which a compression is believed to show through a resize: combs of step 1 do not."""
+PAPER_COST = 8
+"""Times that a pixel counts for the papers' networks, when it is told how long an image will take."""
+PAPER_NOTE = "The papers' networks give maps only: no regions are drawn from them and no score is calibrated."
 FINE_SEARCH = 16_000_000
 """Pixels that are looked at for one candidate; in a large image fewer of the factors and phases are tried."""
 CONFIDENT = 0.5
@@ -86,23 +90,36 @@ class Scanner:
     """Opens the models once and scans any number of images with them.
 
     `provider` says what the models run on, `CPU` or `CUDA`; `models` names them with their digests. Raises ModelError
-    where a model is missing or damaged, and DeviceError where `device="cuda"` and there is no GPU.
+    where a model is missing or damaged, and DeviceError where `device="cuda"` and there is no GPU. With `estimator`
+    "paper" the models are the papers' own networks (`papermap`), which give maps but neither regions nor a score.
     """
 
-    def __init__(self, *, device: str = "auto", max_pixels: int = DEFAULT_MAX_PIXELS, threads: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        threads: int = 1,
+        estimator: str = "comb",
+    ) -> None:
         self.provider = weights.resolve_device(device)
         self.max_pixels = max_pixels
         self._threads = threads
-        self._names = (q1map.MODEL, context.MODEL, qfmap.MODEL, suspicion.JPEG_MODEL, suspicion.PIXEL_MODEL)
+        self._papers = papermap.check() if estimator == "paper" else ()
+        if self._papers:
+            self._names: tuple[str, ...] = (*(p.name for p in self._papers), papermap.UCHIDA)
+        else:
+            self._names = (q1map.MODEL, context.MODEL, qfmap.MODEL, suspicion.JPEG_MODEL, suspicion.PIXEL_MODEL)
         for name in self._names:
             weights.check(name)
         self.models = tuple(weights.label(name) for name in self._names)
-        self._calibrations = {n: weights.calibration(n) for n in (suspicion.JPEG_MODEL, suspicion.PIXEL_MODEL)}
+        judging = () if self._papers else (suspicion.JPEG_MODEL, suspicion.PIXEL_MODEL)
+        self._calibrations = {n: weights.calibration(n) for n in judging}
         self._loaded: dict[str, weights.Model] = {}
         if self.provider != "CPU":
             # A driver that answers is no proof that CUDA's libraries are there: one session is opened to find out now.
             try:
-                self._model(q1map.MODEL)
+                self._model(self._names[0])
             except DeviceError:
                 if device != "auto":
                     raise
@@ -113,7 +130,7 @@ class Scanner:
         if name not in self._loaded:
             # The consistency models take milliseconds; moving their maps to a GPU would cost more, and so would sharing
             # them out to several threads, which also changes the last bit of their answers.
-            tiled = name in (q1map.MODEL, qfmap.MODEL)
+            tiled = name in (q1map.MODEL, qfmap.MODEL) or bool(self._papers)
             provider, threads = (self.provider, self._threads) if tiled else ("CPU", 1)
             self._loaded[name] = weights.load(name, provider=provider, threads=threads, arena=tiled)
         return self._loaded[name]
@@ -150,12 +167,12 @@ class Scanner:
             if known is not None and known(evidence):
                 return ScanResult(row, None, None, known=True)
             if data is None:
-                image = decode.from_array(np.asarray(source), rgb=rgb)
+                image = decode.from_array(np.asarray(source), rgb=rgb or bool(self._papers))
             else:
-                image = decode.decode(data, max_pixels=self.max_pixels, rgb=rgb)
+                image = decode.decode(data, max_pixels=self.max_pixels, rgb=rgb or bool(self._papers))
                 del data  # a large file need not lie in memory while its pixels are estimated
             if sized is not None:
-                sized(image.width * image.height)
+                sized(image.width * image.height * (PAPER_COST if self._papers else 1))
             row = _with_facts(row, image)
             if filetypes.contradicts(ref.path_bytes, image.format):
                 row = replace(row, warnings=(*row.warnings, "wrong_suffix"))
@@ -166,6 +183,8 @@ class Scanner:
                 too_few = f"Fewer than {tiling.WINDOW} rows of the image could be decoded; nothing was estimated."
                 return ScanResult(replace(row, reasons=(too_few,)), None, image)
             row = _with_estimate(row, image, estimate)
+            if self._papers:
+                row = replace(row, n_regions=None, regions=None, score=None, reasons=(*estimate.notes, PAPER_NOTE))
             row = replace(row, estimate_ms=1000 * (time.perf_counter() - decoded))
             return ScanResult(row, estimate.maps, image, last=estimate.last)
         except InputError as error:
@@ -199,11 +218,32 @@ class Scanner:
         luma = image.luma if image.valid_rows is None else image.luma[: image.valid_rows]
         if luma.shape[0] < tiling.WINDOW:
             return None
-        if image.jpeg is not None and not NOT_LUMA & set(image.warnings):
+        if self._papers:
+            estimate = self._by_papers(image, luma)
+        elif image.jpeg is not None and not NOT_LUMA & set(image.warnings):
             estimate = self._jpeg(luma, image.jpeg.q2_luma)
         else:
             estimate = self._pixels(luma)
         return estimate if luma is image.luma else replace(estimate, maps=_extend(estimate.maps, image))
+
+    def _by_papers(self, image: DecodedImage, luma: npt.NDArray[np.uint8]) -> _Estimate:
+        """Estimates of the papers' networks: of the first table for a JPEG, else of QF and flag."""
+        assert image.rgb is not None
+        rgb = np.ascontiguousarray(image.rgb[: luma.shape[0]].transpose(2, 0, 1))
+        notes: tuple[str, ...] = ()
+        table = None
+        if image.jpeg is not None and not NOT_LUMA & set(image.warnings):
+            qf2 = nearest_qf(np.maximum(image.jpeg.q2_luma, 1))
+            choice = papermap.nearest(self._papers, qf2)
+            found = papermap.estimate(self._model(choice.name), luma[None] if choice.reads == "luma" else rgb)
+            maps, table = papermap.jpeg_maps(found, luma.shape, qf2), papermap.held_by_most(found)
+            if abs(choice.qf2 - qf2) > papermap.FAR:
+                said = f"{choice.name} was trained on a last quality of {choice.qf2:g}; this file's is {qf2:g}"
+                notes = (f"{said}, so its steps may be wrong.",)
+        else:
+            maps = papermap.pixel_maps(*papermap.flag_maps(self._model(papermap.UCHIDA), rgb))
+        nothing = Consistency(maps.suspicion, (), 0.0)  # neither is written into the row
+        return _Estimate(nothing, maps, notes, q1=table)
 
     def _jpeg(self, luma: npt.NDArray[np.uint8], q2: tuple[int, ...], origin: tuple[int, int] = (0, 0)) -> _Estimate:
         """Estimates from the double compression of a JPEG whose blocks begin at `origin`."""

@@ -57,7 +57,7 @@ def findings(record: ScanRecord) -> RenderableType:
         parts.append(Text(f"{record.status} ({record.error_code}): {plain(record.error or '')}", style="red"))
     if record.regions:
         parts.append(_regions(record.regions, (record.width or 0) * (record.height or 0)))
-    elif record.status == "ok":
+    elif record.status == "ok" and record.n_regions is not None:
         parts.append(Text("No region has a history of its own."))
     parts.extend(Text(f"- {plain(reason)}") for reason in record.reasons)
     if record.warnings:

@@ -98,14 +98,16 @@ class FakeScanner:
         return ScanResult(record, maps, image)
 
 
-def open_fake(device: str, max_pixels: int, threads: int, max_memory: int = 0) -> FakeScanner:
+def open_fake(device: str, max_pixels: int, threads: int, max_memory: int = 0, estimator: str = "comb") -> FakeScanner:
     """In place of `jscan.run.open_scanner` and `open_in_worker`."""
     if device == "cuda":
         raise DeviceError("--device cuda: no GPU can be used here")
     return FakeScanner()
 
 
-def open_broken(device: str, max_pixels: int, threads: int, max_memory: int = 0) -> FakeScanner:
+def open_broken(
+    device: str, max_pixels: int, threads: int, max_memory: int = 0, estimator: str = "comb"
+) -> FakeScanner:
     """A scanner whose model is damaged."""
     raise ModelError("weights/fake/model.onnx is damaged")
 

@@ -14,6 +14,7 @@ LAYERS = {
     1: (
         "discover", "members", "archives", "reading", "jpegheader", "decode", "weights", "windows", "qfmap", "q1map",
         "lastjpeg", "history", "trace", "suspicion", "context", "regions", "rescaled", "score", "parquet", "heatmap",
+        "papermap",
     ),
     2: ("scan", "ledger", "journal", "tally", "outputs"),
     3: ("engine",),
@@ -39,6 +40,7 @@ SIBLINGS = {
     ("windows", "weights"),
     ("suspicion", "weights"),
     ("context", "weights"),
+    ("papermap", "weights"),
     ("regions", "history"),
     ("regions", "score"),
 }

@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from material import photo
+from material import photo, rng
 
+from jscan import papermap, weights
 from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, nearest_qf, standard_table
-from train import compress, fit_paper, losses, paper_config, paper_patches
+from train import compress, export, export_paper, fit_paper, losses, paper_config, paper_patches
 from train.dataset import image_weights
 from train.networks.densenet import REACH, DenseNet
 from train.networks.uchida import REACH as UCHIDA_REACH
@@ -267,3 +268,96 @@ def test_a_dead_worker_ends_the_run(tmp_path: Path) -> None:
 
 def test_subsamplings_are_drawn() -> None:
     assert set(paper_config.load("uchida").subsamplings) <= set(compress.SUBSAMPLINGS)
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+
+def untrained(name: str, seed: int = 0) -> Any:
+    """A network that nobody trained, of which the running statistics are those of random pixels."""
+    torch.manual_seed(seed)
+    config = paper_config.load(name)
+    net: Any = paper_config.build(config)
+    if name != "uchida":
+        for module in net.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        with torch.no_grad():
+            net(torch.rand(1, 1, 64, 64) - 0.5)
+            net.last.weight.mul_(30)
+    return net.eval()
+
+
+def noise(*shape: int, seed: int = 0) -> Any:
+    return rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["densenet-qf90", "regression-qf90", "uchida"])
+def test_the_graph_equals_torch(name: str) -> None:
+    net, network = untrained(name), paper_config.load(name).network
+    model = export_paper.build_onnx(net, network)
+    pixels = noise(2, 3, 20, 17) if name == "uchida" else noise(2, 1, 64, 83)
+    near = export_paper.compare_torch(net, model, network, pixels)
+    far = export_paper.compare_torch(untrained(name, 1), model, network, pixels)
+    assert near < 1e-3 < far
+    if name != "uchida":
+        answers = export._session(model).run(None, {"pixels": pixels})[0]
+        assert answers.shape == (2, 1, 3, {"densenet": 226, "regression": 15}[network])  # odd columns are left over
+        if network == "densenet":
+            assert np.exp(answers[..., :16]).sum(-1) == pytest.approx(1, abs=1e-4)
+        assert np.ptp(papermap.decode(answers), axis=2).max() > 0  # windows differ, or nothing was compared
+
+
+@pytest.fixture(scope="module")
+def shelf(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models of networks that nobody trained, exported from checkpoints as a run leaves them."""
+    home = tmp_path_factory.mktemp("weights")
+    for name in ("densenet-qf90", "uchida"):
+        run = tmp_path_factory.mktemp(name)
+        trainer = fit_paper.Trainer(paper_config.load(name), run, "cpu", minutes=3)
+        trainer.net = untrained(name)
+        trainer.state |= {"cpu": 90.0, "steps": 5, "patches": 160, "loss": 1.5}
+        trainer.save()
+        export_paper.write(name, run, folder, home)
+    return home
+
+
+@pytest.fixture
+def shelved(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(weights, "folder", lambda: shelf)
+    return shelf
+
+
+def test_the_manifest_says_how_far_the_schedule_came(shelved: Path) -> None:
+    said = weights.manifest("densenet-qf90")
+    assert said["training"]["schedule"] == "3 minutes, cpu" and said["training"]["schedule_done"] == 0.5
+    assert said["training"]["patches"] == 160 and said["qf2"] == 90 and said["reads"] == "luma"
+    assert papermap.densenets() == (papermap.Choice("densenet-qf90", 90.0, "luma"),)
+    weights.check("uchida")
+
+
+def test_tiles_leave_no_trace(shelved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a strip that is longer than a tile with its surroundings every window gets what one pass gives."""
+    model, strip = weights.load("densenet-qf90"), noise(1, 64, 363)
+    whole = papermap.estimate(model, strip)
+    assert whole.steps.shape == (1, 38, 15) and np.isfinite(whole.sure).all()
+    monkeypatch.setattr(papermap, "TILE", 13)
+    parts = papermap.estimate(model, strip)
+    assert np.allclose(parts.sure, whole.sure, atol=1e-5)
+    assert (parts.steps == whole.steps).mean() > 0.99
+    monkeypatch.setattr(papermap, "MARGIN", 8)  # too little: it is seen
+    assert not np.allclose(papermap.estimate(model, strip).sure, whole.sure, atol=1e-5)
+
+
+def test_compare_writes_into_the_manifest(shelved: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_paper, "SIDE", 104)
+    monkeypatch.setattr(export_paper, "TIMED", 64)
+    monkeypatch.setattr(export_paper, "MARGINS", (0, 88))
+    monkeypatch.setattr(export_paper.agreement, "__kwdefaults__", {"margins": (0, 88)})
+    found = export_paper.compare("densenet-qf90", folder, images=1, windows=3)
+    # With all that the image has around a window, the patch is the image.
+    assert found["margins"]["88"] == {"same_15": 1.0, "same": 1.0, "difference": 0.0}
+    assert found["margins"]["0"]["same"] < 1 and found["windows"] == 3
+    kept = weights.manifest("densenet-qf90")["fully_convolutional"]
+    assert kept["margins"].keys() == {"0", "88"} and kept["seconds_512"] > 0
+    weights.check("densenet-qf90")

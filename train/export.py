@@ -50,7 +50,16 @@ DESCRIPTIONS = {
     context.MODEL: "The posteriors of a JPEG's windows in the light of their neighbours.",
     suspicion.JPEG_MODEL: "Which windows of a JPEG have another first compression than the background.",
     suspicion.PIXEL_MODEL: "Which windows of decoded pixels have another last compression than the background.",
+    "densenet-qf80": "Baseline: the DenseNet of Tondi 2021 for a last quality factor of 80.",
+    "densenet-qf90": "Baseline: the DenseNet of Tondi 2021 for a last quality factor of 90.",
+    "regression-qf90": "Baseline: the regression of Niu 2020 for a last quality factor of 90.",
+    "uchida": "Baseline: quality factor and compression flag pixel by pixel, the network of Uchida 2019.",
 }
+_OF_PATCHES = [
+    "JPEG files whose last quality factor is within 2 of the one it was trained on.",
+    "First compressions with standard tables; steps above those of quality factor 50 are reported as that step.",
+    "Says neither where the blocks of a first compression begin nor whether there was one.",
+]
 LIMITS = {
     q1map.MODEL: [
         "JPEG files with 8-bit luma and a last quality factor of about 60 to 100, standard tables or not.",
@@ -76,6 +85,10 @@ LIMITS = {
         "Regions from about 64 x 64 pixels on that cover less than half of the image.",
         "Rescaling, denoising or heavy editing after the splice removes the traces.",
     ],
+    "densenet-qf80": _OF_PATCHES,
+    "densenet-qf90": _OF_PATCHES,
+    "regression-qf90": _OF_PATCHES,
+    "uchida": ["Decoded pixels of images compressed once with a standard table, or never."],
 }
 
 
