@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,21 @@ import pytest
 import torch
 from material import photo, rng
 
-from jscan import papermap, weights
+from jscan import papermap, q1map, weights
 from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, nearest_qf, standard_table
-from train import compress, export, export_paper, fit_paper, losses, paper_config, paper_patches
+from train import (
+    compress,
+    export,
+    export_paper,
+    fit_paper,
+    losses,
+    measure_paper,
+    measure_q1,
+    measure_report,
+    measure_rows,
+    paper_config,
+    paper_patches,
+)
 from train.dataset import image_weights
 from train.networks.densenet import REACH, DenseNet
 from train.networks.uchida import REACH as UCHIDA_REACH
@@ -247,12 +260,17 @@ def test_a_run_is_gone_on_with(folder: Path, tmp_path: Path) -> None:
         fit_paper.Trainer(replace(config, never=0.5), tmp_path / "run", "cpu")
 
 
-def test_the_precision_is_chosen_without_touching_the_network(tmp_path: Path) -> None:
-    config = replace(paper_config.load("densenet-qf90"), context_share=0.0)
-    trainer = fit_paper.Trainer(config, tmp_path, "cpu", minutes=1)
+def test_the_precision_is_chosen_without_touching_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = fit_paper.Trainer(paper_config.load("uchida"), tmp_path, "cpu", minutes=1)
     before = {k: v.clone() for k, v in trainer.net.state_dict().items()}
-    trainer.choose_precision(paper_patches.make_batch(config, IMAGES, WEIGHTS, random.Random(0), 1))
-    assert trainer.half in (False, True)
+    batch = {"pixels": noise(1, 3, 12, 12), "target": np.zeros((1, 2), np.float32)}
+    for capability, compared in (("avx2", False), ("avx512_bf16", True)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", dict.fromkeys([capability], True).copy)
+        passes: list[int] = []
+        handle = trainer.net.register_forward_hook(lambda *_, seen=passes: seen.append(1))
+        trainer.choose_precision(batch)
+        handle.remove()
+        assert bool(passes) == compared and (compared or not trainer.half)
     assert all(torch.equal(v, trainer.net.state_dict()[k]) for k, v in before.items())
     assert all(p.grad is None for p in trainer.net.parameters())
 
@@ -361,3 +379,59 @@ def test_compare_writes_into_the_manifest(shelved: Path, folder: Path, monkeypat
     kept = weights.manifest("densenet-qf90")["fully_convolutional"]
     assert kept["margins"].keys() == {"0", "88"} and kept["seconds_512"] > 0
     weights.check("densenet-qf90")
+
+
+# --- measured beside the comb -----------------------------------------------------------------------------------------
+
+
+def test_all_estimators_see_the_same_windows(folder: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comb's answers are those of the Q1 lines, and a network's those of the windows cut out by hand."""
+    job = (folder / "a.png", measure_rows.MAIN_ROWS[0], 3, "seed")
+    lines = measure_q1.isolated(job)
+    comb = q1map.decode(lines["logp"])
+    if not (shelf / q1map.MODEL).exists():
+        shutil.copytree(weights.folder() / q1map.MODEL, shelf / q1map.MODEL)
+    monkeypatch.setattr(weights, "folder", lambda: shelf)
+    measure_paper._model.cache_clear()
+    found = measure_paper.windows(job)
+    measure_paper._model.cache_clear()
+    assert np.array_equal(found["comb"], comb) and np.array_equal(found["truth"], lines["truth"])
+    model = weights.load("densenet-qf90")
+    for k, (data, _, _) in enumerate(measure_q1.isolated_files(job)):
+        window = compress.decode(data, gray=True)[16:80, 16:80]
+        answers = model(pixels=window[None, None])["logp"]
+        assert np.array_equal(papermap.decode(answers)[0, 0, 0], found["densenet-qf90"][k])
+    figures = measure_paper.window_figures(found)
+    assert figures["windows"] == 3 and figures["accuracy comb"] == (comb == lines["truth"]).mean()
+    assert figures["accuracy densenet-qf90"] == (found["densenet-qf90"] == lines["truth"]).mean()
+
+
+def test_figures_of_crops_by_hand() -> None:
+    parts = []
+    for qualities in ([80.0, 84.0], [82.0]):
+        q = np.array(qualities)
+        one = {"said": q.size, "sum": q.sum(), "squares": (q**2).sum(), "error": np.abs(q - 80).sum()}
+        one |= {"flagged": 4.0, "flags": 1.0}
+        none = dict.fromkeys(one, 0.0)
+        parts.append({f"comb {k}": v for k, v in none.items()} | {f"uchida {k}": v for k, v in one.items()})
+    found = measure_paper.crop_figures(parts)
+    assert found["mean uchida"] == 82 and found["deviation uchida"] == pytest.approx(np.sqrt(8 / 3))
+    assert found["mae uchida"] == 2 and found["uncompressed uchida"] == 0.25
+    assert found["mean comb"] is found["mae comb"] is found["uncompressed comb"] is None
+
+
+def test_nothing_is_measured_where_there_is_no_model(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "folder", lambda: tmp_path)
+    assert measure_paper.measure_networks({"photos": [folder / "a.png"]}, 2, 1) == {"photos": {}}
+    results = {"papers-networks": {"photos": {}}, "command": "c", "machine": {}, "models": {}, "seconds": {}}
+    assert "No model for isolated windows is at hand." in measure_report.report(results)
+
+
+def test_the_section_reads_as_two_tables() -> None:
+    rows = {"QF2 90": {"windows": 3, "accuracy comb": 0.5}, "QF 50": {"images": 1, "mean uchida": 51.0}}
+    results = {"papers-networks": {"photos": rows}, "command": "c", "machine": {}, "models": {}, "seconds": {}}
+    text = measure_report.report(results)
+    assert "| QF2 90 | 3 | 0.500 |" in text and "| QF 50 | 1 | 51.0 |" in text
+    assert ("papers-networks", "photos", "QF2 90", "", "accuracy comb", 0.5) in measure_report.tidy(results)

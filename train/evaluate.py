@@ -24,6 +24,7 @@ from jscan import context, q1map, qfmap, suspicion, weights
 from train.measure_asked import Results, asked_table
 from train.measure_files import measure_cameras, measure_forge, measure_papers
 from train.measure_lossless import WINDOWS_PER_SCAN, measure_lossless
+from train.measure_paper import measure_networks
 from train.measure_q1 import WINDOWS_PER_IMAGE, measure_q1, measure_q1_images
 from train.measure_qf import measure_qf, measure_qf_sizes
 from train.measure_report import (
@@ -136,7 +137,9 @@ def expected_minutes(section: str, sets: Images, patches: int, workers: int) -> 
 def _command(o: argparse.Namespace, wanted: tuple[str, ...]) -> str:
     """The command line, without the paths of this machine."""
     parts = ["python -m train.evaluate", *(["DATA"] if o.data else []), f"--only {','.join(wanted)}"]
-    parts += [f"--patches {o.patches}"] if {"q1", "q1-images", "lossless", "sizes"} & set(wanted) else []
+    parts += (
+        [f"--patches {o.patches}"] if {"q1", "q1-images", "lossless", "sizes", "papers-networks"} & set(wanted) else []
+    )
     parts += [f"--images {o.images}"] if o.images and set(OF_SETS) & set(wanted) else []
     parts += ["--full"] if o.full and "qf" in wanted else []
     parts += [f"--per-kind {o.per_kind}"] if "forge" in wanted else []
@@ -195,6 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
         "forge": lambda: measure_forge(o.forge, o.data, o.per_kind, o.workers),
         "cameras": lambda: measure_cameras(o.cameras),
         "papers": lambda: measure_papers(o.papers),
+        "papers-networks": lambda: measure_networks(sets, o.patches, o.workers),
         "bench": lambda: measure_speed(o.cameras),
     }
     results: Results = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -68,12 +68,33 @@ def isolated(job: Job) -> Windows:
     """What the network says of `count` isolated windows of one image, and the truth about them.
 
     `logp` (n, 226), `shift` and `found_shift` (n,) 0 to 63, `present` (n,) 0 to 1; the others as in `_truth`.
+    `deviation` (n,) is the standard deviation of the window's pixels.
+    """
+    model = _model()
+    parts: list[dict[str, Any]] = []
+    for data, second, truth in isolated_files(job):
+        window = inner(compress.decode(data, gray=True), job[1].side)
+        found = q1map.estimate(model, window, second.luma)
+        parts.append(
+            {
+                "logp": averaged(found.logp, Q1_OFFSET),
+                "found_shift": int(averaged(found.shift, (0, 64)).argmax()),
+                "present": found.present.mean(),
+                "deviation": window.std(),
+                **truth,
+            }
+        )
+    return {name: np.stack([p[name] for p in parts]) for name in parts[0]}
+
+
+def isolated_files(job: Job) -> Iterator[tuple[bytes, compress.Compression, dict[str, Any]]]:
+    """For each isolated window the file that it is the `inner` part of, its last compression, and the truth about it.
+
     A window is cut from 128 x 128 pixels, or more for a larger one, that were compressed, cropped by the shift, and
-    compressed again. `deviation` (n,) is the standard deviation of its pixels.
+    compressed again.
     """
     path, row, count, seed = job
-    rng, image, model = random.Random(seed), source(path, row), _model()
-    parts: list[dict[str, Any]] = []
+    rng, image = random.Random(seed), source(path, row)
     whole, middle = SOURCE + row.side - WINDOW, MIDDLE + row.side - WINDOW
     for _ in range(count):
         y, x = rng.randrange(image.shape[0] - whole + 1), rng.randrange(image.shape[1] - whole + 1)
@@ -83,20 +104,13 @@ def isolated(job: Job) -> Windows:
         first, second, label = row.draw(rng, qf1)
         piece = image[y : y + whole, x : x + whole]
         once = piece if first is None else compress.recompress(piece, first)
-        again = compress.recompress(once[dy : dy + middle, dx : dx + middle], second, gray=True)
-        inner = np.ascontiguousarray(again[16 : 16 + row.side, 16 : 16 + row.side])
-        found = q1map.estimate(model, inner, second.luma)
-        parts.append(
-            {
-                "logp": averaged(found.logp, Q1_OFFSET),
-                "shift": shift_index(-dy, -dx),
-                "found_shift": int(averaged(found.shift, (0, 64)).argmax()),
-                "present": found.present.mean(),
-                "deviation": inner.std(),
-                **_truth(first, second, label),
-            }
-        )
-    return {name: np.stack([p[name] for p in parts]) for name in parts[0]}
+        data = compress.encode(once[dy : dy + middle, dx : dx + middle], second)
+        yield data, second, {"shift": shift_index(-dy, -dx), **_truth(first, second, label)}
+
+
+def inner(twice: Pixels, side: int = WINDOW) -> Pixels:
+    """The window in the middle of what `isolated_files` gives."""
+    return np.ascontiguousarray(twice[16 : 16 + side, 16 : 16 + side])
 
 
 def averaged(logp: npt.NDArray[np.float16], groups: tuple[int, ...]) -> npt.NDArray[np.float16]:

@@ -12,8 +12,20 @@ from typing import Any
 from jscan.atomic import replacing
 from train.measure_asked import Results, asked_table
 
-SECTIONS = ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes", "forge", "cameras", "papers", "bench")
-OF_SETS = ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes")
+SECTIONS = (
+    "q1",
+    "q1-images",
+    "lossless",
+    "qf",
+    "qf-sizes",
+    "sizes",
+    "forge",
+    "cameras",
+    "papers",
+    "papers-networks",
+    "bench",
+)
+OF_SETS = ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes", "papers-networks")
 """Sections that measure each set of images on its own."""
 
 
@@ -127,6 +139,11 @@ def report(results: Results) -> str:
             lines += table(f"QF, crops of {size}", found["error"]) + table(f"flag, crops of {size}", found["flag"])
     for name, rows in results.get("sizes", {}).items():
         lines += [f"## Squares with another history, by their side: {name}", "", *sizes_report(rows)]
+    for name, rows in results.get("papers-networks", {}).items():
+        lines += [f"## The papers' networks beside jscan's own: {name}", ""]
+        for first, key in (("isolated windows", "windows"), ("centre crops", "images")):
+            of_kind = {row: figures for row, figures in rows.items() if key in figures}
+            lines += table(first, of_kind) if of_kind else [f"No model for {first} is at hand.", ""]
     if "forge" in results:
         found = results["forge"]
         lines += ["## Forgeries", "", *table("kind", found["kinds"]), *table("score", found["score"])]

@@ -1,19 +1,21 @@
-"""How the papers' networks are trained: the files in `configs/`, read and checked."""
+"""How the papers' networks are trained: the files in `configs/`, read and checked.
+
+torch is imported by `build` alone: the processes that make patches do without it.
+"""
 
 from __future__ import annotations
 
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from jscan.jpegtables import N_COEFS, Q1_OFFSET
 from jscan.tiling import BLOCK, WINDOW
 from train.compress import SUBSAMPLINGS
-from train.networks.densenet import DenseNet
-from train.networks.uchida import UchidaNet
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FOLDER = Path(__file__).with_name("configs")
 NAMES = tuple(sorted(p.stem for p in FOLDER.glob("*.toml")))
@@ -111,6 +113,9 @@ def load(name: str) -> Config:
 
 def build(config: Config) -> nn.Module:
     """A new network of this config."""
+    from train.networks.densenet import DenseNet
+    from train.networks.uchida import UchidaNet
+
     if config.network == "uchida":
         return UchidaNet()
     return DenseNet(INPUTS[config.input], N_COEFS if config.network == "regression" else Q1_OFFSET[-1])
