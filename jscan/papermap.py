@@ -129,7 +129,7 @@ def sureness(answers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     if answers.shape[-1] == N_COEFS:
         return np.full(answers.shape[:-1], np.nan, np.float32)
     likeliest = [np.exp(answers[..., a:b].max(axis=-1)) for a, b in pairwise(Q1_OFFSET)]
-    return np.mean(likeliest, axis=0).astype(np.float32)
+    return np.asarray(np.mean(likeliest, axis=0), np.float32)
 
 
 def decode(answers: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
@@ -148,7 +148,7 @@ def background(steps: npt.NDArray[np.int16]) -> tuple[int, ...]:
 
 def disagreement(steps: npt.NDArray[np.int16], table: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """(R, C) share, 0 to 1, of a window's 15 steps that are not the background's."""
-    return (steps != np.array(table)).mean(axis=-1).astype(np.float32)
+    return np.asarray((steps != np.array(table)).mean(axis=-1), np.float32)
 
 
 def to_cells(windows: npt.NDArray[Scalar], size: tuple[int, int]) -> npt.NDArray[Scalar]:
