@@ -36,7 +36,7 @@ RISE = 0.1
 NATIVE_HALF = {"avx512_bf16", "amx_bf16"}
 """Instructions of a CPU that computes in bfloat16, as torch names them."""
 PER_CROP = {"cpu": 1, "gpu": 4}
-"""Patches cut from one compressed image: one core makes about 300 a second of four, a GPU wants thousands."""
+"""Patches cut from one compressed image: a core makes 450 a second of one and 1,800 of four; a GPU wants thousands."""
 
 
 def rate(progress: float, peak: float) -> float:
@@ -76,6 +76,7 @@ class Trainer:
         self.schedule = config.gpu if device == "gpu" else config.cpu
         self.budget = 60 * (self.schedule.minutes if minutes is None else minutes)
         self.place = torch.device("cuda" if device == "gpu" else "cpu")
+        torch.backends.cudnn.benchmark = True  # batches come in two shapes
         torch.manual_seed(0)
         self.net: Any = paper_config.build(config).to(self.place, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=self.schedule.rate)
