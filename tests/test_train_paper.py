@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from material import photo, rng
+from material import file_of, photo, rng
+from PIL import Image
 
 from jscan import papermap, q1map, weights
 from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, nearest_qf, standard_table
@@ -21,6 +22,7 @@ from train import (
     compress,
     export,
     export_paper,
+    figures,
     fit_paper,
     losses,
     measure_paper,
@@ -435,3 +437,49 @@ def test_the_section_reads_as_two_tables() -> None:
     text = measure_report.report(results)
     assert "| QF2 90 | 3 | 0.500 |" in text and "| QF 50 | 1 | 51.0 |" in text
     assert ("papers-networks", "photos", "QF2 90", "", "accuracy comb", 0.5) in measure_report.tidy(results)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_colours_run_from_blue_to_red_and_the_unknown_is_grey() -> None:
+    out = figures.coloured(np.array([[1.0, 9.0, np.nan]]), 1, 9)
+    low, high, unknown = out[0].astype(int)
+    assert low[2] > 100 > low[0] and high[0] > 100 > high[2] and tuple(unknown) == figures.UNKNOWN
+
+
+def test_figures_are_drawn_without_the_papers_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(papermap, "densenets", lambda: ())
+    image = tmp_path / "a.jpg"
+    image.write_bytes(file_of(photo()[:96, :128], quality=90))
+    figures.main(["tondi12", str(image), "--out", str(tmp_path / "out")])
+    drawn = np.asarray(Image.open(tmp_path / "out" / "tondi12-a.png"))
+    down = figures.HEAD + figures.GAP + round(figures.PANEL * 96 / 128)
+    assert drawn.shape == (figures.GAP + 2 * down, figures.GAP + 4 * (figures.PANEL + figures.BAR + figures.GAP), 3)
+    rows = [drawn[figures.GAP + figures.HEAD + k * down + 60 :][:100, figures.PANEL + 120 :][:, :200] for k in range(2)]
+    assert (rows[0] != 255).mean() > 0.5 > (rows[1] != 255).mean()  # jscan's map, and an empty place
+    picture = tmp_path / "b.png"
+    picture.write_bytes(file_of(photo()[:96, :128], "PNG"))
+    with pytest.raises(ValueError, match="no JPEG"):
+        figures.tondi12(picture)
+    monkeypatch.setattr(papermap, "UCHIDA", "not-there")
+    figures.main(["uchida-flag", str(picture), "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "uchida-flag-b.png").stat().st_size > 1000
+
+
+def test_a_figure_shows_the_network_where_it_is_there(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "a.jpg"
+    image.write_bytes(file_of(photo()[:80, :96], quality=90))
+    opened = figures._opened(image)
+    monkeypatch.setattr(figures, "_opened", lambda _: opened)
+    monkeypatch.setattr(weights, "folder", lambda: shelf)
+    panels: list[Any] = []
+    monkeypatch.setattr(figures, "drawn", lambda rows, size: panels.extend(rows))
+    figures.tondi12(image)
+    whole = papermap.estimate(weights.load("densenet-qf90"), opened[0].luma[None]).steps
+    wanted = papermap.to_cells(whole, (80, 96))
+    for panel, i in zip(panels[1][1:], figures.COEFFICIENTS, strict=True):
+        assert panel.title == f"densenet-qf90, coefficient {i}" and panel.values.shape == (80, 96)
+        assert np.array_equal(panel.values[::8, ::8], wanted[..., i - 1])
