@@ -206,6 +206,7 @@ def jpeg_maps(found: Steps, size: tuple[int, int], qf2: float) -> Maps:
         q1=np.ascontiguousarray(steps.transpose(2, 0, 1)),
         double=np.full(shape, np.nan, np.float32),
         coverage=to_cells(found.sure, size),
+        **_no_shift(shape),
     )
 
 
@@ -221,7 +222,16 @@ def pixel_maps(quality: npt.NDArray[np.float32], flag: npt.NDArray[np.float32]) 
         q1=np.full((N_COEFS, *flag.shape), np.nan, np.float32),
         double=np.full(flag.shape, np.nan, np.float32),
         coverage=np.abs(2 * flag - 1).astype(np.float32),
+        **_no_shift(flag.shape),
     )
+
+
+def _no_shift(shape: tuple[int, ...]) -> dict[str, npt.NDArray[np.float32]]:
+    """The maps of the grid shift, of which neither network says anything."""
+    return {
+        "shift": np.full((2, *shape), np.nan, np.float32),
+        "shift_confidence": np.full(shape, np.nan, np.float32),
+    }
 
 
 def held_by_most(found: Steps) -> tuple[int, ...] | None:

@@ -23,7 +23,8 @@ RUN_KEY = b"jscan.run"
 """Key of the file's metadata under which the run manifest stands, as JSON."""
 
 GROUP_ROWS = 1024
-"""Rows of one row group of the results, which is made in memory: 4,096 took 40 MB more, and 15 % less on the disk."""
+"""Rows of one row group of the results, which is made in memory: for 20,000 rows that are alike 4,096 took 41 MB more,
+and a quarter less on the disk."""
 COPY = "copy"
 """Column of a shard, not of the results: the row holds only what identifies the bytes; their content has a row
 elsewhere."""

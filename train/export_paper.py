@@ -32,13 +32,12 @@ from jscan.tiling import WINDOW
 from train import compress, export, fit_paper, paper_config
 from train.compress import Pixels
 from train.dataset import image_weights, load_images
+from train.graphs import Graph, finish
 from train.measure_report import rounded, write_text
 from train.networks.densenet import SCALE, DenseNet, Transition
 from train.networks.uchida import UchidaNet
 from train.paper_config import Config
 from train.paper_patches import make_batch, planes
-
-Graph = export._Graph
 
 MARGINS = (0, 16, 32, 64)
 """Pixels around a window with which it is compared: 0 is the patch of the paper, on its own."""
@@ -81,7 +80,7 @@ def _finished(g: Graph, channels: int, outputs: dict[str, tuple[str, list[Any]]]
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, (_, shape) in outputs.items()],
         g.constants,
     )
-    return export._finish(graph)
+    return finish(graph)
 
 
 @torch.no_grad()

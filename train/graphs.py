@@ -28,7 +28,7 @@ CELLS = WINDOW // CELL
 OPSET = 18
 
 
-class _Graph:
+class Graph:
     """Collects the nodes and constants of a graph; every method returns the name of its result."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class _Graph:
         return out if layer.bias is None else self.add("Add", out, self.weight(layer.bias))
 
 
-def _table(g: _Graph, band: Band) -> str:
+def _table(g: Graph, band: Band) -> str:
     """The band's table: a row of zeros for "no block", and below it the functions, computed from |c|."""
     c = g.constant(np.arange(ROWS, dtype=np.float32)[:, None] / STEPS_PER_UNIT, np.float32)
     waves = g.constant([[2 * np.pi / q for q in band.steps]], np.float32)
@@ -85,7 +85,7 @@ def _table(g: _Graph, band: Band) -> str:
     return g.add("Div", rows, g.scalar(len(band.coefs))) if len(band.coefs) > 1 else rows
 
 
-def _four_in_a_row(g: _Graph, cells: str) -> str:
+def _four_in_a_row(g: Graph, cells: str) -> str:
     """(n - 3, n) matrix that adds up each four neighbours of n `cells`."""
     zero, one, three, four = (g.constant(k, np.int64) for k in (0, 1, 3, 4))
     n = g.add("Squeeze", cells)
@@ -95,7 +95,7 @@ def _four_in_a_row(g: _Graph, cells: str) -> str:
     return g.add("Cast", inside, to=TensorProto.FLOAT)
 
 
-def _windows(g: _Graph, x: str, size: str, channels: int) -> str:
+def _windows(g: Graph, x: str, size: str, channels: int) -> str:
     """(nY, nX, ...) with this many channels -> (wY, wX, channels): sums over 4 x 4 cells, at every cell.
 
     As two products with narrow matrices: cut and added up piece by piece, every term would be copied first.
@@ -107,7 +107,7 @@ def _windows(g: _Graph, x: str, size: str, channels: int) -> str:
     return g.add("MatMul", _four_in_a_row(g, cols), x)
 
 
-def _by_cell(g: _Graph, x: str, size: str) -> str:
+def _by_cell(g: Graph, x: str, size: str) -> str:
     """(1, 16 nY, 16 nX) -> (4 blocks, nY, nX, 64 shifts)."""
     rows, cols = g.cut(size, 0, 0, 1), g.cut(size, 0, 1, 2)
     x = g.add("Reshape", x, g.add("Concat", rows, g.ints(2, 8), cols, g.ints(2, 8), axis=0))
@@ -115,7 +115,7 @@ def _by_cell(g: _Graph, x: str, size: str) -> str:
     return g.add("Reshape", x, g.add("Concat", g.ints(4), rows, cols, g.ints(64), axis=0))
 
 
-def _rows(g: _Graph, coefs: tuple[int, ...], ones: str) -> dict[int, str]:
+def _rows(g: Graph, coefs: tuple[int, ...], ones: str) -> dict[int, str]:
     """For each zigzag index the rows of its table, plus one, at every position (16 nY, 16 nX); 0 where no block is.
 
     The DCT goes down the columns first and then, one vertical frequency at a time, along the rows: 576 multiplications
@@ -136,7 +136,7 @@ def _rows(g: _Graph, coefs: tuple[int, ...], ones: str) -> dict[int, str]:
     return out
 
 
-def _looked_up(g: _Graph, table: str, where: str) -> str:
+def _looked_up(g: Graph, table: str, where: str) -> str:
     """Sums over the 4 blocks of a cell of the table's rows: `where` (4, nY, nX, 64) -> (nY, nX, 64, size).
 
     Block by block, as what is looked up for one of them just fits into a cache; all at once took a fifth longer.
@@ -147,7 +147,7 @@ def _looked_up(g: _Graph, table: str, where: str) -> str:
     return g.add("Add", g.add("Add", a, b), g.add("Add", c, d))
 
 
-def _features(g: _Graph, bands: tuple[Band, ...]) -> tuple[str, str, str, str]:
+def _features(g: Graph, bands: tuple[Band, ...]) -> tuple[str, str, str, str]:
     """What all windows show: sums (nw, 64, F), one over the blocks of each (nw, 1, 64), mean features, energies.
 
     The features are the sums divided by the numbers of blocks; their mean over shifts is (nw, 1, F), the energies are
@@ -201,7 +201,7 @@ def _features(g: _Graph, bands: tuple[Band, ...]) -> tuple[str, str, str, str]:
     return sums_of, share, mean, g.add("Reshape", energy, g.ints(-1, len(bands)))
 
 
-def _trunk(g: _Graph, net: Any, total: str, share: str, mean: str, context: str) -> tuple[str, str]:
+def _trunk(g: Graph, net: Any, total: str, share: str, mean: str, context: str) -> tuple[str, str]:
     """What `CombTrunk.forward` computes from sums, one over the blocks, and mean features.
 
     Dividing by the blocks and centring are linear, so they are done behind the products, on fewer numbers.
@@ -232,7 +232,7 @@ def build_onnx(net: Q1Net | QfNet, bands: tuple[Band, ...], prior: float = 0.0) 
     (nX - 3) windows, row by row: `logp` (n, 226 or 100) log-posteriors, `shift` (n, 64) log-posterior, `present`
     (n,) the probability of the compression that is looked for. `prior` is taken off the log-odds of `present`.
     """
-    g = _Graph()
+    g = Graph()
     is_q1 = isinstance(net, Q1Net)
     total, share, mean, energy = _features(g, bands)
     context = energy
@@ -266,7 +266,7 @@ def build_onnx(net: Q1Net | QfNet, bands: tuple[Band, ...], prior: float = 0.0) 
         helper.make_tensor_value_info("present", TensorProto.FLOAT, ["windows"]),
     ]
     graph = helper.make_graph(g.nodes, "jscan", inputs, outputs, g.constants)
-    return _finish(graph)
+    return finish(graph)
 
 
 CONTEXT_MAPS = ("present", "texture", "saturated")
@@ -279,7 +279,7 @@ def context_onnx(net: ContextNet, prior: float) -> onnx.ModelProto:
     Inputs: `logp` (1, R, C, 226), `shift` (1, R, C, 64), `present`, `texture` and `saturated` (1, R, C), `q2` (1, 15).
     `prior` is taken off the log-odds of `present`.
     """
-    g = _Graph()
+    g = Graph()
 
     def read(logp: str) -> tuple[str, str]:
         floored = g.add("Log", g.add("Add", g.add("Exp", logp), g.scalar(FLOOR)))
@@ -320,10 +320,10 @@ def context_onnx(net: ContextNet, prior: float) -> onnx.ModelProto:
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
         g.constants,
     )
-    return _finish(graph)
+    return finish(graph)
 
 
-def _conv(g: _Graph, x: str, layer: Any) -> str:
+def _conv(g: Graph, x: str, layer: Any) -> str:
     """A convolution whose borders repeat the outermost values."""
     pad = int(layer.dilation[0]) if layer.kernel_size[0] == 3 else 0
     if pad:
@@ -334,7 +334,7 @@ def _conv(g: _Graph, x: str, layer: Any) -> str:
 
 def regions_onnx(net: RegionNet) -> onnx.ModelProto:
     """The model of a consistency network: `maps` (1, channels, R, C) -> `logits` (1, 4, R, C)."""
-    g = _Graph()
+    g = Graph()
     x = g.add("Sub", "maps", g.weight(net.offset[None, :, None, None]))
     x = g.add("Mul", x, g.weight(net.scale[None, :, None, None]))
     for layer in (net.first, net.second, net.third):
@@ -351,10 +351,10 @@ def regions_onnx(net: RegionNet) -> onnx.ModelProto:
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 4, "rows", "cols"])],
         g.constants,
     )
-    return _finish(graph)
+    return finish(graph)
 
 
-def _finish(graph: Any) -> onnx.ModelProto:
+def finish(graph: Any) -> onnx.ModelProto:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="jscan")
     model.ir_version = 9
     onnx.checker.check_model(model, full_check=True)

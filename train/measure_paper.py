@@ -124,7 +124,7 @@ def measure_networks(sets: Images, count: int, workers: int) -> dict[str, Any]:
     out: dict[str, Any] = {name: {} for name in sets}
     if networks():
         rows = tuple(row for row in ROWS if any(serves(name, row.qf2[0]) for name in networks()))
-        for name, found in measure_q1._measure(sets, rows, count, workers, windows, window_figures).items():
+        for name, found in measure_q1.by_line(sets, rows, count, workers, windows, window_figures).items():
             out[name] |= found
     if papermap.UCHIDA in weights.names():
         jobs = [(name, path) for name, paths in sets.items() for path in paths]
