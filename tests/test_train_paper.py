@@ -325,7 +325,7 @@ def test_the_graph_equals_torch(name: str) -> None:
         assert answers.shape == (1, 1, 3, {"densenet": 226, "regression": 15}[network])  # odd columns are left over
         if network == "densenet":
             assert np.exp(answers[..., :16]).sum(-1) == pytest.approx(1, abs=1e-4)
-        assert np.ptp(papermap.decode(answers), axis=2).max() > 0  # windows differ, or nothing was compared
+        assert np.ptp(answers, axis=2).max() > 0.01  # windows differ, or nothing was compared
 
 
 @pytest.fixture(scope="module")
