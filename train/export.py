@@ -211,8 +211,7 @@ def export_windows(name: str, run: Path, src: Path, out: Path) -> None:
     difference = compare_windows(net, model, name, src)
     state = saved["state"]
     command = f"python -m train.fit {name} --src SRC --run {run.as_posix()} --minutes {saved['minutes']:g}"
-    if saved.get("start"):
-        command += f" --start {saved['start']}"
+    command += f" --replay {saved['replay']:g}" + (f" --start {saved['start']}" if "start" in saved else "")
     training = {
         "command": command,
         "data": f"{len(load_images(src))} uncompressed images",

@@ -137,7 +137,6 @@ def fit(
         optimizer.load_state_dict(saved["optimizer"])
         state = saved["state"]
     task = TASKS[name]()
-    begun_from = start.as_posix() if start is not None else None
     peak = PEAK_RATE if start is None else STARTED_RATE
     budget = minutes * 60
     if state["seconds"] >= budget:
@@ -154,7 +153,9 @@ def fit(
     def save() -> None:
         kept = {"net": net.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
         part = last.with_suffix(".part")
-        said = {"state": state, "task": asdict(task), "name": name, "minutes": minutes, "start": begun_from}
+        said = {"state": state, "task": asdict(task), "name": name, "minutes": minutes, "replay": replay}
+        if start is not None:
+            said |= {"start": start.as_posix()}
         torch.save({**kept, **said}, part)
         part.replace(last)
 
