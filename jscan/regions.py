@@ -14,7 +14,7 @@ import numpy.typing as npt
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
 from jscan.records import Region, WindowPosteriors
-from jscan.score import probability, smooth, summary
+from jscan.score import probability, smooth
 from jscan.tiling import BLOCK, nearest_window
 
 SUSPICIOUS = 0.0
@@ -76,12 +76,12 @@ def find(
         else:
             named.append((part, history))
     smoothed[silent] = NOTHING
-    score = probability(summary(smoothed), smoothed.size, calibration)
+    score = probability(smoothed, smoothed.size, calibration)
     regions = []
     for part, history in named:
         around = tuple(slice(max(s.start - SURROUND, 0), s.stop + SURROUND) for s in part.box)
         own = (labels[around] == part.label) | (labels[around] == 0)
-        strength = probability(summary(smoothed[around][own]), smoothed.size, calibration)
+        strength = probability(smoothed[around][own], smoothed.size, calibration)
         if strength >= least:
             regions.append(_region(part, labels, history, strength, found.size))
     regions.sort(key=lambda r: (-r.score, -r.area, r.y, r.x))

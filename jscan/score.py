@@ -18,12 +18,6 @@ import numpy.typing as npt
 from jscan.jpegtables import LOWEST_QF1
 from jscan.records import Region
 
-TOP_CELLS = (40,)
-"""The summary holds the mean of the smoothed logits over this many most suspicious cells of 8 x 8 pixels.
-
-About 50 x 50 pixels. A second mean, over 160 cells, the shape of the regions and the image's own features told nothing
-more about 1125 forgeries kept apart.
-"""
 CALIBRATION_CELLS = 4000
 """Cells of the largest images that the score was calibrated on (504 x 504 pixels)."""
 
@@ -34,11 +28,11 @@ def smooth(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return cv2.blur(known, (3, 3), borderType=cv2.BORDER_REPLICATE).astype(np.float32)
 
 
-def summary(smoothed: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """(1,) mean of the largest 40 of smoothed logits of whatever shape."""
+def summary(smoothed: npt.NDArray[np.float32], counts: Sequence[int]) -> npt.NDArray[np.float64]:
+    """(len(counts),) means of so many largest of smoothed logits of whatever shape."""
     flat = smoothed.ravel()
     out = []
-    for count in TOP_CELLS:
+    for count in counts:
         if flat.size >= count:
             out.append(float(np.partition(flat, flat.size - count)[-count:].mean()))
         else:  # what is not there counts as innocent
@@ -46,9 +40,12 @@ def summary(smoothed: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return np.array(out)
 
 
-def probability(summed: npt.NDArray[np.float64], cells: int, calibration: Mapping[str, Any]) -> float:
-    """The calibrated probability, 0 to 1, of a summary in an image of this many cells."""
-    logit = float(np.dot(calibration["weights"], summed) + calibration["bias"])
+def probability(smoothed: npt.NDArray[np.float32], cells: int, calibration: Mapping[str, Any]) -> float:
+    """The calibrated probability, 0 to 1, of smoothed logits in an image of this many cells.
+
+    The calibration holds the `counts` of its summary, a weight for each, and a bias.
+    """
+    logit = float(np.dot(calibration["weights"], summary(smoothed, calibration["counts"])) + calibration["bias"])
     logit -= max(0.0, float(np.log(max(cells, 1) / CALIBRATION_CELLS)))
     return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
 

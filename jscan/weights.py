@@ -72,7 +72,7 @@ def check(name: str) -> None:
 def calibration(name: str) -> dict[str, Any]:
     """The coefficients of the score that travel with a consistency model. Raises ModelError where there are none."""
     found = manifest(name).get("calibration")
-    if not isinstance(found, dict) or not {"weights", "bias"} <= set(found):
+    if not isinstance(found, dict) or not {"counts", "weights", "bias"} <= set(found):
         raise ModelError(f"{folder() / name / 'manifest.json'}: lacks the score's calibration; install jscan again")
     return found
 

@@ -15,7 +15,7 @@ from jscan.jpegtables import N_COEFS, standard_table
 from jscan.records import Region, WindowPosteriors
 from jscan.tiling import cells, nearest_window
 
-CALIBRATION = {"weights": [1.0], "bias": -1.0}
+CALIBRATION = {"counts": [40], "weights": [1.0], "bias": -1.0}
 HEIGHT, WIDTH = 318, 403
 
 

@@ -13,9 +13,10 @@ from material import rng
 
 from jscan import score
 from jscan.records import Region
-from jscan.score import CALIBRATION_CELLS, TOP_CELLS
+from jscan.score import CALIBRATION_CELLS
 
-CALIBRATION = {"weights": [1.1], "bias": -1.5}
+COUNTS = (7, 40)
+CALIBRATION = {"counts": [40], "weights": [1.1], "bias": -1.5}
 KINDS = (
     "other_q1",
     "other_shift",
@@ -30,7 +31,7 @@ KINDS = (
 
 def scored(logits: npt.NDArray[np.float32]) -> float:
     smoothed = score.smooth(logits)
-    return score.probability(score.summary(smoothed), smoothed.size, CALIBRATION)
+    return score.probability(smoothed, smoothed.size, CALIBRATION)
 
 
 def region(**changes: object) -> Region:
@@ -75,7 +76,7 @@ def test_smoothing() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (6, 6), (8, 20), (13, 40)])
 def test_the_summary_is_the_mean_of_the_top(shape: tuple[int, int]) -> None:
     values = rng(2).normal(0, 2, shape).astype(np.float32)
-    for got, count in zip(score.summary(values), TOP_CELLS, strict=True):
+    for got, count in zip(score.summary(values, COUNTS), COUNTS, strict=True):
         top = sorted(values.ravel().tolist(), reverse=True)[:count]
         top += [-8.0] * (count - len(top))
         assert got == pytest.approx(np.mean(top), abs=1e-4)
@@ -83,16 +84,16 @@ def test_the_summary_is_the_mean_of_the_top(shape: tuple[int, int]) -> None:
 
 @given(st.floats(-8, 8), st.integers(1, 10**7))
 def test_odds_are_divided_by_the_number_of_places(a: float, cells: int) -> None:
-    summed = np.array([a])
+    smoothed = np.full((5, 8), a, np.float32)
     logit = 1.1 * a - 1.5
     if cells > CALIBRATION_CELLS:
         logit -= math.log(cells / CALIBRATION_CELLS)
-    assert score.probability(summed, cells, CALIBRATION) == pytest.approx(1 / (1 + math.exp(-logit)), rel=1e-6)
+    assert score.probability(smoothed, cells, CALIBRATION) == pytest.approx(1 / (1 + math.exp(-logit)), rel=1e-6)
 
 
 @pytest.mark.parametrize("strength", [-1e9, 1e9])
 def test_extreme_summaries_stay_probabilities(strength: float) -> None:
-    p = score.probability(np.array([strength]), 10**6, CALIBRATION)
+    p = score.probability(np.full((5, 8), strength, np.float32), 10**6, CALIBRATION)
     assert 0 <= p <= 1
 
 

@@ -195,7 +195,7 @@ def test_regions_export(tmp_path: Path) -> None:
     model = graphs.regions_onnx(nets[0])
     assert export.compare_regions(nets[0], model) < 1e-4
     assert export.compare_regions(nets[1], model) > export.TOLERANCE
-    calibration = {"weights": [1.0, 2.0], "bias": 0.5}
+    calibration = {"counts": [16, 40], "weights": [1.0, 2.0], "bias": 0.5}
     export.write(suspicion.JPEG_MODEL, model, {"command": "none"}, tmp_path, 1e-6, {"calibration": calibration})
     folder = tmp_path / suspicion.JPEG_MODEL
     assert {p.name for p in folder.iterdir()} == {"model.onnx", "manifest.json", "README.md"}
