@@ -507,7 +507,7 @@ def test_a_worker_that_dies_or_hangs_costs_one_input(tmp_path: Path, workers: in
 def test_a_worker_has_the_memory_that_it_was_given(
     monkeypatch: pytest.MonkeyPatch, max_memory: int, refused: bool
 ) -> None:
-    monkeypatch.setattr(jscan.run, "open_scanner", lambda *_: fake_scanner.FakeScanner())
+    monkeypatch.setattr(jscan.run, "open_scanner", lambda *_, **__: fake_scanner.FakeScanner())
 
     def take() -> None:
         jscan.run.open_in_worker("cpu", 1, 1, max_memory)

@@ -103,7 +103,7 @@ def draw(
     `common` is the share of quality factors drawn from the few that programs use as presets, `photoshop` that of
     Photoshop's levels.
     """
-    if rng.random() < photoshop:
+    if photoshop and rng.random() < photoshop:
         return rng.choice(tuple(photoshop_tables().values()))
     qf = rng.randint(qf_low, qf_high)
     if rng.random() < common:
