@@ -140,6 +140,7 @@ def _command(o: argparse.Namespace, wanted: tuple[str, ...]) -> str:
     parts += (
         [f"--patches {o.patches}"] if {"q1", "q1-images", "lossless", "sizes", "papers-networks"} & set(wanted) else []
     )
+    parts += ["--main"] if o.main and "q1" in wanted else []
     parts += [f"--images {o.images}"] if o.images and set(OF_SETS) & set(wanted) else []
     parts += ["--full"] if o.full and "qf" in wanted else []
     parts += [f"--per-kind {o.per_kind}"] if "forge" in wanted else []
@@ -158,6 +159,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--quick", action="store_true", help="a few windows, images and files of each, for a first look"
     )
     parser.add_argument("--patches", type=int, help="windows for each line of the Q1 tables, 10 to a whole image; 2000")
+    parser.add_argument("--main", action="store_true", help="of q1 only the lines that the models' manifests hold")
     parser.add_argument("--images", type=int, help="images of each set, evenly spread, that are used; all")
     parser.add_argument("--per-kind", type=int, help="files of each kind of forgery; 40")
     parser.add_argument("--full", action="store_true", help="QF and flag on whole images, not on their centres")
@@ -189,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
     sets = image_sets(o.data) if o.data and {*OF_SETS, "forge"} & set(o.only) else {}
     sets = {name: _spread(paths, o.images) for name, paths in sets.items()}
     measures: dict[str, Callable[[], Any]] = {
-        "q1": lambda: measure_q1(sets, o.patches, o.workers),
+        "q1": lambda: measure_q1(sets, o.patches, o.workers, MAIN_ROWS if o.main else Q1_ROWS),
         "q1-images": lambda: measure_q1_images(sets, o.patches, o.workers),
         "lossless": lambda: measure_lossless(sets, o.patches, o.workers),
         "qf": lambda: measure_qf(sets, o.full, o.workers),

@@ -338,9 +338,9 @@ def by_line(
     return out
 
 
-def measure_q1(sets: Images, count: int, workers: int) -> dict[str, Any]:
-    """Figures by set and line, each from `count` isolated windows of 64 x 64 pixels; see `window_figures`."""
-    return by_line(sets, Q1_ROWS, count, workers, isolated, window_figures)
+def measure_q1(sets: Images, count: int, workers: int, rows: tuple[Row, ...] = Q1_ROWS) -> dict[str, Any]:
+    """Figures by set and line of `rows`, each from `count` isolated windows of 64 x 64 pixels; see `window_figures`."""
+    return by_line(sets, rows, count, workers, isolated, window_figures)
 
 
 def measure_q1_images(sets: Images, count: int, workers: int) -> dict[str, Any]:

@@ -74,6 +74,7 @@ MAIN_ROWS = (
     Row("QF2 95", qf2=(95, 95)),
     Row("QF2 60 to 100", qf1=(50, 98), qf2=(60, 100)),
     Row("QF2 90, aligned", aligned=True),
+    Row("QF2 90, Photoshop 8 to 12 first", first="photoshop", windows="QF2 90"),
 )
 """The lines that the models' manifests hold."""
 
@@ -86,7 +87,6 @@ Q1_ROWS = (
     *(Row(f"QF2 90, windows of {side}", side=side) for side in (96, 128)),
     Row("QF2 90, 4:4:4", subsampling="4:4:4", windows="QF2 90"),
     *(Row(f"QF2 90, encoder {name}", encoder=name, windows="QF2 90") for name in ("pillow", *OTHER_ENCODERS)),
-    Row("QF2 90, Photoshop 8 to 12 first", first="photoshop", windows="QF2 90"),
     Row("QF2 90, Photoshop 8 to 12 first, aligned", first="photoshop", aligned=True, windows="QF2 90, aligned"),
     Row("QF2 90, Photoshop 7 to 12 first", first="photoshop", levels=TONDI_LEVELS, windows="QF2 90"),
     Row(
