@@ -60,7 +60,8 @@ def test_a_square_of_32_pixels_stands_out(qf1: int, qf2: int, other: int | None)
     assert near.max() > 0.5
     far = np.ones(found.shape[1:], bool)
     far[row - 4 : row + 5, col - 4 : col + 5] = False
-    # The suit's saturated red was clipped on the way through RGB, which the luma does not show.
+    # At QF1 70 and QF2 85 one place in twelve lacks the trace: 4 % of those without clipped colours, and 19 % of those
+    # where a fifth or more of the pixels were clipped on the way through RGB.
     assert (found[0][far] > 0.5).mean() < 0.1 and np.median(found[0][far]) < -1
 
 
