@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from jscan.jpegtables import N_COEFS, Q1_OFFSET
 from jscan.records import WindowPosteriors
-from jscan.weights import Model
-from jscan.windows import run_windows
+from jscan.windows import Windows
 
 MODEL = "q1-comb"
+READER, SCOUT = "q1-reader", "q1-scout"
 
 PULL = 0.1
 """How strongly `decode` is drawn to the posterior's mean: on training images it costs no accuracy against the likeliest
@@ -24,11 +24,10 @@ step and saves a quarter of the square error."""
 
 
 def estimate(
-    model: Model, luma: npt.NDArray[np.uint8], q2: tuple[int, ...], origin: tuple[int, int] = (0, 0)
+    look: Windows, luma: npt.NDArray[np.uint8], q2: tuple[int, ...], origin: tuple[int, int] = (0, 0)
 ) -> WindowPosteriors:
     """The Q1 posteriors of an image whose last compression had table `q2` (zigzag) and blocks beginning at `origin`."""
-    steps = np.array([q2[:N_COEFS]], np.float32)
-    return run_windows(model, luma, origin, q2=steps)
+    return look(luma, origin, q2=np.array([q2[:N_COEFS]], np.float32))
 
 
 def decode(logp: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:

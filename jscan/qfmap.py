@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from jscan.records import WindowPosteriors
-from jscan.weights import Model
-from jscan.windows import run_windows
+from jscan.windows import Windows
 
 MODEL = "qf-comb"
+READER, SCOUT = "qf-reader", "qf-scout"
 
 SMOOTHING = 0.3
 """Weight of each neighbouring window in `smooth`."""
@@ -25,9 +25,9 @@ NEAR = 5
 _STRIP = 64  # rows of windows smoothed at a time, so that no second stack of posteriors is held
 
 
-def estimate(model: Model, luma: npt.NDArray[np.uint8]) -> WindowPosteriors:
+def estimate(look: Windows, luma: npt.NDArray[np.uint8]) -> WindowPosteriors:
     """The QF posteriors of an image, (H, W) uint8; `shift` is seen from (0, 0)."""
-    return run_windows(model, luma)
+    return look(luma, (0, 0))
 
 
 def smooth(found: WindowPosteriors) -> npt.NDArray[np.float32]:

@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from jscan import (
     __version__,
+    candidates,
+    comb,
     context,
     decode,
     filetypes,
@@ -48,6 +50,10 @@ from jscan.records import (
     WindowPosteriors,
 )
 from jscan.regions import Consistency
+from jscan.windows import AllShifts, Windows
+
+if TYPE_CHECKING:
+    from jscan.fastwindows import FastWindows
 
 NOT_LUMA = frozenset({"rgb_jpeg", "cmyk"})
 """Warnings of JPEG files whose first component is not the luma; they are treated as decoded pixels."""
@@ -71,6 +77,24 @@ CONFIDENT = 0.5
 """Coverage from which a cell counts as one on which the estimators were confident."""
 
 Source = ImageRef | str | Path | bytes | npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The models of one kind of estimate, and what is known of its grid."""
+
+    model: str
+    scout: str
+    reader: str
+    strata: candidates.Strata
+
+
+Q1 = Kind(q1map.MODEL, q1map.SCOUT, q1map.READER, candidates.GRID_KNOWN)
+QF = Kind(qfmap.MODEL, qfmap.SCOUT, qfmap.READER, candidates.GRID_UNKNOWN)
+TILED = frozenset(name for kind in (Q1, QF) for name in (kind.model, kind.scout, kind.reader))
+"""Models that run tile by tile, and may share a tile out to several threads."""
+FEW_WINDOWS = 64
+"""Windows of an image below which the fast way gains nothing: its choice of shifts wants many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +125,7 @@ class Scanner:
         max_pixels: int = DEFAULT_MAX_PIXELS,
         threads: int = 1,
         estimator: str = "comb",
+        thorough: bool = False,
     ) -> None:
         self.provider = weights.resolve_device(device)
         self.max_pixels = max_pixels
@@ -110,12 +135,17 @@ class Scanner:
             self._names: tuple[str, ...] = (*(p.name for p in self._papers), papermap.UCHIDA)
         else:
             self._names = (q1map.MODEL, context.MODEL, qfmap.MODEL, suspicion.JPEG_MODEL, suspicion.PIXEL_MODEL)
+            # On a GPU the plain way is fast enough, and all of it is one graph.
+            if self.provider == "CPU" and not thorough:
+                self._names += (Q1.scout, Q1.reader, QF.scout, QF.reader)
+        self._fast = Q1.scout in self._names
         for name in self._names:
             weights.check(name)
         self.models = tuple(weights.label(name) for name in self._names)
         judging = () if self._papers else (suspicion.JPEG_MODEL, suspicion.PIXEL_MODEL)
         self._calibrations = {n: weights.calibration(n) for n in judging}
         self._loaded: dict[str, weights.Model] = {}
+        self._looks: dict[Kind, FastWindows] = {}
         if self.provider != "CPU":
             # A driver that answers is no proof that CUDA's libraries are there: one session is opened to find out now.
             try:
@@ -130,10 +160,23 @@ class Scanner:
         if name not in self._loaded:
             # The consistency models take milliseconds; moving their maps to a GPU would cost more, and so would sharing
             # them out to several threads, which also changes the last bit of their answers.
-            tiled = name in (q1map.MODEL, qfmap.MODEL) or bool(self._papers)
+            tiled = name in TILED or bool(self._papers)
             provider, threads = (self.provider, self._threads) if tiled else ("CPU", 1)
             self._loaded[name] = weights.load(name, provider=provider, threads=threads, arena=tiled)
         return self._loaded[name]
+
+    def windows(self, kind: Kind, luma: npt.NDArray[np.uint8]) -> Windows:
+        """What looks at the windows of these pixels: the fast way, unless they are few or it was not wanted."""
+        rows, cols = (max(0, s - tiling.WINDOW) // tiling.STRIDE + 1 for s in luma.shape)
+        if not self._fast or rows * cols < FEW_WINDOWS:
+            return AllShifts(self._model(kind.model))
+        if kind not in self._looks:
+            from jscan.fastwindows import FastWindows  # its compiler takes half a second to import
+
+            scout, reader = self._model(kind.scout), self._model(kind.reader)
+            bands = (comb.from_manifest(weights.manifest(name)) for name in (kind.scout, kind.reader))
+            self._looks[kind] = FastWindows(scout, next(bands), reader, next(bands), kind.strata)
+        return self._looks[kind]
 
     def scan(
         self,
@@ -247,7 +290,7 @@ class Scanner:
 
     def _jpeg(self, luma: npt.NDArray[np.uint8], q2: tuple[int, ...], origin: tuple[int, int] = (0, 0)) -> _Estimate:
         """Estimates from the double compression of a JPEG whose blocks begin at `origin`."""
-        found = q1map.estimate(self._model(q1map.MODEL), luma, q2, origin)
+        found = q1map.estimate(self.windows(Q1, luma), luma, q2, origin)
         pixels = history.content(luma, found)
         base = history.background(found)
         against = trace.background_trace(luma, found, base.table, base.shift)
@@ -277,7 +320,7 @@ class Scanner:
 
     def _look(self, luma: npt.NDArray[np.uint8]) -> _Look:
         """What the last compression of decoded pixels says."""
-        found = qfmap.estimate(self._model(qfmap.MODEL), luma)
+        found = qfmap.estimate(self.windows(QF, luma), luma)
         pixels, base = history.content(luma, found), history.background(found)
         channels = history.pixel_channels(found, base, pixels)
         mute, consistency = self._compare(suspicion.PIXEL_MODEL, found, base, channels, pixels)

@@ -50,11 +50,12 @@ def window_grid(height: int, width: int) -> tuple[int, int]:
     return -(-(height - WINDOW) // STRIDE) + 1, -(-(width - WINDOW) // STRIDE) + 1
 
 
-def tiles(rows: int, cols: int, side: int = TILE) -> Iterator[Tile]:
-    """Tiles of at most `side` x `side` windows, row by row."""
+def tiles(rows: int, cols: int, side: int = TILE, across: int | None = None) -> Iterator[Tile]:
+    """Tiles of at most `side` x `side`, or `side` x `across`, windows, row by row."""
+    step = side if across is None else across
     for row in range(0, rows, side):
-        for col in range(0, cols, side):
-            yield Tile(row, col, min(row + side, rows), min(col + side, cols))
+        for col in range(0, cols, step):
+            yield Tile(row, col, min(row + side, rows), min(col + step, cols))
 
 
 def cut_tile(

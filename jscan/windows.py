@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,26 +15,41 @@ LOWEST = -30.0
 """Log-posteriors below this are cut off: half precision holds the rest to 1 %."""
 
 
-def run_windows(
-    model: Model, luma: npt.NDArray[np.uint8], origin: tuple[int, int] = (0, 0), **inputs: npt.NDArray[np.float32]
-) -> WindowPosteriors:
-    """The posteriors of all windows of an image (H, W) uint8, computed tile by tile.
+class Windows(Protocol):
+    """What gives the posteriors of all windows of an image."""
 
-    Raises ValueError where less than one window is left from `origin` on.
-    """
-    height, width = luma.shape
-    rows, cols = tiling.window_grid(height - origin[0], width - origin[1])
-    logp: npt.NDArray[np.float16] | None = None
-    shift = np.empty((rows, cols, 64), np.float16)
-    present = np.empty((rows, cols), np.float32)
-    for tile in tiling.tiles(rows, cols):
-        pixels, valid = tiling.cut_tile(luma, tile, origin)
-        out = model(luma=pixels[None, None], valid=valid, **inputs)
-        if logp is None:
-            logp = np.empty((rows, cols, out["logp"].shape[1]), np.float16)
-        here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))
-        logp[here] = np.maximum(out["logp"], LOWEST).reshape(*tile.shape, -1)
-        shift[here] = np.maximum(out["shift"], LOWEST).reshape(*tile.shape, -1)
-        present[here] = out["present"].reshape(tile.shape)
-    assert logp is not None
-    return WindowPosteriors(logp, shift, present, origin, (height, width))
+    def __call__(
+        self, luma: npt.NDArray[np.uint8], origin: tuple[int, int] = (0, 0), **inputs: npt.NDArray[np.float32]
+    ) -> WindowPosteriors:
+        """The posteriors of all windows of an image (H, W) uint8 whose first window begins at `origin`.
+
+        Raises ValueError where less than one window is left from there on.
+        """
+
+
+class AllShifts:
+    """Runs a comb model, which computes all features at all 64 grid shifts: on a GPU, and where speed is no matter."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __call__(
+        self, luma: npt.NDArray[np.uint8], origin: tuple[int, int] = (0, 0), **inputs: npt.NDArray[np.float32]
+    ) -> WindowPosteriors:
+        """The posteriors of all windows of an image; see `Windows`."""
+        height, width = luma.shape
+        rows, cols = tiling.window_grid(height - origin[0], width - origin[1])
+        logp: npt.NDArray[np.float16] | None = None
+        shift = np.empty((rows, cols, 64), np.float16)
+        present = np.empty((rows, cols), np.float32)
+        for tile in tiling.tiles(rows, cols):
+            pixels, valid = tiling.cut_tile(luma, tile, origin)
+            out = self._model(luma=pixels[None, None], valid=valid, **inputs)
+            if logp is None:
+                logp = np.empty((rows, cols, out["logp"].shape[1]), np.float16)
+            here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))
+            logp[here] = np.maximum(out["logp"], LOWEST).reshape(*tile.shape, -1)
+            shift[here] = np.maximum(out["shift"], LOWEST).reshape(*tile.shape, -1)
+            present[here] = out["present"].reshape(tile.shape)
+        assert logp is not None
+        return WindowPosteriors(logp, shift, present, origin, (height, width))

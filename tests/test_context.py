@@ -50,7 +50,7 @@ class Session:
     """What `refine` needs of a model, run on a graph in memory."""
 
     def __init__(self, net: ContextNet, prior: float = 0.0) -> None:
-        self.session = export._session(graphs.context_onnx(net, prior))
+        self.session = export.open_session(graphs.context_onnx(net, prior))
 
     def __call__(self, **inputs: Any) -> dict[str, Any]:
         names = list(graphs.CONTEXT_OUTPUTS)

@@ -10,10 +10,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "jscan"
 
 LAYERS = {
-    0: ("errors", "records", "config", "names", "timestamps", "filetypes", "jpegtables", "tiling", "atomic", "limits"),
+    0: (
+        "errors", "records", "config", "names", "timestamps", "filetypes", "jpegtables", "tiling", "atomic", "limits",
+        "comb", "candidates",
+    ),
     1: (
-        "discover", "members", "archives", "reading", "jpegheader", "decode", "weights", "windows", "qfmap", "q1map",
-        "lastjpeg", "history", "trace", "suspicion", "context", "regions", "rescaled", "score", "parquet", "heatmap",
+        "discover", "members", "archives", "reading", "jpegheader", "decode", "weights", "kernels", "windows",
+        "fastwindows", "sparse", "qfmap", "q1map", "lastjpeg", "history", "trace", "suspicion", "context", "regions", "rescaled", "score", "parquet", "heatmap",
         "papermap",
     ),
     2: ("scan", "ledger", "journal", "tally", "outputs"),
@@ -33,11 +36,13 @@ SIBLINGS = {
     ("members", "archives"),
     ("members", "reading"),
     ("decode", "jpegheader"),
-    ("qfmap", "weights"),
     ("qfmap", "windows"),
-    ("q1map", "weights"),
     ("q1map", "windows"),
     ("windows", "weights"),
+    ("fastwindows", "weights"),
+    ("fastwindows", "windows"),
+    ("fastwindows", "kernels"),
+    ("fastwindows", "sparse"),
     ("suspicion", "weights"),
     ("context", "weights"),
     ("papermap", "weights"),

@@ -17,9 +17,10 @@ import torch
 from material import photo, rng
 
 from jscan import suspicion, tiling
+from jscan.comb import STEPS_PER_UNIT, Band
 from jscan.jpegtables import Q1_OFFSET, ZIGZAG
 from train import export, fit, graphs
-from train.comb import STEPS_PER_UNIT, Band, Comb, blocks_per_shift, q1_bands, qf_bands
+from train.comb import Comb, blocks_per_shift, q1_bands, qf_bands
 from train.dataset import TASKS, image_weights, load_images, make_batch
 from train.networks.region import RegionNet
 from train.published import restore

@@ -321,7 +321,7 @@ def test_the_graph_equals_torch(name: str) -> None:
     far = export_paper.compare_torch(untrained(name, 1), model, network, pixels)
     assert near < 1e-3 < far
     if name != "uchida":
-        answers = export._session(model).run(None, {"pixels": pixels})[0]
+        answers = export.open_session(model).run(None, {"pixels": pixels})[0]
         assert answers.shape == (1, 1, 3, {"densenet": 226, "regression": 15}[network])  # odd columns are left over
         if network == "densenet":
             assert np.exp(answers[..., :16]).sum(-1) == pytest.approx(1, abs=1e-4)

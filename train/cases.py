@@ -26,6 +26,7 @@ import torch
 from jscan import history, q1map, qfmap, trace, weights
 from jscan.jpegtables import N_COEFS, Q1_MAX
 from jscan.records import WindowPosteriors
+from jscan.scan import Q1, QF, Scanner
 from jscan.tiling import BLOCK, STRIDE, WINDOW
 from train import forgery
 from train.dataset import image_weights, load_images
@@ -34,13 +35,19 @@ HELD_OUT = 6
 """Every sixth source image is kept apart."""
 PART = 75
 """Cases in a file."""
-MODELS = {"jpeg": q1map.MODEL, "pixels": qfmap.MODEL}
+KINDS = {"jpeg": Q1, "pixels": QF}
 
 Case = dict[str, Any]
 """One labelled image, as arrays: the fields of `posteriors` and `history.Content`, the file's table `q2` (64,), what
 the background's trace says, `against` (3, R, C; None for decoded pixels), `kind`, `label` (see `cell_labels`), `inside`
 (R, C) whether a window's centre lies in the mask, and, for what lies outside and inside of the mask, `tables` (2, 15),
 zeros where there was no compression, and `shifts` (2,)."""
+
+
+def models(name: str) -> str:
+    """The digests of the models whose answers the cases hold."""
+    kind = KINDS[name]
+    return " ".join(weights.manifest(m)["digest"] for m in (kind.model, kind.scout, kind.reader))
 
 
 def cell_labels(mask: npt.NDArray[np.bool_], rows: int, cols: int) -> npt.NDArray[np.float32]:
@@ -79,8 +86,11 @@ def _capped(table: tuple[int, ...] | None) -> npt.NDArray[np.int64]:
     return np.minimum(steps, Q1_MAX)
 
 
-def _look(made: forgery.Case, model: weights.Model) -> Case:
-    found = qfmap.estimate(model, made.luma) if made.q2 is None else q1map.estimate(model, made.luma, made.q2)
+def _look(made: forgery.Case, scanner: Scanner) -> Case:
+    if made.q2 is None:
+        found = qfmap.estimate(scanner.windows(QF, made.luma), made.luma)
+    else:
+        found = q1map.estimate(scanner.windows(Q1, made.luma), made.luma, made.q2)
     pixels, (rows, cols) = history.content(made.luma, found), found.present.shape
     base = history.background(found)
     against = None if made.q2 is None else trace.background_trace(made.luma, found, base.table, base.shift)
@@ -109,12 +119,12 @@ def _images(src: Path) -> list[npt.NDArray[np.uint8]]:
 def _work(job: tuple[str, Path, Path, int, bool]) -> Path:
     name, src, path, seed, held_out = job
     cv2.setNumThreads(1)
-    digest = weights.manifest(MODELS[name])["digest"]
+    digest = models(name)
     if path.exists() and torch.load(path, weights_only=False, mmap=True)["model"] == digest:
         return path
     images = [i for k, i in enumerate(_images(src)) if (k % HELD_OUT == 0) == held_out]
-    cumulative, rng, model = image_weights(images), random.Random(seed), weights.load(MODELS[name])
-    made = [_look(forgery.make(name == "jpeg", images, cumulative, rng), model) for _ in range(PART)]
+    cumulative, rng, scanner = image_weights(images), random.Random(seed), Scanner(device="cpu")
+    made = [_look(forgery.make(name == "jpeg", images, cumulative, rng), scanner) for _ in range(PART)]
     part = path.with_suffix(".part")
     torch.save({"model": digest, "cases": made}, part)
     part.replace(path)
@@ -160,7 +170,7 @@ def load(run: Path, held_out: bool) -> Iterator[Case]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=sorted(MODELS))
+    parser.add_argument("name", choices=sorted(KINDS))
     parser.add_argument("--src", type=Path, required=True, help="folder of uncompressed images")
     parser.add_argument("--run", type=Path, required=True, help="folder of cases")
     parser.add_argument("--cases", type=int, default=4500, help="to train on; a quarter more are made to measure on")

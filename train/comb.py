@@ -13,7 +13,6 @@ The same specification drives the Numba kernel used in training and the ONNX gra
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -21,42 +20,13 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from jscan.comb import ROWS, STEPS_PER_UNIT, Band
 from jscan.jpegtables import N_COEFS, Q1_MAX, ZIGZAG, dct_basis, standard_table
 
 FloatArray = npt.NDArray[np.float32]
 
 WINDOW = 64
 """Pixels along a side of a window (Tondi 2021, section 4.2)."""
-STEPS_PER_UNIT = 8
-"""Rows of a table for each unit of |c|."""
-ROWS = 1025 * STEPS_PER_UNIT
-"""Rows of a table: |c| of 8-bit pixels is below 1025; the row after the last one is all zero and means "no block"."""
-
-
-@dataclass(frozen=True)
-class Band:
-    """Coefficients that share one row of functions; their sums are added up."""
-
-    coefs: tuple[int, ...]
-    """Zigzag indices, 0 to 63."""
-    steps: tuple[int, ...]
-    """Candidate steps q of cos(2 pi c / q)."""
-    bells: tuple[float, ...] = ()
-    """Widths w of exp(-(c / w)^2)."""
-
-    @property
-    def size(self) -> int:
-        """Features that this band gives."""
-        return len(self.steps) + len(self.bells)
-
-    def table(self) -> FloatArray:
-        """(ROWS + 1, size) float32: the functions at |c| = row / 8, divided by the coefficients in the band."""
-        c = np.arange(ROWS, dtype=np.float64)[:, None] / STEPS_PER_UNIT
-        parts = [np.cos(2 * np.pi * c / np.asarray(self.steps, dtype=np.float64))]
-        if self.bells:
-            parts.append(np.exp(-((c / np.asarray(self.bells)) ** 2)))
-        rows = np.concatenate([np.concatenate(parts, 1), np.zeros((1, self.size))])
-        return (rows / len(self.coefs)).astype(np.float32)
 
 
 def q1_bands() -> tuple[Band, ...]:

@@ -47,6 +47,10 @@ What is left comes from |c| that falls on the edge between two rows of a table, 
 DESCRIPTIONS = {
     q1map.MODEL: "Primary quantisation table, grid shift and presence of a first compression, window by window.",
     qfmap.MODEL: "Quality factor, grid and presence of the last compression in decoded pixels, window by window.",
+    q1map.READER: "The network of q1-comb, for features that were computed at some of the grid shifts.",
+    qfmap.READER: "The network of qf-comb, for features that were computed at some of the grid shifts.",
+    q1map.SCOUT: "Which grid shifts of a JPEG's windows are worth a look for a first compression.",
+    qfmap.SCOUT: "Which grid shifts of windows of decoded pixels are worth a look for a compression.",
     context.MODEL: "The posteriors of a JPEG's windows in the light of their neighbours.",
     suspicion.JPEG_MODEL: "Which windows of a JPEG have another first compression than the background.",
     suspicion.PIXEL_MODEL: "Which windows of decoded pixels have another last compression than the background.",
@@ -72,6 +76,12 @@ LIMITS = {
         "Traces on an 8 x 8 grid only: an image that was resized after its compression counts as never compressed.",
         "Windows that are flat or saturated hold no information.",
     ],
+    q1map.READER: ["As q1-comb; a first compression at a shift that was not looked at is missed."],
+    qfmap.READER: ["As qf-comb; a compression at a shift that was not looked at is missed."],
+    q1map.SCOUT: [
+        "As q1-comb; where the first quality factor is at least the last one, it is hardly better than chance."
+    ],
+    qfmap.SCOUT: ["As qf-comb."],
     context.MODEL: [
         "Posteriors of q1-comb of the same version, windows 16 pixels apart.",
         "Parts of less than about 64 x 64 pixels may take on what their surroundings say.",
@@ -92,7 +102,8 @@ LIMITS = {
 }
 
 
-def _session(model: onnx.ModelProto) -> Any:
+def open_session(model: onnx.ModelProto) -> Any:
+    """A session of a model that was just built, on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -114,7 +125,7 @@ def compare_windows(net: Any, model: onnx.ModelProto, name: str, src: Path, coun
     groups = Q1_OFFSET if name == "q1" else (0, 100)
     logp = torch.cat([out[0][:, a:b].log_softmax(1) for a, b in pairwise(groups)], 1).numpy()
     wanted = (np.exp(logp), out[1].softmax(1).numpy(), (out[2] - prior_logit(name)).sigmoid().numpy())
-    session, worst = _session(model), 0.0
+    session, worst = open_session(model), 0.0
     for k, window in enumerate(windows):
         feed = {"luma": np.pad(window, (0, MARGIN))[None, None], "valid": np.array([WINDOW - 7] * 2)}
         if name == "q1":
@@ -128,7 +139,7 @@ def compare_windows(net: Any, model: onnx.ModelProto, name: str, src: Path, coun
 @torch.no_grad()
 def compare_regions(net: RegionNet, model: onnx.ModelProto) -> float:
     """The largest difference of a logit between the model and torch on random maps of two sizes."""
-    session, worst = _session(model), 0.0
+    session, worst = open_session(model), 0.0
     for rows, cols in ((17, 29), (40, 5)):
         maps = torch.randn(1, net.offset.numel(), rows, cols) / net.scale[:, None, None] + net.offset[:, None, None]
         got = session.run(None, {"maps": maps.numpy()})[0]
@@ -139,7 +150,7 @@ def compare_regions(net: RegionNet, model: onnx.ModelProto) -> float:
 @torch.no_grad()
 def compare_context(net: ContextNet, model: onnx.ModelProto, prior: float) -> float:
     """The largest difference of a probability between the model and torch on random posteriors of two sizes."""
-    session, worst = _session(model), 0.0
+    session, worst = open_session(model), 0.0
     for rows, cols in ((17, 29), (40, 5)):
         logp = normalise(3 * torch.randn(1, rows, cols, STEPS))
         shift = (3 * torch.randn(1, rows, cols, SHIFTS)).log_softmax(-1)

@@ -125,7 +125,7 @@ def build_onnx(net: Any, network: str) -> onnx.ModelProto:
 @torch.no_grad()
 def compare_torch(net: Any, model: onnx.ModelProto, network: str, pixels: npt.NDArray[np.uint8]) -> float:
     """The largest difference between the model and torch: of a probability, a step, a QF / 100 or a flag."""
-    got = export._session(model).run(None, {"pixels": pixels})
+    got = export.open_session(model).run(None, {"pixels": pixels})
     x = fit_paper.scaled(torch.from_numpy(pixels), network)
     if network == "uchida":
         wanted = net(x).numpy()

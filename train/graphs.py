@@ -15,12 +15,14 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from jscan.comb import ROWS, STEPS_PER_UNIT, Band, padding
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, ZIGZAG, dct_basis
 from jscan.tiling import MARGIN, STRIDE
-from train.comb import ROWS, STEPS_PER_UNIT, WINDOW, Band
+from train.comb import WINDOW
 from train.networks.comb import Q1Net, QfNet
 from train.networks.context import CLIP, FLOOR, SHIFTS, STEPS, ContextNet
 from train.networks.region import RegionNet
+from train.networks.scout import ScoutNet
 
 CELL = STRIDE
 """Windows lie one cell apart and are added up from 4 x 4 of them."""
@@ -193,28 +195,41 @@ def _features(g: Graph, bands: tuple[Band, ...]) -> tuple[str, str, str, str]:
     level = g.add(
         "Sub", g.add("Div", _windows(g, g.add("Concat", *loud, axis=2), size, len(coefs)), positions), g.scalar(1.5)
     )
-    mix = np.zeros((len(coefs), len(bands)))
-    for k, i in enumerate(coefs):
-        b = next(b for b, band in enumerate(bands) if i in band.coefs)
-        mix[k, b] = 1 / len(bands[b].coefs) / STEPS_PER_UNIT
-    energy = g.add("Log", g.add("Add", g.add("MatMul", level, g.constant(mix, np.float32)), g.scalar(1)))
+    energy = _energies(g, level, bands, 1 / STEPS_PER_UNIT)
     return sums_of, share, mean, g.add("Reshape", energy, g.ints(-1, len(bands)))
 
 
-def _trunk(g: Graph, net: Any, total: str, share: str, mean: str, context: str) -> tuple[str, str]:
+def _energies(g: Graph, level: str, bands: tuple[Band, ...], unit: float = 1.0) -> str:
+    """log(1 + mean |c|) of each band from the mean |c| of each coefficient, in multiples of `unit`."""
+    mix = np.zeros((sum(len(b.coefs) for b in bands), len(bands)))
+    k = 0
+    for b, band in enumerate(bands):
+        for _ in band.coefs:
+            mix[k, b] = unit / len(band.coefs)
+            k += 1
+    return g.add("Log", g.add("Add", g.add("MatMul", level, g.constant(mix, np.float32)), g.scalar(1)))
+
+
+def _trunk(
+    g: Graph, net: Any, total: str, share: str, mean: str, context: str, place: str = "", stands_for: str = ""
+) -> tuple[str, str]:
     """What `CombTrunk.forward` computes from sums, one over the blocks, and mean features.
 
-    Dividing by the blocks and centring are linear, so they are done behind the products, on fewer numbers.
+    Dividing by the blocks and centring are linear, so they are done behind the products, on fewer numbers. Where only
+    some shifts are looked at, `place` holds their part of `net.place`, and `stands_for` (shifts, 1) the logs of how
+    many each of them stands for.
     """
     flat = g.add("Squeeze", mean, g.ints(1))
     around = g.add("Concat", flat, context, axis=1)
     weight = g.constant(4 * net.first.weight.detach().numpy().T, np.float32)
     here = g.add("Sub", g.linear(around, net.context), g.add("MatMul", flat, weight))
     per_block = g.add("Transpose", share, perm=[0, 2, 1])
-    hidden = g.add("Add", g.add("Mul", g.add("MatMul", total, weight), per_block), g.weight(net.place))
+    hidden = g.add("Add", g.add("Mul", g.add("MatMul", total, weight), per_block), place or g.weight(net.place))
     hidden = g.add("Relu", g.add("Add", hidden, g.add("Unsqueeze", here, g.ints(1))))
     hidden = g.add("Relu", g.linear(hidden, net.second))
     scores = g.linear(hidden, net.attention)
+    if stands_for:
+        scores = g.add("Add", scores, stands_for)
     weights = g.add("Transpose", g.add("Softmax", scores, axis=1), perm=[0, 2, 1])
     picked = g.add("Reshape", g.add("MatMul", weights, hidden), g.ints(-1, net.heads * net.inner))
     first = g.add("Mul", g.cut(weights, 1, 0, 1), share)
@@ -235,11 +250,28 @@ def build_onnx(net: Q1Net | QfNet, bands: tuple[Band, ...], prior: float = 0.0) 
     g = Graph()
     is_q1 = isinstance(net, Q1Net)
     total, share, mean, energy = _features(g, bands)
-    context = energy
-    if is_q1:
-        like = g.add("Shape", g.cut(energy, 1, 0, 15))
-        context = g.add("Concat", energy, g.add("Expand", g.add("Log", "q2"), like), axis=1)
+    context = _context(g, energy, is_q1)
     x, shift = _trunk(g, net.trunk, total, share, mean, context)
+    inputs = [
+        helper.make_tensor_value_info("luma", TensorProto.UINT8, [1, 1, "height", "width"]),
+        helper.make_tensor_value_info("valid", TensorProto.INT64, [2]),
+    ]
+    return _answers(g, net, x, shift, 64, inputs, prior)
+
+
+def _context(g: Graph, energy: str, is_q1: bool) -> str:
+    """What is known of a window beside its features: energies (n, bands) and, for Q1, the logs of the last table."""
+    if not is_q1:
+        return energy
+    like = g.add("Shape", g.cut(energy, 1, 0, N_COEFS))
+    return g.add("Concat", energy, g.add("Expand", g.add("Log", "q2"), like), axis=1)
+
+
+def _answers(
+    g: Graph, net: Q1Net | QfNet, x: str, shift: str, shifts: int | str, inputs: list[Any], prior: float
+) -> onnx.ModelProto:
+    """The model that ends in the network's head: outputs `logp`, `shift` and `present`."""
+    is_q1 = isinstance(net, Q1Net)
     for layer in net.head:
         if isinstance(layer, torch.nn.Linear):
             x = g.linear(x, layer)
@@ -254,19 +286,78 @@ def build_onnx(net: Q1Net | QfNet, bands: tuple[Band, ...], prior: float = 0.0) 
     present = g.add("Squeeze", g.add("Sigmoid", odds), g.ints(1))
     for source, name in ((logp, "logp"), (shift, "shift"), (present, "present")):
         g.nodes.append(helper.make_node("Identity", [source], [name]))
-    inputs = [
-        helper.make_tensor_value_info("luma", TensorProto.UINT8, [1, 1, "height", "width"]),
-        helper.make_tensor_value_info("valid", TensorProto.INT64, [2]),
-    ]
     if is_q1:
         inputs.append(helper.make_tensor_value_info("q2", TensorProto.FLOAT, [1, 15]))
     outputs = [
         helper.make_tensor_value_info("logp", TensorProto.FLOAT, ["windows", size]),
-        helper.make_tensor_value_info("shift", TensorProto.FLOAT, ["windows", 64]),
+        helper.make_tensor_value_info("shift", TensorProto.FLOAT, ["windows", shifts]),
         helper.make_tensor_value_info("present", TensorProto.FLOAT, ["windows"]),
     ]
     graph = helper.make_graph(g.nodes, "jscan", inputs, outputs, g.constants)
     return finish(graph)
+
+
+def reader_onnx(net: Q1Net | QfNet, bands: tuple[Band, ...], prior: float = 0.0) -> onnx.ModelProto:
+    """The same network for features that were computed elsewhere, at some of the grid shifts only.
+
+    Inputs: `features` (n, S, F + padding) sums of the comb functions, `blocks` (n, S) how many they were summed over,
+    `place` (S,) int64 the shifts, `stands_for` (S,) float32 how many of the 64 each stands for, `level` (n,
+    coefficients) mean |c|, and for Q1 `q2` (1, 15). Outputs as those of `build_onnx`, but `shift` (n, S): what is said
+    of a shift and those that it stands for together.
+    """
+    g = Graph()
+    pad = padding(bands)
+    features = sum(b.size for b in bands)
+    share = g.add("Div", g.scalar(1), g.add("Unsqueeze", g.add("Max", "blocks", g.scalar(1)), g.ints(1)))  # n, 1, S
+    part = g.add("Div", g.add("Mul", share, "stands_for"), g.scalar(64))
+    total = g.cut("features", 2, 0, features) if pad else "features"
+    mean = g.add("MatMul", part, total)
+    context = _context(g, _energies(g, "level", bands), isinstance(net, Q1Net))
+    place = g.add("Gather", g.weight(net.trunk.place), "place", axis=0)
+    logs = g.add("Unsqueeze", g.add("Log", "stands_for"), g.ints(1))
+    x, shift = _trunk(g, net.trunk, total, share, mean, context, place, logs)
+    count = sum(len(b.coefs) for b in bands)
+    inputs = [
+        helper.make_tensor_value_info("features", TensorProto.FLOAT, ["windows", "shifts", features + pad]),
+        helper.make_tensor_value_info("blocks", TensorProto.FLOAT, ["windows", "shifts"]),
+        helper.make_tensor_value_info("place", TensorProto.INT64, ["shifts"]),
+        helper.make_tensor_value_info("stands_for", TensorProto.FLOAT, ["shifts"]),
+        helper.make_tensor_value_info("level", TensorProto.FLOAT, ["windows", count]),
+    ]
+    return _answers(g, net, x, shift, "shifts", inputs, prior)
+
+
+def scout_onnx(net: ScoutNet, bands: tuple[Band, ...]) -> onnx.ModelProto:
+    """The model of a scout: which grid shifts are worth a look.
+
+    Inputs: `sums` (n, 64, 8) of its functions, `blocks` (n, 64), and for Q1 `q2` (1, 15). Outputs: `shift` (n, 64)
+    log-posterior, and `projection` (F, 8), which makes its functions from those of its bands.
+    """
+    g = Graph()
+    a = g.add(
+        "Mul", g.add("Div", "sums", g.add("Unsqueeze", g.add("Max", "blocks", g.scalar(1)), g.ints(2))), g.scalar(4)
+    )
+    mean = g.add("ReduceMean", a, g.ints(1), keepdims=1)
+    hidden = g.add("MatMul", g.add("Sub", a, mean), g.weight(net.centred.weight, transpose=True))
+    around = g.add("Div", g.add("Squeeze", mean, g.ints(1)), g.scalar(4))
+    inputs = [
+        helper.make_tensor_value_info("sums", TensorProto.FLOAT, ["windows", 64, net.size]),
+        helper.make_tensor_value_info("blocks", TensorProto.FLOAT, ["windows", 64]),
+    ]
+    if net.has_table:
+        like = g.add("Concat", g.add("Shape", around, end=1), g.ints(N_COEFS), axis=0)
+        around = g.add("Concat", around, g.add("Expand", g.add("Log", "q2"), like), axis=1)
+        inputs.append(helper.make_tensor_value_info("q2", TensorProto.FLOAT, [1, N_COEFS]))
+    here = g.add("Unsqueeze", g.linear(around, net.context), g.ints(1))
+    hidden = g.add("Relu", g.add("Add", g.add("Add", hidden, here), g.weight(net.place)))
+    scores = g.add("Squeeze", g.add("MatMul", hidden, g.weight(net.score.weight, transpose=True)), g.ints(2))
+    g.nodes.append(helper.make_node("LogSoftmax", [scores], ["shift"], axis=1))
+    g.nodes.append(helper.make_node("Identity", [g.weight(net.project.weight, transpose=True)], ["projection"]))
+    outputs = [
+        helper.make_tensor_value_info("shift", TensorProto.FLOAT, ["windows", 64]),
+        helper.make_tensor_value_info("projection", TensorProto.FLOAT, [sum(b.size for b in bands), net.size]),
+    ]
+    return finish(helper.make_graph(g.nodes, "jscan", inputs, outputs, g.constants))
 
 
 CONTEXT_MAPS = ("present", "texture", "saturated")

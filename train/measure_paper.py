@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jscan import papermap, q1map, weights
+from jscan.windows import AllShifts
 from train import compress, measure_q1, measure_qf
 from train import measure_metrics as metrics
 from train.compress import Pixels
@@ -50,7 +51,7 @@ def windows(job: tuple[Path, Row, int, str]) -> Windows:
     parts: list[dict[str, Any]] = []
     for data, second, truth in measure_q1.isolated_files(job):
         luma = measure_q1.inner(compress.decode(data, gray=True))
-        found = {"comb": q1map.decode(q1map.estimate(_model(q1map.MODEL), luma, second.luma).logp[0, 0])}
+        found = {"comb": q1map.decode(q1map.estimate(AllShifts(_model(q1map.MODEL)), luma, second.luma).logp[0, 0])}
         for name in names:
             reads = weights.manifest(name)["reads"]
             patch = luma if reads == "luma" else measure_q1.inner(compress.decode(data))

@@ -18,6 +18,7 @@ from jscan import q1map, weights
 from jscan.jpegtables import N_COEFS, Q1_OFFSET
 from jscan.records import Maps
 from jscan.tiling import WINDOW
+from jscan.windows import AllShifts
 from train import compress
 from train import measure_metrics as metrics
 from train.compress import Pixels
@@ -74,7 +75,7 @@ def isolated(job: Job) -> Windows:
     parts: list[dict[str, Any]] = []
     for data, second, truth in isolated_files(job):
         window = inner(compress.decode(data, gray=True), job[1].side)
-        found = q1map.estimate(model, window, second.luma)
+        found = q1map.estimate(AllShifts(model), window, second.luma)
         parts.append(
             {
                 "logp": averaged(found.logp, Q1_OFFSET),

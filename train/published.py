@@ -14,7 +14,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from train.comb import Band
+from jscan.comb import Band
 from train.graphs import build_onnx
 from train.networks.comb import Q1Net, QfNet
 

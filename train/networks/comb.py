@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from jscan.jpegtables import N_COEFS, Q1_OFFSET
 
 SHIFTS = 64
+Some = tuple[Tensor, Tensor]
+"""Shifts that are looked at, (N, S) int64, and how many of the 64 each stands for, (N, S)."""
 
 
 def centre(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,12 +36,20 @@ class CombTrunk(nn.Module):
         self.attention = nn.Linear(inner, heads)
         self.out_size = heads * inner + features + (features + context)
 
-    def forward(self, centred: Tensor, mean: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """What `centre` gives, and (N, C) -> picked (N, out_size), log-scores of the shifts (N, 64)."""
+    def forward(
+        self, centred: Tensor, mean: Tensor, context: Tensor, some: Some | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What `centre` gives, and (N, C) -> picked (N, out_size), log-scores of the shifts (N, 64).
+
+        Where only `some` of the shifts are looked at, there are as many instead of 64.
+        """
         around = torch.cat([mean, context], 1)
-        hidden = torch.relu(self.first(centred) + self.place + self.context(around)[:, None])
+        place = self.place if some is None else self.place[some[0]]
+        hidden = torch.relu(self.first(centred) + place + self.context(around)[:, None])
         hidden = torch.relu(self.second(hidden))  # N, 64, inner
         scores = self.attention(hidden)  # N, 64, heads
+        if some is not None:
+            scores = scores + torch.log(some[1])[..., None]
         weights = scores.softmax(1).transpose(1, 2)  # N, heads, 64
         picked = torch.matmul(weights, hidden).flatten(1)  # N, heads * inner
         comb = torch.matmul(weights[:, :1], centred)[:, 0]  # N, F: the comb at the shift of the first head
@@ -69,9 +79,11 @@ class Q1Net(nn.Module):
         """(N, 64, F), (N, B), q2 (N, 15) -> logits of the steps (N, 226), of the shifts (N, 64), of double (N,)."""
         return self.read(*centre(features), energy, q2)
 
-    def read(self, centred: Tensor, mean: Tensor, energy: Tensor, q2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same from features that were centred before."""
-        picked, shift = self.trunk(centred, mean, torch.cat([energy, torch.log(q2)], 1))
+    def read(
+        self, centred: Tensor, mean: Tensor, energy: Tensor, q2: Tensor, some: Some | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from features that were centred before, of all shifts or of some."""
+        picked, shift = self.trunk(centred, mean, torch.cat([energy, torch.log(q2)], 1), some)
         out = self.head(picked)
         return out[:, :-1], shift, out[:, -1]
 
@@ -88,8 +100,10 @@ class QfNet(nn.Module):
         """(N, 64, F), (N, B) -> logits of QF 1 to 100 (N, 100), of the shifts (N, 64), of the flag (N,)."""
         return self.read(*centre(features), energy)
 
-    def read(self, centred: Tensor, mean: Tensor, energy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same from features that were centred before."""
-        picked, shift = self.trunk(centred, mean, energy)
+    def read(
+        self, centred: Tensor, mean: Tensor, energy: Tensor, some: Some | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from features that were centred before, of all shifts or of some."""
+        picked, shift = self.trunk(centred, mean, energy, some)
         out = self.head(picked)
         return out[:, :-1], shift, out[:, -1]

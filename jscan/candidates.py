@@ -1,0 +1,103 @@
+"""Which grid shifts are looked at: the few that a scout names, and a sample that stands for all others.
+
+A first compression shows at one of 64 shifts; what a comb network needs of the others is their mean and, in its
+attention, their weight. Shifts that share a row or a column with the last grid look different from the rest, so the
+sample is stratified: each sampled shift counts for those of its kind that are not looked at themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+SHIFTS = 64
+CHANCE = 3 / SHIFTS
+"""Share of a window's posterior that a shift must exceed to count: three times what it gets by chance."""
+
+FLOOR = 0.01
+"""Added to posteriors before their logs are summed up over windows."""
+
+
+@dataclass(frozen=True)
+class Strata:
+    """Kinds of shifts, and how many of each are taken into the sample."""
+
+    members: tuple[tuple[int, ...], ...]
+    """The shifts of each kind, in the order in which they are taken into the sample."""
+    sampled: tuple[int, ...]
+    """Size of the sample of each kind; 0 for one that is looked at in any case."""
+
+
+def _spaced(shifts: Iterable[int], *first: int) -> tuple[int, ...]:
+    """The shifts, those named first before the others."""
+    return (*first, *(s for s in shifts if s not in first))
+
+
+GRID_KNOWN = Strata(
+    (
+        (0,),
+        _spaced(range(1, 8), 3, 5, 1, 7),
+        _spaced(range(8, 64, 8), 24, 40, 8, 56),
+        _spaced((s for s in range(9, 64) if s % 8), 29, 50, 12, 43, 22, 57, 38),
+    ),
+    (0, 1, 1, 3),
+)
+"""Where the last grid is known: itself, the shifts in its rows, in its columns, and those apart from both."""
+GRID_UNKNOWN = Strata((_spaced(range(SHIFTS), 29, 2, 48, 11, 39, 22, 57, 5, 32, 60),), (5,))
+"""Where it is not, all shifts are alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The shifts that are looked at in some part of an image."""
+
+    place: npt.NDArray[np.int64]
+    """(S,) shifts, dy * 8 + dx; those of the sample last."""
+    stands_for: npt.NDArray[np.float32]
+    """(S,) how many of the 64 shifts each counts for; they add up to 64."""
+    strata: Strata
+
+    def spread(self, shift: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(n, 64) log-posterior of all shifts from that of the ones looked at, (n, S).
+
+        What a sampled shift got is shared out evenly among those that it stands for.
+        """
+        each = shift - np.log(self.stands_for)
+        out = np.empty((len(shift), SHIFTS), np.float32)
+        for members in self.strata.members:
+            unseen = [s for s in members if s not in self.place]
+            if unseen:
+                mine = [k for k, s in enumerate(self.place) if s in members and self.stands_for[k] != 1]
+                out[:, unseen] = np.logaddexp.reduce(each[:, mine], axis=1, keepdims=True) - np.float32(
+                    np.log(len(mine))
+                )
+        out[:, self.place] = each
+        return out
+
+
+def choose(ranked: Iterable[int], most: int, strata: Strata) -> Candidates:
+    """The first `most` of the shifts named, the kinds that are looked at in any case, and a sample of the others."""
+    always = [s for members, size in zip(strata.members, strata.sampled, strict=True) if size == 0 for s in members]
+    picked = always + [s for s in dict.fromkeys(int(s) for s in ranked) if s not in always][:most]
+    place, stands_for = list(picked), [1.0] * len(picked)
+    for members, size in zip(strata.members, strata.sampled, strict=True):
+        others = [s for s in members if s not in picked]
+        taken = others[:size]
+        place += taken
+        stands_for += [len(others) / max(len(taken), 1)] * len(taken)
+    return Candidates(np.array(place, np.int64), np.array(stands_for, np.float32), strata)
+
+
+def votes(shift: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """(64,) how much windows (n, 64) speak for each shift: what their posteriors, as logs, give it beyond chance."""
+    total: npt.NDArray[np.float64] = np.maximum(np.exp(shift) - CHANCE, 0).sum(axis=0, dtype=np.float64)
+    return total
+
+
+def evidence(shift: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """(64,) the log-likelihood of each shift if all windows (n, 64) shared it; none can veto one."""
+    total: npt.NDArray[np.float64] = np.log(np.exp(shift) + FLOOR).sum(axis=0, dtype=np.float64)
+    return total

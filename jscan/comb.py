@@ -1,0 +1,72 @@
+"""The comb functions of DCT coefficients, which features are made of.
+
+A coefficient quantised by q lies on a comb of spacing q. A feature is the sum of a fixed function of |c| over blocks:
+cos(2 pi c / q) for a candidate step, or a bell around zero for the dead zone. As every function depends on |c| alone,
+they are looked up in a table of |c| in steps of 1/8, many functions to a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+STEPS_PER_UNIT = 8
+"""Rows of a table for each unit of |c|."""
+ROWS = 1025 * STEPS_PER_UNIT
+"""Rows of a table: |c| of 8-bit pixels is below 1025; the row after the last one is all zero and means "no block"."""
+
+REGISTER = 8
+"""Numbers that are added up together."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Coefficients that share one row of functions; their sums are added up."""
+
+    coefs: tuple[int, ...]
+    """Zigzag indices, 0 to 63."""
+    steps: tuple[int, ...]
+    """Candidate steps q of cos(2 pi c / q)."""
+    bells: tuple[float, ...] = ()
+    """Widths w of exp(-(c / w)^2)."""
+
+    @property
+    def size(self) -> int:
+        """Features that this band gives."""
+        return len(self.steps) + len(self.bells)
+
+    def table(self) -> npt.NDArray[np.float32]:
+        """(ROWS + 1, size) float32: the functions at |c| = row / 8, divided by the coefficients in the band."""
+        c = np.arange(ROWS, dtype=np.float64)[:, None] / STEPS_PER_UNIT
+        parts = [np.cos(2 * np.pi * c / np.asarray(self.steps, dtype=np.float64))]
+        if self.bells:
+            parts.append(np.exp(-((c / np.asarray(self.bells)) ** 2)))
+        rows = np.concatenate([np.concatenate(parts, 1), np.zeros((1, self.size))])
+        return (rows / len(self.coefs)).astype(np.float32)
+
+    def said(self) -> dict[str, list[float]]:
+        """The band as a manifest holds it."""
+        return {"coefs": list(self.coefs), "steps": list(self.steps), "bells": list(self.bells)}
+
+
+def from_manifest(manifest: Mapping[str, Any]) -> tuple[Band, ...]:
+    """The bands that a model's features are made of, from its manifest."""
+    return tuple(Band(tuple(b["coefs"]), tuple(b["steps"]), tuple(b["bells"])) for b in manifest["bands"])
+
+
+def padded(band: Band) -> int:
+    """Functions of a band's row once it is filled up to whole registers of eight."""
+    return -(-band.size // REGISTER) * REGISTER
+
+
+def padding(bands: tuple[Band, ...]) -> int:
+    """Numbers behind the features that the padding of the last rows takes up."""
+    end = longest = 0
+    for band in bands:
+        longest = max(longest, end + padded(band))
+        end += band.size
+    return longest - end
