@@ -21,6 +21,8 @@ REACH = 7
 """Windows by which an answer depends on its neighbours, to each side."""
 STRIP = 64
 """Rows of windows that are refined together."""
+SHOWN = 0.7
+"""Probability of a first compression that some window of a strip must reach: else there is nothing to be refined."""
 LOWEST = -30.0
 """Log-posteriors below this are cut off, as those of the windows are."""
 
@@ -48,6 +50,10 @@ def refine(
     table = np.array([q2[:N_COEFS]], np.float32)
     logp, shift, present = np.empty_like(found.logp), np.empty_like(found.shift), np.empty_like(found.present)
     for read, answered, inside in _strips(len(present)):
+        if not (found.present[read] > SHOWN).any():
+            logp[answered], shift[answered] = found.logp[answered], found.shift[answered]
+            present[answered] = found.present[answered]
+            continue
         feed: dict[str, npt.NDArray[Any]] = {
             "logp": found.logp[None, read].astype(np.float32),
             "shift": found.shift[None, read].astype(np.float32),

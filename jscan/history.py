@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from jscan import kernels
 from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, standard_table
 from jscan.records import WindowPosteriors
 from jscan.tiling import STRIDE, WINDOW
@@ -28,6 +29,9 @@ _DEPENDENCE = 4.0
 """The 15 posteriors of a window come from the same pixels; their joint log-likelihood is divided by this."""
 _QF1_RANGE = range(45, 101)
 _STRIP = 64
+_FLOORED = kernels.of_half(lambda x: np.log(np.exp(x) + np.float32(_FLOOR)))
+_BOUNDED = kernels.of_half(lambda x: np.maximum(x, np.log(np.float32(_FLOOR))))
+_LOG_STEPS = np.concatenate([np.log(np.arange(1, b - a + 1)) for a, b in pairwise(Q1_OFFSET)]).astype(np.float32)
 
 MUTE_DEVIATION = 0.7
 """Windows whose pixels deviate less than this from their mean hold no information."""
@@ -106,10 +110,13 @@ def _strips(rows: int) -> Iterator[slice]:
 def _summed(logp: npt.NDArray[np.float16], weight: FloatArray) -> npt.NDArray[np.float64]:
     """(K,) sum over windows of weight * log(p + floor)."""
     total = np.zeros(logp.shape[2], np.float64)
-    for strip in _strips(len(logp)):
-        p = np.exp(logp[strip].astype(np.float32))
-        total += np.einsum("rck,rc->k", np.log(p + _FLOOR), weight[strip], dtype=np.float64)
+    kernels.weighted_sums(_bits(logp), _FLOORED, np.asarray(weight, np.float32), total)
     return total
+
+
+def _bits(half: npt.NDArray[np.float16]) -> npt.NDArray[np.uint16]:
+    """Numbers in half precision as compiled loops take them; see `kernels.of_half`."""
+    return np.ascontiguousarray(half, np.float16).view(np.uint16)
 
 
 def sureness(found: WindowPosteriors) -> FloatArray:
@@ -121,7 +128,8 @@ def background(found: WindowPosteriors) -> Background:
     """The background of an image from its windows' posteriors."""
     weight = found.present.astype(np.float32)
     groups = list(pairwise(Q1_OFFSET)) if found.logp.shape[2] == Q1_OFFSET[-1] else [(0, found.logp.shape[2])]
-    table = tuple(int(np.argmax(_summed(found.logp[..., a:b], weight))) + 1 for a, b in groups)
+    summed = _summed(found.logp, weight)
+    table = tuple(int(np.argmax(summed[a:b])) + 1 for a, b in groups)
     shift = int(np.argmax(_summed(found.shift, weight)))
     sure = sureness(found)
     fraction = float((found.present * sure).sum() / max(float(sure.sum()), 1e-6))
@@ -138,17 +146,23 @@ def _mean_filter(x: FloatArray, side: int) -> FloatArray:
 
 
 def _elsewhere(scores: FloatArray, at: int) -> tuple[FloatArray, FloatArray]:
-    """By how much the best other candidate of (R, C, K) beats candidate `at`, in means over 3 x 3 and 7 x 7 windows."""
-    rivals = [k for k in range(scores.shape[2]) if k != at]
+    """By how much the best other candidate of (K, R, C) beats candidate `at`, in means over 3 x 3 and 7 x 7 windows."""
+    rivals = [k for k in range(len(scores)) if k != at]
 
     def lead(side: int) -> FloatArray:
-        best = np.full(scores.shape[:2], -np.inf, np.float32)
+        best = np.full(scores.shape[1:], -np.inf, np.float32)
         for k in rivals:  # one candidate at a time: the filtered stack would be as large as the posteriors
-            np.maximum(best, _mean_filter(np.ascontiguousarray(scores[..., k]), side), out=best)
-        here = _mean_filter(np.ascontiguousarray(scores[..., at]), side)
-        return np.clip(best - here, -8, 8) / np.float32(3)
+            np.maximum(best, _mean_filter(scores[k], side), out=best)
+        return np.clip(best - _mean_filter(scores[at], side), -8, 8) / np.float32(3)
 
     return lead(3), lead(7)
+
+
+def _places(found: WindowPosteriors) -> FloatArray:
+    """(64, R, C) log-posteriors of the shifts, bounded below."""
+    out = np.empty((found.shift.shape[2], *found.present.shape), np.float32)
+    kernels.planes(_bits(found.shift), _BOUNDED, out)
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,48 +211,39 @@ def jpeg_channels(
     shape = found.present.shape
     log_q2 = np.log(np.array(q2[:N_COEFS], np.float64))
     log_base = np.log(np.array(base.table, np.float64))
-    tables = np.stack([np.minimum(standard_table(qf)[:N_COEFS], Q1_MAX) for qf in _QF1_RANGE])
-    joint = np.zeros((*shape, len(tables) + 1), np.float32)
-    at, sure, coarser, over = [], [], [], []
-    for i, (a, b) in enumerate(pairwise(Q1_OFFSET)):
-        logp = found.logp[..., a:b].astype(np.float32)
-        p, steps = np.exp(logp), np.arange(1, b - a + 1)
-        near = np.abs(steps - base.table[i]) <= base.table[i] // 12
-        at.append(np.log(p[..., near].sum(axis=2) + 3e-4))
-        sure.append(logp.max(axis=2))
-        mean_log = p @ np.log(steps).astype(np.float32)
-        coarser.append(mean_log - np.float32(log_base[i]))
-        over.append(mean_log - np.float32(log_q2[i]))
-        floored = np.log(p + _FLOOR)
-        joint[..., :-1] += floored[..., tables[:, i] - 1]
-        joint[..., -1] += floored[..., base.table[i] - 1]
+    standard = np.stack([np.minimum(standard_table(qf)[:N_COEFS], Q1_MAX) for qf in _QF1_RANGE])
+    own = np.array(base.table, np.int64)
+    tables = np.concatenate([standard, own[None]]) - 1 + np.array(Q1_OFFSET[:-1])
+    at, sure, mean_log = (np.empty((N_COEFS, *shape), np.float32) for _ in range(3))
+    joint = np.empty((len(tables), *shape), np.float32)
+    kernels.q1_facts(
+        _bits(found.logp), kernels.VALUE, kernels.EXP, _FLOORED, np.array(Q1_OFFSET), _LOG_STEPS, own, own // 12,
+        tables, at, sure, mean_log, joint,
+    )  # fmt: skip
     joint /= _DEPENDENCE
-
-    def mean(parts: list[FloatArray]) -> FloatArray:
-        return np.asarray(np.mean(np.stack(parts), axis=0))
-
-    shift = found.shift.astype(np.float32)
-    np.maximum(shift, np.log(np.float32(_FLOOR)), out=shift)
-    shift_3, shift_7 = _elsewhere(shift, base.shift)
-    table_3, table_7 = _elsewhere(joint, len(tables))
+    coarser = mean_log - log_base.astype(np.float32)[:, None, None]
+    over = mean_log.mean(axis=0) - np.float32(log_q2.mean())
+    places = _places(found)
+    shift_3, shift_7 = _elsewhere(places, base.shift)
+    table_3, table_7 = _elsewhere(joint, len(tables) - 1)
     logit = _logit(found.present) / 3
-    low, elsewhere = mean(at[:6]) / 4, np.clip(joint[..., :-1].max(axis=2) - joint[..., -1], -8, 8) / 3
-    at_shift, best_shift = shift[..., base.shift] / 4, shift.max(axis=2) / 4
+    low, elsewhere = at[:6].mean(axis=0) / 4, np.clip(joint[:-1].max(axis=0) - joint[-1], -8, 8) / 3
+    at_shift, best_shift = places[base.shift] / 4, places.max(axis=0) / 4
     maps: dict[str, FloatArray | float] = {
         "double_logit": logit,
         "background_low": low,
-        "background_high": mean(at[6:]) / 4,
-        "sure_low": mean(sure[:6]),
-        "sure_high": mean(sure[6:]),
-        "coarser_low": mean(coarser[:6]),
-        "coarser_high": mean(coarser[6:]),
+        "background_high": at[6:].mean(axis=0) / 4,
+        "sure_low": sure[:6].mean(axis=0),
+        "sure_high": sure[6:].mean(axis=0),
+        "coarser_low": coarser[:6].mean(axis=0),
+        "coarser_high": coarser[6:].mean(axis=0),
         "shift_background": at_shift,
         "shift_best": best_shift,
         "shift_elsewhere_3": shift_3,
         "shift_elsewhere_7": shift_7,
         "table_elsewhere_3": table_3,
         "table_elsewhere_7": table_7,
-        "over_q2": mean(over),
+        "over_q2": over,
         "against_24": against[0],
         "against_40": against[1],
         "against_72": against[2],
@@ -261,7 +266,7 @@ def pixel_channels(found: WindowPosteriors, base: Background, pixels: Content) -
     shape = found.present.shape
     qf = np.arange(1, 101, dtype=np.float32)
     at, sure, mean = (np.empty(shape, np.float32) for _ in range(3))
-    coarse = np.empty((*shape, 20), np.float32)
+    coarse = np.empty((20, *shape), np.float32)
     for strip in _strips(shape[0]):
         logp = found.logp[strip].astype(np.float32)
         p = np.exp(logp)
@@ -270,13 +275,12 @@ def pixel_channels(found: WindowPosteriors, base: Background, pixels: Content) -
         mean[strip] = p @ qf
         floored = np.log(p + _FLOOR)
         for k in range(20):
-            coarse[strip, :, k] = floored[..., 5 * k : 5 * k + 5].max(axis=2)
-    shift = found.shift.astype(np.float32)
-    np.maximum(shift, np.log(np.float32(_FLOOR)), out=shift)
-    shift_3, shift_7 = _elsewhere(shift, base.shift)
+            coarse[k, strip] = floored[..., 5 * k : 5 * k + 5].max(axis=2)
+    places = _places(found)
+    shift_3, shift_7 = _elsewhere(places, base.shift)
     qf_3, qf_7 = _elsewhere(coarse, (base.table[0] - 1) // 5)
     logit = _logit(found.present) / 3
-    at_shift, best_shift = shift[..., base.shift] / 4, shift.max(axis=2) / 4
+    at_shift, best_shift = places[base.shift] / 4, places.max(axis=0) / 4
     maps: dict[str, FloatArray | float] = {
         "flag_logit": logit,
         "background_qf": at,

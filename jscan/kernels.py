@@ -15,6 +15,7 @@ os.environ.setdefault("NUMBA_SLP_VECTORIZE", "1")
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 _compiled = numba.njit(fastmath=True, nogil=True, boundscheck=False, cache=True)
 
@@ -253,3 +254,194 @@ def some_window_sums(cells: Any, rows: Any, cols: Any, out: Any) -> None:
             else:
                 for k in range(n):
                     to[k] += (a[k] + b[k]) + (c[k] + d[k])
+
+
+def of_half(function: Any) -> npt.NDArray[np.float32]:
+    """(65536,) float32 `function` of every number in half precision, in the order of its bits.
+
+    Posteriors are kept in half precision, which compiled loops cannot read; they look up what they need of them.
+    """
+    with np.errstate(all="ignore"):
+        values: npt.NDArray[np.float32] = function(
+            np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
+        )
+    return values
+
+
+VALUE, EXP = of_half(lambda x: x), of_half(np.exp)
+
+
+@_compiled
+def weighted_sums(bits: Any, function: Any, weight: Any, out: Any) -> None:
+    """Adds to `out` (K,) float64 the `function` of `bits` (R, C, K), uint16, times the weights (R, C)."""
+    row = np.empty(bits.shape[2], np.float32)
+    for r in range(bits.shape[0]):
+        row[:] = 0
+        for c in range(bits.shape[1]):
+            here, w = bits[r, c], weight[r, c]
+            for k in range(bits.shape[2]):
+                row[k] += function[here[k]] * w
+        for k in range(bits.shape[2]):
+            out[k] += row[k]
+
+
+@_compiled
+def q1_facts(
+    bits: Any,
+    value: Any,
+    exp: Any,
+    floored: Any,
+    groups: Any,
+    logs: Any,
+    table: Any,
+    near: Any,
+    tables: Any,
+    at: Any,
+    sure: Any,
+    mean_log: Any,
+    joint: Any,
+) -> None:
+    """What `history.jpeg_channels` wants to know of each window's steps.
+
+    `bits` (R, C, K) log-posteriors in half precision, as uint16, in `groups` (G + 1,); `logs` (K,) logs of the steps;
+    `table` (G,) the background's steps and `near` (G,) how far a step may be from them; `tables` (T, G) indices of
+    steps. Writes (G, R, C) each: `at`, the log of what the background's steps get, `sure`, the largest log-posterior,
+    and `mean_log`, the mean log of the step; and `joint` (T, R, C), for each table the sum over groups of the floored
+    logs.
+    """
+    p = np.empty(bits.shape[2], np.float32)
+    for r in range(bits.shape[0]):
+        for c in range(bits.shape[1]):
+            here = bits[r, c]
+            for k in range(bits.shape[2]):
+                p[k] = exp[here[k]]
+            for g in range(groups.shape[0] - 1):
+                first, end = groups[g], groups[g + 1]
+                best, mean, inside = np.float32(-1e9), np.float32(0), np.float32(0)
+                for k in range(first, end):
+                    best = max(best, value[here[k]])
+                    mean += p[k] * logs[k]
+                for k in range(max(first, first + table[g] - 1 - near[g]), min(end, first + table[g] + near[g])):
+                    inside += p[k]
+                at[g, r, c], sure[g, r, c], mean_log[g, r, c] = np.log(inside + np.float32(3e-4)), best, mean
+            for t in range(tables.shape[0]):
+                total = np.float32(0)
+                for g in range(tables.shape[1]):
+                    total += floored[here[tables[t, g]]]
+                joint[t, r, c] = total
+
+
+@_compiled
+def q1_steps(bits: Any, value: Any, exp: Any, groups: Any, pull: Any, steps: Any, sure: Any) -> None:
+    """Decodes posteriors as `q1map.decode` says: `steps` (R, C, G) int16, `sure` (R, C) the mean largest probability."""
+    for r in range(bits.shape[0]):
+        for c in range(bits.shape[1]):
+            here, likely = bits[r, c], np.float32(0)
+            for g in range(groups.shape[0] - 1):
+                first, end = groups[g], groups[g + 1]
+                mean, square, most = np.float32(0), np.float32(0), np.float32(0)
+                for k in range(first, end):
+                    p, step = exp[here[k]], np.float32(k - first)
+                    mean += p * step
+                    square += p * step * step
+                    most = max(most, p)
+                likely += most
+                spread = np.sqrt(max(square - mean * mean, np.float32(0))) + np.float32(0.5)
+                best, where = np.float32(-1e9), 0
+                for k in range(first, end):
+                    away = np.float32(k - first) - mean
+                    score = max(value[here[k]], np.float32(-8)) - pull * away * away / spread
+                    if score > best:
+                        best, where = score, k - first
+                steps[r, c, g] = where + 1
+            sure[r, c] = likely / np.float32(groups.shape[0] - 1)
+
+
+@_compiled
+def planes(bits: Any, function: Any, out: Any) -> None:
+    """Writes the `function` of `bits` (R, C, K), uint16, to `out` (K, R, C)."""
+    for r in range(bits.shape[0]):
+        for c in range(bits.shape[1]):
+            here = bits[r, c]
+            for k in range(bits.shape[2]):
+                out[k, r, c] = function[here[k]]
+
+
+@numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
+def _block(pixels: Any, y: int, x: int, basis: Any, turned: Any, half: Any, out: Any) -> bool:
+    """Whether the block at (y, x) holds black or white pixels; if not, `out` (64,) then holds its coefficients."""
+    for m in range(8):
+        for j in range(8):
+            if pixels[y + m, x + j] == 0 or pixels[y + m, x + j] == 255:
+                return True
+    half[:] = 0
+    out[:] = 0
+    for m in range(8):
+        for u in range(8):
+            b = basis[u, m]
+            for j in range(8):
+                half[8 * u + j] += b * (np.float32(pixels[y + m, x + j]) - np.float32(128))
+    for u in range(8):
+        for m in range(8):
+            p = half[8 * u + m]
+            for v in range(8):
+                out[8 * u + v] += p * turned[m, v]
+    return False
+
+
+@numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
+def _cosine(turns: Any) -> Any:
+    """cos(2 pi t), by the series of sin(pi t) around the nearest whole turn; its error is below 1e-6."""
+    t = turns - np.floor(turns + np.float32(0.5))
+    x = t * t
+    s = np.float32(0.08214589) - x * np.float32(0.00737043)
+    s = np.float32(2.55016404) - x * (np.float32(0.59926453) - x * s)
+    s = t * (np.float32(3.14159265) - x * (np.float32(5.16771278) - x * s))
+    return np.float32(1) - np.float32(2) * s * s
+
+
+@_compiled
+def cosine_sums(
+    pixels: Any, dy: int, dx: int, basis: Any, turned: Any, waves: Any, least: Any, total: Any, count: Any
+) -> None:
+    """Adds up cos(2 pi c / q) of the blocks of an image from (`dy`, `dx`) on, and counts them, for each coefficient.
+
+    `pixels` (H, W) uint8; `waves` (64,) 1 / q and `least` (64,) the |c| from which a coefficient counts, at 8 * down +
+    along. Blocks with black or white pixels do not count. `total` and `count` are (64,) float64.
+    """
+    half, c = np.empty(64, np.float32), np.empty(64, np.float32)
+    some, number = np.empty(64, np.float32), np.empty(64, np.float32)
+    for y in range(dy, pixels.shape[0] - 7, 8):
+        some[:] = 0
+        number[:] = 0
+        for x in range(dx, pixels.shape[1] - 7, 8):
+            if _block(pixels, y, x, basis, turned, half, c):
+                continue
+            for k in range(64):
+                speaks = np.float32(abs(c[k]) > least[k])
+                some[k] += speaks * _cosine(c[k] * waves[k])
+                number[k] += speaks
+        for k in range(64):
+            total[k] += some[k]
+            count[k] += number[k]
+
+
+@_compiled
+def ratios(
+    pixels: Any, dy: int, dx: int, basis: Any, turned: Any, waves: Any, least: Any, strength: Any, out: Any
+) -> None:
+    """Of each block the sum over coefficients that count of a (a - 2 cos(2 pi c / q)), a being their `strength` (64,).
+
+    The rest is as for `cosine_sums`; `out` is (rows, columns), 0 for blocks that do not count.
+    """
+    half, c = np.empty(64, np.float32), np.empty(64, np.float32)
+    for row in range(out.shape[0]):
+        for col in range(out.shape[1]):
+            if _block(pixels, dy + 8 * row, dx + 8 * col, basis, turned, half, c):
+                out[row, col] = 0
+                continue
+            total = np.float32(0)
+            for k in range(64):
+                a, speaks = strength[k], np.float32(abs(c[k]) > least[k])
+                total += speaks * a * (a - np.float32(2) * _cosine(c[k] * waves[k]))
+            out[row, col] = total

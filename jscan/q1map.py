@@ -6,11 +6,10 @@ of Tondi 2021: the first 15 zigzag coefficients of the primary quantisation tabl
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import numpy.typing as npt
 
+from jscan import kernels
 from jscan.jpegtables import N_COEFS, Q1_OFFSET
 from jscan.records import WindowPosteriors
 from jscan.windows import Windows
@@ -36,11 +35,13 @@ def decode(logp: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:
     The step that maximises log p(q) - PULL (q - mean)^2 / (deviation + 1/2): the most likely one where the posterior is
     sharp, and one near its middle where it is not. One of Q1_MAX means at least that.
     """
-    out = np.empty((*logp.shape[:-1], N_COEFS), np.int16)
-    for i, (a, b) in enumerate(pairwise(Q1_OFFSET)):
-        part = logp[..., a:b].astype(np.float32)
-        p, steps = np.exp(part), np.arange(b - a, dtype=np.float32)
-        mean = (p @ steps)[..., None]
-        deviation = np.sqrt(np.maximum((p @ (steps * steps))[..., None] - mean * mean, 0))
-        out[..., i] = np.argmax(np.maximum(part, -8) - PULL * (steps - mean) ** 2 / (deviation + 0.5), axis=-1) + 1
-    return out
+    return decode_surely(logp)[0]
+
+
+def decode_surely(logp: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:
+    """What `decode` gives, and (...) the mean over the 15 coefficients of the largest probability."""
+    bits = np.ascontiguousarray(logp, np.float16).view(np.uint16).reshape(1, -1, Q1_OFFSET[-1])
+    steps = np.empty((1, bits.shape[1], N_COEFS), np.int16)
+    sure = np.empty(bits.shape[:2], np.float32)
+    kernels.q1_steps(bits, kernels.VALUE, kernels.EXP, np.array(Q1_OFFSET), np.float32(PULL), steps, sure)
+    return steps.reshape(*logp.shape[:-1], N_COEFS), sure.reshape(logp.shape[:-1])

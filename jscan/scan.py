@@ -298,12 +298,13 @@ class Scanner:
         mute, consistency = self._compare(suspicion.JPEG_MODEL, found, base, channels, pixels)
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
         found = context.refine(self._model(context.MODEL), found, q2, pixels.texture, pixels.saturated)
-        covered = np.where(mute, 0, _q1_coverage(found))
+        decoded, sure = q1map.decode_surely(found.logp)
+        covered = np.where(mute, 0, _q1_coverage(found, sure))
         cells = _Cells(found)
-        steps = q1map.decode(found.logp).astype(np.float32)
+        steps = decoded.astype(np.float32)
         steps[mute] = np.nan
         double = np.where(mute, np.nan, found.present).astype(np.float32)
-        shift, sure = _shifts(found, mute)
+        shift, placed = _shifts(found, mute)
         size = consistency.suspicion.shape
         maps = Maps(
             suspicion=np.where(cells(mute), np.nan, consistency.suspicion).astype(np.float32),
@@ -313,7 +314,7 @@ class Scanner:
             double=cells(double),
             coverage=cells(covered.astype(np.float32)),
             shift=np.ascontiguousarray(cells(shift).transpose(2, 0, 1)),
-            shift_confidence=cells(sure),
+            shift_confidence=cells(placed),
         )
         table, place = _background_facts(found, base, mute)
         return _Estimate(consistency, maps, q1=table, grid_shift=place, double_fraction=base.fraction)
@@ -542,10 +543,11 @@ def _with_estimate(row: ScanRecord, image: DecodedImage, found: _Estimate) -> Sc
     )
 
 
-def _q1_coverage(found: WindowPosteriors) -> npt.NDArray[np.float32]:
-    """(R, C) how sure the Q1 network is of its answer: of the steps where there was a first compression, or of none."""
-    groups = itertools.pairwise(Q1_OFFSET)
-    sure = np.mean([np.exp(found.logp[..., a:b].max(axis=2).astype(np.float32)) for a, b in groups], axis=0)
+def _q1_coverage(found: WindowPosteriors, sure: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(R, C) how sure the Q1 network is of its answer: of the steps where there was a first compression, or of none.
+
+    `sure` (R, C) is the mean probability of the steps.
+    """
     none = np.maximum(0, 1 - 2 * found.present)
     covered: npt.NDArray[np.float32] = found.present * sure + (1 - found.present) * none
     return covered

@@ -29,7 +29,7 @@ def axis(count: int) -> npt.NDArray[np.int64]:
 
 
 def between(count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(count,) for each position the indices, in `axis`, of the nearest ones before and behind it; itself where it is one."""
+    """(count,) for each position the indices in `axis` of the nearest ones before and behind it, or its own."""
     first = axis(count)
     before = np.searchsorted(first, np.arange(count), side="right") - 1
     behind = np.searchsorted(first, np.arange(count), side="left")

@@ -10,12 +10,11 @@ Beyond the 15 estimated steps those of the nearest standard table are tried: whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from jscan import kernels
 from jscan.jpegtables import N_COEFS, ZIGZAG, dct_basis, nearest_qf, standard_table
 from jscan.records import WindowPosteriors
 from jscan.tiling import BLOCK, STRIDE, WINDOW
@@ -30,7 +29,7 @@ MOST = 12.0
 """Sums are cut off here: surer than that nobody need be."""
 FEWEST = 100
 """Coefficients of a frequency, in the whole image, below which their mean says nothing."""
-_STRIP = 64
+_BASES = tuple(np.ascontiguousarray(basis, np.float32) for basis in (dct_basis(), dct_basis().T))
 
 
 def background_trace(
@@ -42,14 +41,18 @@ def background_trace(
     -3 to 3, above 0 where it is missing, 0 where nothing can be told; the sums are over `REACH` blocks.
     """
     rows, cols = found.present.shape
-    steps = standard_table(round(nearest_qf(table))).astype(np.float32)
-    steps[:N_COEFS] = table
+    zigzag = standard_table(round(nearest_qf(table))).astype(np.float32)
+    zigzag[:N_COEFS] = table
+    steps = np.empty_like(zigzag)
+    steps[[BLOCK * u + v for u, v in ZIGZAG]] = zigzag
     first = [(s + o) % BLOCK for s, o in zip(divmod(shift, BLOCK), found.origin, strict=True)]
     away = [(f + BLOCK // 2) % BLOCK for f in first]
     here, elsewhere = (_mean_cosines(luma, steps, place) for place in (first, away))
     strength = np.clip(here - np.maximum(elsewhere, 0), 0, STRONGEST)
     strength[strength < FAINT] = 0
-    against = np.concatenate([_against(cosines, strength) for cosines in _cosines(luma, steps, first)])
+    blocks = [(side - f) // BLOCK for side, f in zip(luma.shape, first, strict=True)]
+    against = np.empty(blocks, np.float32)
+    kernels.ratios(luma, first[0], first[1], *_BASES, *_read(steps), strength.astype(np.float32), against)
     picked = []
     for origin, begin, count, length in zip(found.origin, first, (rows, cols), against.shape, strict=True):
         centres = origin + np.arange(count) * STRIDE + WINDOW / 2
@@ -61,25 +64,9 @@ def background_trace(
     return out
 
 
-def _cosines(
-    luma: npt.NDArray[np.uint8], steps: npt.NDArray[np.float32], first: list[int]
-) -> Iterator[npt.NDArray[np.float32]]:
-    """(r, c, 64) cos(2 pi c / q) of the blocks from `first` on, some rows at a time; NaN where it says nothing.
-
-    Blocks that hold black or white pixels say nothing: clipping moves their coefficients.
-    """
-    across = (luma.shape[1] - first[1]) // BLOCK
-    basis, (down, along) = dct_basis(), np.array(ZIGZAG).T
-    for top in range(first[0], luma.shape[0] - BLOCK + 1, BLOCK * _STRIP):
-        count = min(_STRIP, (luma.shape[0] - top) // BLOCK)
-        part = luma[top : top + BLOCK * count, first[1] : first[1] + BLOCK * across]
-        clipped = ((part == 0) | (part == 255)).reshape(count, BLOCK, across, BLOCK).any(axis=(1, 3))
-        columns = np.matmul(basis, (part.astype(np.float32) - 128).reshape(count, BLOCK, BLOCK * across))
-        blocks = np.matmul(columns.reshape(count, BLOCK, across, BLOCK), basis.T)
-        coefficients = blocks[:, down, :, along].transpose(1, 2, 0)
-        cosines = np.cos(np.float32(2 * np.pi) / steps * coefficients)
-        speaks = (np.abs(coefficients) > SPEAKS * steps) & (steps > 1) & ~clipped[..., None]
-        yield np.where(speaks, cosines, np.float32(np.nan))
+def _read(steps: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """1 / q, and the least |c| that counts; a step of 1 says nothing."""
+    return np.float32(1) / steps, np.where(steps > 1, SPEAKS * steps, np.float32(np.inf)).astype(np.float32)
 
 
 def _mean_cosines(
@@ -87,13 +74,5 @@ def _mean_cosines(
 ) -> npt.NDArray[np.float32]:
     """(64,) mean cosine of each coefficient, 0 where fewer than FEWEST speak."""
     total, count = np.zeros(len(steps)), np.zeros(len(steps))
-    for cosines in _cosines(luma, steps, first):
-        total += np.nansum(cosines, axis=(0, 1), dtype=np.float64)
-        count += np.isfinite(cosines).sum(axis=(0, 1))
+    kernels.cosine_sums(luma, first[0], first[1], *_BASES, *_read(steps), total, count)
     return np.asarray(np.where(count < FEWEST, 0, total / np.maximum(count, 1)), np.float32)
-
-
-def _against(cosines: npt.NDArray[np.float32], strength: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(r, c) sums over the coefficients of each block that speak (r, c, 64); `strength` (64,)."""
-    ratio = strength * (strength - 2 * cosines)
-    return np.asarray(np.nansum(ratio, axis=2), np.float32)

@@ -153,7 +153,7 @@ def test_a_part_that_was_compressed_once() -> None:
 @pytest.mark.parametrize("side", [3, 7])
 def test_elsewhere_equals_its_definition(side: int) -> None:
     scores = rng(1).normal(0, 2, (9, 12, 6)).astype(np.float32)
-    got = history._elsewhere(scores, 2)[0 if side == 3 else 1]
+    got = history._elsewhere(np.ascontiguousarray(scores.transpose(2, 0, 1)), 2)[0 if side == 3 else 1]
     half = side // 2
     for r in range(9):
         for c in range(12):

@@ -1,16 +1,18 @@
 """Writes the models of the fast path: readers, which are the published comb networks again, and scouts.
 
-    python -m train.export_fast reader q1 --src FOLDER
+    python -m train.export_fast reader q1 --src FOLDER [--run runs/reader-q1]
     python -m train.export_fast scout q1 --src FOLDER --run runs/scout-q1
 
-A reader is made of the weights of `weights/q1-comb` or `weights/qf-comb` and is compared with that model, on windows of
-the images in a folder, at all 64 shifts.
+Without `--run`, a reader is made of the weights of `weights/q1-comb` or `weights/qf-comb` and is compared with that
+model, on windows of the images in a folder, at all 64 shifts. With it, of what `train.fit_reader` learned, and
+compared with torch.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,9 @@ import torch
 
 from jscan import q1map, qfmap, weights
 from jscan.comb import padding
-from jscan.tiling import MARGIN
+from jscan.jpegtables import Q1_OFFSET
 from train import fit, fit_scout, published
-from train.comb import WINDOW, Comb, blocks_per_shift
+from train.comb import Comb, blocks_per_shift
 from train.dataset import TASKS, image_weights, load_images, make_batch
 from train.export import open_session, prior_logit, write
 from train.graphs import reader_onnx, scout_onnx
@@ -41,18 +43,22 @@ def _table(labels: dict[str, npt.NDArray[np.int64]], k: int) -> dict[str, npt.ND
     return {"q2": labels["q2"][k : k + 1].astype(np.float32)} if "q2" in labels else {}
 
 
-def compare_reader(name: str, model: Any, src: Path, count: int = 64) -> float:
-    """The largest difference of a probability between the reader, fed with features, and the comb model."""
+@torch.no_grad()
+def compare_reader(name: str, net: Any, model: Any, src: Path, count: int = 64) -> float:
+    """The largest difference of a probability between the reader and torch, both fed with features of all shifts."""
     bands = TASKS[name]().bands()
     windows, labels = _windows(name, src, count)
     features, energy = Comb(bands)(windows, np.float32)
     sums = np.pad(features * blocks_per_shift()[:, None], ((0, 0), (0, 0), (0, padding(bands))))
     level = np.repeat(np.expm1(energy), [len(b.coefs) for b in bands], axis=1)  # the same for all of a band will do
-    reader, comb, worst = open_session(model), weights.load(COMB[name]), 0.0
-    for k, window in enumerate(windows):
-        wanted = comb(
-            luma=np.pad(window, (0, MARGIN))[None, None], valid=np.array([WINDOW - 7] * 2), **_table(labels, k)
-        )
+    level = level.astype(np.float32)
+    tensors = {k: torch.from_numpy(v) for k, v in labels.items()}
+    out = fit.forward(net, torch.from_numpy(features), torch.from_numpy(energy), tensors)
+    groups = Q1_OFFSET if name == "q1" else (0, 100)
+    logp = torch.cat([out[0][:, a:b].log_softmax(1) for a, b in pairwise(groups)], 1).numpy()
+    wanted = np.exp(logp), out[1].softmax(1).numpy(), (out[2] - prior_logit(name)).sigmoid().numpy()
+    reader, worst = open_session(model), 0.0
+    for k in range(count):
         got = reader.run(
             ["logp", "shift", "present"],
             {
@@ -60,13 +66,12 @@ def compare_reader(name: str, model: Any, src: Path, count: int = 64) -> float:
                 "blocks": blocks_per_shift()[None],
                 "place": np.arange(64),
                 "stands_for": np.ones(64, np.float32),
-                "level": level[k : k + 1].astype(np.float32),
+                "level": level[k : k + 1],
                 **_table(labels, k),
             },
         )
-        for value, output in zip(got, ("logp", "shift", "present"), strict=True):
-            a, b = (value, wanted[output]) if output == "present" else (np.exp(value), np.exp(wanted[output]))
-            worst = max(worst, float(np.abs(a - b).max()))
+        probabilities = np.exp(got[0]), np.exp(got[1]), got[2]
+        worst = max(worst, *(float(np.abs(p - w[k]).max()) for p, w in zip(probabilities, wanted, strict=True)))
     return worst
 
 
@@ -87,18 +92,39 @@ def compare_scout(net: Any, model: Any, name: str, src: Path, count: int = 64) -
     return worst
 
 
-def export_reader(name: str, src: Path, out: Path) -> None:
-    """Writes the reader of the published comb network `name`."""
+def export_reader(name: str, run: Path | None, share: float, src: Path, out: Path) -> None:
+    """Writes the published comb network as a reader, its weights moved by a `share` of the way towards a run's.
+
+    Training on a few shifts gains where the first steps are about the last ones and loses a little where they are
+    coarser; of weights in between, most of the gain is left and next to nothing of the loss.
+    """
     net: Any = fit.build(name)
     bands = TASKS[name]().bands()
     published.restore(net, bands, weights.folder() / COMB[name] / "model.onnx")
-    model = reader_onnx(net.eval(), bands, prior_logit(name))
-    training = {
+    training: dict[str, Any] = {
         "command": f"python -m train.export_fast reader {name} --src SRC",
         "data": f"none: these are the weights of {weights.label(COMB[name])}",
     }
-    more = {"bands": [b.said() for b in bands], "same_weights_as": weights.manifest(COMB[name])["digest"]}
-    write(READER[name], model, training, out, compare_reader(name, model, src), more)
+    if run is not None:
+        saved = torch.load(run / "last.pt", weights_only=True)
+        averaged = torch.optim.swa_utils.AveragedModel(net)
+        averaged.load_state_dict(saved["average"])
+        state, there = saved["state"], averaged.module.state_dict()
+        net.load_state_dict({k: torch.lerp(v, there[k], share) for k, v in net.state_dict().items()})
+        command = f"python -m train.fit_reader {name} --src SRC --run {run.as_posix()} --minutes {saved['minutes']:g}"
+        training = {
+            "command": command,
+            "share_of_the_way": share,
+            "data": f"{len(load_images(src))} uncompressed images",
+            "from": weights.label(COMB[name]),
+            "minutes": round(state["seconds"] / 60, 1),
+            "steps": state["steps"],
+            "fresh_windows": state["windows"],
+            "loss": round(state["loss"], 4),
+        }
+    model = reader_onnx(net.eval(), bands, prior_logit(name))
+    more = {"bands": [b.said() for b in bands]}
+    write(READER[name], model, training, out, compare_reader(name, net, model, src), more)
 
 
 def export_scout(name: str, run: Path, src: Path, out: Path) -> None:
@@ -124,11 +150,12 @@ def main() -> None:
     parser.add_argument("what", choices=("reader", "scout"))
     parser.add_argument("name", choices=sorted(TASKS))
     parser.add_argument("--src", type=Path, required=True, help="folder of images to compare on")
-    parser.add_argument("--run", type=Path, help="folder of a trained scout")
+    parser.add_argument("--run", type=Path, help="folder of what was trained")
+    parser.add_argument("--share", type=float, default=0.3, help="how far a reader goes from its model to its run")
     parser.add_argument("--out", type=Path, default=Path("weights"))
     o = parser.parse_args()
     if o.what == "reader":
-        export_reader(o.name, o.src, o.out)
+        export_reader(o.name, o.run, o.share, o.src, o.out)
     elif o.run is None:
         parser.error("a scout is exported from its --run")
     else:
