@@ -7,10 +7,12 @@ from collections import Counter
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 from material import photo
 
 from jscan.jpegtables import ZIGZAG
+from jscan.tiling import window_grid
 from train import forgery
 from train.cases import cell_labels, centres
 from train.dataset import image_weights
@@ -27,13 +29,56 @@ def cases() -> list[Case]:
     return [forgery.make(k < 60, IMAGES, WEIGHTS, rng) for k in range(120)]
 
 
-def test_masks_are_of_moderate_size() -> None:
+SHAPES = ((320, 320), (504, 504), (200, 500))
+
+
+def box_of(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the smallest box around the mask."""
+    rows, cols = (np.flatnonzero(mask.any(axis=k)) for k in (1, 0))
+    return int(rows[0]), int(cols[0]), int(rows[-1] - rows[0] + 1), int(cols[-1] - cols[0] + 1)
+
+
+def test_large_masks_are_of_moderate_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgery, "SMALL_SHARE", 0.0)
     rng = random.Random(0)
-    for height, width in ((320, 320), (200, 500)):
+    for height, width in SHAPES:
         for _ in range(40):
             mask = forgery.draw_mask(rng, height, width)
             assert mask.shape == (height, width) and mask.dtype == bool
             assert 0.01 <= mask.mean() <= 0.3
+
+
+def test_small_masks_are_one_part_with_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgery, "SMALL_SHARE", 1.0)
+    rng = random.Random(0)
+    strips = blobs = squares = 0
+    for height, width in SHAPES:
+        for _ in range(60):
+            mask = forgery.draw_mask(rng, height, width)
+            assert mask.shape == (height, width) and mask.dtype == bool
+            assert cv2.connectedComponents(mask.astype(np.uint8))[0] == 2
+            y, x, h, w = box_of(mask)
+            thin, long = sorted((h, w))
+            assert 24 <= thin <= 80 and long <= 160
+            if long > 80:
+                strips += 1
+                assert thin <= 36
+            filled = mask.sum() / (h * w)
+            assert filled > 0.5
+            squares, blobs = squares + (filled == 1 and thin == long), blobs + (filled < 0.95)
+            # Labels reach to 24 pixels from the edge; of the smallest part they hold more than one cell.
+            assert min(y, x, height - y - h, width - x - w) >= 24
+            assert (cell_labels(mask, *window_grid(height, width)) > 0.5).sum() >= 4
+    assert min(strips, blobs, squares) > 30
+
+
+def test_a_third_of_the_masks_is_small() -> None:
+    rng = random.Random(0)
+    masks = [forgery.draw_mask(rng, 504, 504) for _ in range(300)]
+    small = np.mean([max(box_of(mask)[2:]) <= 80 or min(box_of(mask)[2:]) <= 36 for mask in masks])
+    assert 0.25 < small < 0.5
+    # Parts of about 32 x 32 pixels, which were one training case in fifty.
+    assert np.mean([mask.sum() < 30 * 64 for mask in masks]) > 0.1
 
 
 def test_cases_are_whole(cases: list[Case]) -> None:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from jscan.tiling import STRIDE, WINDOW
 from train import compress
 from train.dataset import draw_crop, shift_index
 
@@ -66,7 +67,52 @@ class Case:
     """The history inside it."""
 
 
+SMALL_SHARE = 1 / 3
+"""Share of the masks that are one small part: a square, a blob or a long strip, each as often."""
+SMALL_SIDES = (24, 80)
+"""Pixels along a side of a small part, of its bounding box for a blob."""
+STRIP = (24, 36, 160)
+"""Pixels across a strip, at least and at most, and the most along it."""
+UNANSWERED = (WINDOW - STRIDE) // 2
+"""Pixels at the image's edge whose cells have no answer of their own: a small part there would have no label."""
+
+
 def draw_mask(rng: random.Random, height: int, width: int) -> npt.NDArray[np.bool_]:
+    """(H, W) what is pasted: a third of the masks are one small part, the others shapes of 1 to 30 % of the image.
+
+    The image has 128 pixels a side or more.
+    """
+    return (_small if rng.random() < SMALL_SHARE else _large)(rng, height, width)
+
+
+def _small(rng: random.Random, height: int, width: int) -> npt.NDArray[np.bool_]:
+    """One square or blob of SMALL_SIDES, or one STRIP, no nearer to the image's edge than labels reach."""
+    shape = rng.choice(("square", "blob", "strip"))
+    low, high = SMALL_SIDES
+    # Evenly by the logarithm: the smallest are the hardest, and hold the fewest cells to learn from.
+    h, w = (round(low * (high / low) ** rng.random()) for _ in range(2))
+    if shape == "square":
+        w = h
+    elif shape == "strip":
+        h, w = rng.randint(*STRIP[:2]), min(rng.randint(high, STRIP[2]), min(height, width) - 2 * UNANSWERED)
+        if rng.random() < 0.5:
+            h, w = w, h
+    y, x = (rng.randint(UNANSWERED, s - UNANSWERED - own) for s, own in ((height, h), (width, w)))
+    mask = np.zeros((height, width), np.uint8)
+    if shape == "blob":
+        # A bent ellipse: its radius waves, and the box fits around it.
+        angles = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+        radius = 1 + rng.uniform(0, 0.25) * np.cos(rng.choice((2, 3)) * angles + rng.uniform(0, 2 * np.pi))
+        points = np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
+        points -= points.min(axis=0)
+        points *= np.array([w - 1, h - 1]) / points.max(axis=0)
+        cv2.fillPoly(mask, [np.rint(points + np.array([x, y])).astype(np.int32)], (255,))
+    else:
+        mask[y : y + h, x : x + w] = 255
+    return mask > 0
+
+
+def _large(rng: random.Random, height: int, width: int) -> npt.NDArray[np.bool_]:
     """One filled random ellipse, polygon or rectangle, or two, covering 1 to 30 % of the image."""
     while True:
         mask = np.zeros((height, width), np.uint8)
