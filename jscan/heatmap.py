@@ -344,6 +344,7 @@ def _history(record: ScanRecord) -> str:
 _KINDS = {
     "other_q1": "other first compression",
     "no_first_compression": "no first compression",
+    "no_background_trace": "without the background's trace",
     "first_compression": "first compression, unlike the background",
     "other_shift": "other grid shift",
     "jpeg_in_uncompressed": "JPEG inside uncompressed",

@@ -333,7 +333,7 @@ def q1_facts(
 
 @_compiled
 def q1_steps(bits: Any, value: Any, exp: Any, groups: Any, pull: Any, steps: Any, sure: Any) -> None:
-    """Decodes posteriors as `q1map.decode` says: `steps` (R, C, G) int16, `sure` (R, C) the mean largest probability."""
+    """Decodes posteriors as `q1map.decode` says: `steps` (R, C, G) int16, `sure` (R, C) the mean of the best p."""
     for r in range(bits.shape[0]):
         for c in range(bits.shape[1]):
             here, likely = bits[r, c], np.float32(0)

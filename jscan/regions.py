@@ -15,7 +15,7 @@ from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
 from jscan.records import Region, WindowPosteriors
 from jscan.score import probability, smooth
-from jscan.tiling import BLOCK, nearest_window
+from jscan.tiling import BLOCK, WINDOW, nearest_window
 
 SUSPICIOUS = 0.0
 """Smoothed logit from which a cell may belong to a region."""
@@ -30,6 +30,17 @@ UNNAMED = -0.7
 and are not regions: on photographs as cameras wrote them these were all that scored high."""
 SURROUND = 2
 """Cells around a region that count for its score, so that a small one is not judged by its size alone."""
+LACKING = "no_background_trace"
+"""Kind of a part that is too small for a window of its own, and of which nothing is known but that the trace of the
+background's first compression is missing there."""
+BY_CHANCE = 1e-5
+"""Number of places of 24 x 24 pixels in an image where so much may speak against the background by chance. It is so
+small because blocks are not independent: where colours were clipped between two compressions, many lack the trace."""
+ALONE = 2.0
+"""Times that as much speaks against the background in such a part as anywhere among the cells that are not suspicious,
+at least: a picture with clipped colours has many places without the trace."""
+NO_WINDOW = WINDOW // 2 // BLOCK
+"""Cells from a part's edge to its middle at which a window of 64 x 64 pixels lies inside it."""
 PRESENT, ABSENT = 0.6, 0.4
 """Mean probability of the compression above and below which a region counts as having, or lacking, it."""
 
@@ -53,12 +64,14 @@ def find(
     calibration: Mapping[str, Any],
     texture: npt.NDArray[np.floating[Any]],
     *,
+    missing: npt.NDArray[np.float32] | None = None,
     least: float = 0.5,
 ) -> Consistency:
     """Suspicion, score, and the regions whose score is at least `least`.
 
     `logits` (ceil(H / 8), ceil(W / 8)) are the consistency model's answers at the cells of the image; `texture` (R, C)
-    is the standard deviation of the pixels of each window.
+    is the standard deviation of the pixels of each window; `missing` (ceil(H / 8), ceil(W / 8)) is what
+    `trace.around_cells` gives, None where there is no table to look for.
     """
     smoothed = smooth(logits)
     labels, parts = _parts(smoothed)
@@ -71,6 +84,8 @@ def find(
             silent |= here
             continue
         history = _history(found, base, part.box, here[part.box])
+        if history.kind == "unclear" and missing is not None and base.fraction > 0.5:
+            history = _History(LACKING) if _lacks_trace(here[part.box], here, labels, missing) else history
         if history.kind == "unclear":
             smoothed[here] = np.minimum(smoothed[here], UNNAMED)
         else:
@@ -139,6 +154,26 @@ def _comparable(
     return int(((deviation >= least) & (labels == 0)).sum()) >= int(here.sum()) / 2
 
 
+def _lacks_trace(
+    inside: npt.NDArray[np.bool_],
+    here: npt.NDArray[np.bool_],
+    labels: npt.NDArray[np.int32],
+    missing: npt.NDArray[np.float32],
+) -> bool:
+    """Whether the background's trace is missing in a part that holds no window, and nowhere else as clearly.
+
+    By Markov's inequality a log-likelihood ratio of s or more comes by chance with probability exp(-s) at most; times
+    the number of places this is the number of false alarms to be expected (Desolneux, Moisan and Morel 2000).
+    """
+    if float(_depth(inside).max()) >= NO_WINDOW:
+        return False
+    near = cv2.dilate((labels > 0).astype(np.uint8), np.ones((2 * SURROUND + 1, 2 * SURROUND + 1), np.uint8)) > 0
+    if near.all():
+        return False
+    most, elsewhere = float(missing[here].max()), float(missing[~near].max())
+    return most >= np.log(missing.size / BY_CHANCE) and most >= ALONE * elsewhere
+
+
 def _region(
     part: _Part, labels: npt.NDArray[np.int32], history: _History, strength: float, size: tuple[int, int]
 ) -> Region:
@@ -196,11 +231,17 @@ def _area(inside: npt.NDArray[np.bool_], y: int, x: int, height: int, width: int
     return int((inside * rows[:, None] * cols[None, :]).sum())
 
 
+def _depth(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """(R, C) cells from each cell of a part to the nearest outside of it; 0 outside."""
+    padded = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)
+    return np.asarray(padded[1:-1, 1:-1], np.float32)
+
+
 def _history(
     found: WindowPosteriors, base: Background, box: tuple[slice, slice], inside: npt.NDArray[np.bool_]
 ) -> _History:
     """Kind, QF, table and grid shift of a region, from the windows whose centres lie deepest inside it."""
-    depth = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    depth = _depth(inside)
     core = depth >= min(3.0, float(depth.max()))
     rows = nearest_window(found.size[0], found.present.shape[0], found.origin[0])[box[0]]
     cols = nearest_window(found.size[1], found.present.shape[1], found.origin[1])[box[1]]

@@ -293,9 +293,10 @@ class Scanner:
         found = q1map.estimate(self.windows(Q1, luma), luma, q2, origin)
         pixels = history.content(luma, found)
         base = history.background(found)
-        against = trace.background_trace(luma, found, base.table, base.shift)
-        channels = history.jpeg_channels(found, base, q2, pixels, against)
-        mute, consistency = self._compare(suspicion.JPEG_MODEL, found, base, channels, pixels)
+        seen = trace.blocks(luma, found, base.table, base.shift)
+        channels = history.jpeg_channels(found, base, q2, pixels, trace.around_windows(seen, found))
+        missing = trace.around_cells(seen, found.size)
+        mute, consistency = self._compare(suspicion.JPEG_MODEL, found, base, channels, pixels, missing)
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
         found = context.refine(self._model(context.MODEL), found, q2, pixels.texture, pixels.saturated)
         decoded, sure = q1map.decode_surely(found.logp)
@@ -334,13 +335,15 @@ class Scanner:
         base: Background,
         channels: npt.NDArray[np.floating[Any]],
         pixels: history.Content,
+        missing: npt.NDArray[np.float32] | None = None,
     ) -> tuple[npt.NDArray[np.bool_], Consistency]:
         """(R, C) windows that hold no information, and what the consistency model `name` finds in the others."""
         mute = history.mute(pixels)
         answers = suspicion.estimate(self._model(name), channels)
         logits = suspicion.to_cells(answers, found.size, found.origin)
         logits[_Cells(found)(mute)] = np.nan
-        return mute, regions.find(logits, found, base, self._calibrations[name], history.deviation(pixels))
+        texture = history.deviation(pixels)
+        return mute, regions.find(logits, found, base, self._calibrations[name], texture, missing=missing)
 
     def _pixels(self, luma: npt.NDArray[np.uint8]) -> _Estimate:
         """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""

@@ -54,6 +54,7 @@ _KINDS = {
     "other_q1": "was first compressed with another table than the rest",
     "other_shift": "was first compressed on another block grid than the rest, as a part moved or pasted in would be",
     "no_first_compression": "shows no trace of the first compression that the rest shows",
+    "no_background_trace": "lacks the trace of the first compression that the rest shows; it is too small to say more",
     "first_compression": "shows a first compression that the rest lacks",
     "jpeg_in_uncompressed": "shows JPEG compression, the rest none",
     "uncompressed_in_jpeg": "shows no JPEG compression, the rest does",

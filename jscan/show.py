@@ -31,6 +31,7 @@ PREVIEW_LINES = 40
 KINDS = {
     "other_q1": "other first quantisation",
     "no_first_compression": "no first compression",
+    "no_background_trace": "without the background's trace",
     "first_compression": "compressed before, unlike the rest",
     "other_shift": "other grid",
     "jpeg_in_uncompressed": "JPEG in an uncompressed image",

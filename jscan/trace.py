@@ -10,6 +10,9 @@ Beyond the 15 estimated steps those of the nearest standard table are tried: whe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +20,7 @@ import numpy.typing as npt
 from jscan import kernels
 from jscan.jpegtables import N_COEFS, ZIGZAG, dct_basis, nearest_qf, standard_table
 from jscan.records import WindowPosteriors
-from jscan.tiling import BLOCK, STRIDE, WINDOW
+from jscan.tiling import BLOCK, STRIDE, WINDOW, cells
 
 REACH = (3, 5, 9)
 """Blocks along a side over which the ratio is summed up around the centre of a window: 24, 40 and 72 pixels."""
@@ -29,18 +32,25 @@ MOST = 12.0
 """Sums are cut off here: surer than that nobody need be."""
 FEWEST = 100
 """Coefficients of a frequency, in the whole image, below which their mean says nothing."""
-_BASES = tuple(np.ascontiguousarray(basis, np.float32) for basis in (dct_basis(), dct_basis().T))
+BASIS = np.ascontiguousarray(dct_basis(), np.float32)
+TURNED = np.ascontiguousarray(BASIS.T)
 
 
-def background_trace(
-    luma: npt.NDArray[np.uint8], found: WindowPosteriors, table: tuple[int, ...], shift: int
-) -> npt.NDArray[np.float32]:
-    """(3, R, C) for the windows of an image (H, W): how much speaks against the background around their centres.
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """What each block of an image on the background's grid says, as far as whole ones fit."""
 
-    `table` (15,) and `shift` (dy * 8 + dx, seen from the windows' origin) are the background's first compression. About
-    -3 to 3, above 0 where it is missing, 0 where nothing can be told; the sums are over `REACH` blocks.
+    against: npt.NDArray[np.float32]
+    """(r, c) how much speaks against the background in each block, in nats; 0 where nothing can be told."""
+    first: tuple[int, int]
+    """Row and column, 0 to 7, at which the first of them begins."""
+
+
+def blocks(luma: npt.NDArray[np.uint8], found: WindowPosteriors, table: tuple[int, ...], shift: int) -> Blocks:
+    """What the blocks of an image (H, W) say of the background's first compression.
+
+    `table` (15,) and `shift` (dy * 8 + dx, seen from the windows' origin) are those of that compression.
     """
-    rows, cols = found.present.shape
     zigzag = standard_table(round(nearest_qf(table))).astype(np.float32)
     zigzag[:N_COEFS] = table
     steps = np.empty_like(zigzag)
@@ -50,18 +60,53 @@ def background_trace(
     here, elsewhere = (_mean_cosines(luma, steps, place) for place in (first, away))
     strength = np.clip(here - np.maximum(elsewhere, 0), 0, STRONGEST)
     strength[strength < FAINT] = 0
-    blocks = [(side - f) // BLOCK for side, f in zip(luma.shape, first, strict=True)]
-    against = np.empty(blocks, np.float32)
-    kernels.ratios(luma, first[0], first[1], *_BASES, *_read(steps), strength.astype(np.float32), against)
+    against = np.empty([(side - f) // BLOCK for side, f in zip(luma.shape, first, strict=True)], np.float32)
+    waves, least = _read(steps)
+    kernels.ratios(luma, first[0], first[1], BASIS, TURNED, waves, least, strength.astype(np.float32), against)
+    return Blocks(against, (first[0], first[1]))
+
+
+def around_windows(seen: Blocks, found: WindowPosteriors) -> npt.NDArray[np.float32]:
+    """(3, R, C) for the windows of an image: how much speaks against the background around their centres.
+
+    About -3 to 3, above 0 where it is missing, 0 where nothing can be told; the sums are over `REACH` blocks.
+    """
     picked = []
-    for origin, begin, count, length in zip(found.origin, first, (rows, cols), against.shape, strict=True):
-        centres = origin + np.arange(count) * STRIDE + WINDOW / 2
-        picked.append(np.clip(np.rint((centres - begin - BLOCK / 2) / BLOCK), 0, length - 1).astype(np.int64))
-    out = np.empty((len(REACH), rows, cols), np.float32)
+    for axis in range(2):
+        centres = found.origin[axis] + np.arange(found.present.shape[axis]) * STRIDE + WINDOW / 2
+        picked.append(_nearest(centres, seen, axis))
+    out = np.empty((len(REACH), *found.present.shape), np.float32)
     for k, reach in enumerate(REACH):
-        summed = cv2.boxFilter(against, -1, (reach, reach), normalize=False, borderType=cv2.BORDER_CONSTANT)
-        out[k] = np.clip(summed[np.ix_(*picked)], -MOST, MOST) / 4
+        out[k] = np.clip(_summed(seen, reach)[np.ix_(*picked)], -MOST, MOST) / 4
     return out
+
+
+def around_cells(seen: Blocks, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """(ceil(H / 8), ceil(W / 8)) nats that speak against the background in 24 x 24 pixels around each cell's centre.
+
+    Not cut off, as a sum over so few blocks is what a small part is judged by. `size` is (H, W).
+    """
+    picked = [_nearest(np.arange(cells(n)) * BLOCK + BLOCK / 2, seen, axis) for axis, n in enumerate(size)]
+    return np.ascontiguousarray(_summed(seen, REACH[0])[np.ix_(*picked)])
+
+
+def background_trace(
+    luma: npt.NDArray[np.uint8], found: WindowPosteriors, table: tuple[int, ...], shift: int
+) -> npt.NDArray[np.float32]:
+    """(3, R, C) what `around_windows` says of `blocks`."""
+    return around_windows(blocks(luma, found, table, shift), found)
+
+
+def _nearest(centres: npt.NDArray[np.floating[Any]], seen: Blocks, axis: int) -> npt.NDArray[np.int64]:
+    """Indices of the blocks whose centres lie nearest to these rows or columns."""
+    place = np.rint((centres - seen.first[axis] - BLOCK / 2) / BLOCK)
+    return np.clip(place, 0, seen.against.shape[axis] - 1).astype(np.int64)
+
+
+def _summed(seen: Blocks, reach: int) -> npt.NDArray[np.float32]:
+    """(r, c) sums over the reach x reach blocks around each."""
+    summed = cv2.boxFilter(seen.against, -1, (reach, reach), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    return np.asarray(summed, np.float32)
 
 
 def _read(steps: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -74,5 +119,6 @@ def _mean_cosines(
 ) -> npt.NDArray[np.float32]:
     """(64,) mean cosine of each coefficient, 0 where fewer than FEWEST speak."""
     total, count = np.zeros(len(steps)), np.zeros(len(steps))
-    kernels.cosine_sums(luma, first[0], first[1], *_BASES, *_read(steps), total, count)
+    waves, least = _read(steps)
+    kernels.cosine_sums(luma, first[0], first[1], BASIS, TURNED, waves, least, total, count)
     return np.asarray(np.where(count < FEWEST, 0, total / np.maximum(count, 1)), np.float32)

@@ -191,3 +191,72 @@ def test_a_difference_that_cannot_be_named_is_doubt() -> None:
     result = regions.find(logits_with(BOX), found, history.background(found), CALIBRATION, texture)
     assert result.regions == () and result.score < 0.5
     assert 0.2 < np.nanmax(result.suspicion) < 0.5
+
+
+SMALL = (14, 20, 18, 24)
+"""Cells of a square of 32 pixels: its windows show mostly the background."""
+
+
+def small_parts(
+    *boxes: tuple[int, int, int, int], inside: float | None = 60, outside: float = -20, present: float = 0.95
+) -> regions.Consistency:
+    """What is found in an image of one history with suspicious boxes, in which this many nats speak against it."""
+    found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH, present=present)
+    logits = logits_with(*boxes)
+    missing = None
+    if inside is not None:
+        missing = np.full(logits.shape, outside, np.float32)
+        for top, left, bottom, right in boxes:
+            missing[top:bottom, left:right] = inside
+    calibration, texture = {**CALIBRATION, "counts": [16]}, np.full(found.present.shape, 20.0)
+    return regions.find(logits, found, history.background(found), calibration, texture, missing=missing)
+
+
+def test_a_small_part_without_the_trace_of_the_background_is_a_region() -> None:
+    result = small_parts(SMALL)
+    (region,) = result.regions
+    assert region.kind == "no_background_trace" and region.score >= 0.5 and result.score >= 0.5
+    assert (region.qf1, region.q1, region.grid_shift) == (None, None, None)
+    assert abs(region.y - 8 * SMALL[0]) <= 8 and abs(region.x - 8 * SMALL[1]) <= 8
+    assert max(region.height, region.width) <= 48
+
+
+def test_two_small_parts_do_not_hide_each_other() -> None:
+    kinds = [r.kind for r in small_parts(SMALL, (28, 6, 32, 10)).regions]
+    assert kinds == ["no_background_trace"] * 2
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"inside": None},  # no table to look for
+        {"inside": -5},  # the trace is there
+        {"inside": 60, "outside": 31},  # missing in many places, as where colours are clipped
+        {"present": 0.03},  # there is no first compression whose trace could be missing
+    ],
+)
+def test_when_the_trace_says_nothing_a_small_part_is_doubt(how: dict[str, float]) -> None:
+    result = small_parts(SMALL, **how)
+    assert result.regions == () and result.score < 0.5
+
+
+def test_what_is_asked_of_a_small_part_grows_with_the_image() -> None:
+    limit = float(np.log(cells(HEIGHT) * cells(WIDTH) / regions.BY_CHANCE))
+    assert 15 < limit < 25
+    assert small_parts(SMALL, inside=limit - 0.1).regions == ()
+    assert len(small_parts(SMALL, inside=limit + 0.1).regions) == 1
+    near, few = np.zeros((9, 9), np.int32), np.zeros((9, 9), np.float32)
+    near[4, 4], few[4, 4] = 1, np.log(81 / regions.BY_CHANCE) + 0.1
+    assert regions._lacks_trace(near > 0, near > 0, near, few)
+    wide = [np.pad(x, ((0, 400), (0, 400))) for x in (near, few)]
+    assert not regions._lacks_trace(near > 0, wide[0] > 0, wide[0], wide[1])
+
+
+def test_a_part_that_holds_windows_is_named_by_these() -> None:
+    """Windows inside it show the background, so that what its blocks lack must have another reason."""
+    assert small_parts(BOX).regions == ()
+
+
+def test_suspicion_everywhere_leaves_nothing_to_compare_with() -> None:
+    label = np.ones((9, 9), np.int32)
+    assert not regions._lacks_trace(label > 0, label > 0, label, np.full((9, 9), 60, np.float32))

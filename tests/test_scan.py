@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from material import file_of, mixed, natural, photo, pixels_of, posteriors
 from PIL import Image
 
-from jscan import Scanner, ScanResult, context, history, q1map, qfmap, scan, scan_image, weights
+from jscan import Scanner, ScanResult, context, history, q1map, qfmap, regions, scan, scan_image, weights
 from jscan.decode import from_array
 from jscan.errors import ModelError, UsageError
 from jscan.jpegtables import N_COEFS, standard_table
@@ -107,6 +107,30 @@ def test_a_jpeg(scanner: Scanner, tmp_path: Path) -> None:
     assert (maps.qf == 88).all() and (maps.flag == 1).all()
     assert row.double_fraction is not None
     assert not np.isnan(maps.q1).all()
+
+
+def test_small_parts_are_judged_by_the_blocks_of_the_background(
+    scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a JPEG the regions are told in which cells the trace is missing; of decoded pixels there is no first table."""
+    told: list[npt.NDArray[np.float32] | None] = []
+    real = regions.find
+
+    def telling(*arguments: Any, missing: npt.NDArray[np.float32] | None = None) -> Any:
+        told.append(missing)
+        return real(*arguments, missing=missing)
+
+    monkeypatch.setattr(regions, "find", telling)
+    once = pixels_of(file_of(photo("coffee")[:280, :380], quality=75))[3:, 5:].copy()
+    once[120:152, 200:232] = photo("coffee")[40:72, 100:132]
+    result = scanner.scan(file_of(once, quality=95))
+    assert result.maps is not None and result.record.grid_shift == (5, 3)
+    (missing,) = told
+    assert missing is not None and missing.shape == result.maps.suspicion.shape
+    row, col = np.unravel_index(int(missing.argmax()), missing.shape)
+    assert 120 <= 8 * row + 4 < 152 and 200 <= 8 * col + 4 < 232
+    scanner.scan(photo("coffee")[:100, :100])
+    assert told[1] is None
 
 
 def test_the_same_by_every_way_in(scanner: Scanner, tmp_path: Path) -> None:

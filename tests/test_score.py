@@ -21,6 +21,7 @@ KINDS = (
     "other_q1",
     "other_shift",
     "no_first_compression",
+    "no_background_trace",
     "first_compression",
     "jpeg_in_uncompressed",
     "uncompressed_in_jpeg",

@@ -11,7 +11,7 @@ from jscan import trace
 from jscan.decode import decode
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, standard_table
 from jscan.records import WindowPosteriors
-from jscan.tiling import window_grid
+from jscan.tiling import cells, window_grid
 
 SHIFT = (3, 5)
 """Pixels cropped between the two compressions."""
@@ -88,14 +88,33 @@ def test_where_windows_begin_elsewhere() -> None:
     assert np.abs(inside - alone)[:, 2:-2, 2:-2].mean() < 0.05
 
 
-def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    luma, _ = spliced(85, 90, 48)
-    whole = against(luma, 85)
-    monkeypatch.setattr(trace, "_STRIP", 7)
-    assert np.allclose(against(luma, 85), whole, atol=1e-3)
-
-
 def test_the_smallest_image() -> None:
     luma = np.ascontiguousarray(spliced(75, 90, 0)[0][:64, :64])
     luma.setflags(write=False)
     assert against(luma, 75).shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (3, 6)])
+def test_cells_are_those_of_the_image(origin: tuple[int, int]) -> None:
+    """A square of 32 pixels without the trace stands out among the cells, wherever the windows begin."""
+    luma, (y, x) = spliced(75, 95, 32)
+    place = ((-SHIFT[0] - origin[0]) % 8) * 8 + (-SHIFT[1] - origin[1]) % 8
+    seen = trace.blocks(luma, windows(luma, origin), tuple(standard_table(75)[:N_COEFS].tolist()), place)
+    assert seen.first == (-SHIFT[0] % 8, -SHIFT[1] % 8)
+    found = trace.around_cells(seen, luma.shape)
+    assert found.shape == (cells(luma.shape[0]), cells(luma.shape[1])) and found.dtype == np.float32
+    row, col = np.unravel_index(int(found.argmax()), found.shape)
+    assert y <= 8 * row + 4 < y + 32 and x <= 8 * col + 4 < x + 32
+    far = np.ones(found.shape, bool)
+    far[y // 8 - 2 : y // 8 + 7, x // 8 - 2 : x // 8 + 7] = False
+    assert found.max() > trace.MOST and found.max() > 1.5 * found[far].max() and np.median(found[far]) < -10
+
+
+def test_around_cells_adds_up_nine_blocks() -> None:
+    against = np.zeros((6, 7), np.float32)
+    against[2, 3] = 5.0
+    found = trace.around_cells(trace.Blocks(against, (3, 0)), (3 + 6 * 8, 7 * 8))
+    # Of cells 1 to 3 the nearest blocks are 1 to 3, which begin 3 rows further down.
+    assert found.shape == (7, 7) and set(np.unique(found)) == {0.0, 5.0}
+    assert np.array_equal(np.flatnonzero(found.any(axis=0)), [2, 3, 4])
+    assert np.array_equal(np.flatnonzero(found.any(axis=1)), [1, 2, 3])
