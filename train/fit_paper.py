@@ -3,7 +3,8 @@
     python -m train.fit_paper densenet-qf90 --src FOLDER --run runs/densenet-qf90
 
 The names are those of the files in `configs/`, each with a schedule for the CPU and one for a GPU, which is taken where
-there is one. The learning rate follows one cycle over the minutes of the schedule, counted in training time. A
+there is one. The learning rate follows one cycle over the minutes of the schedule, counted in training time: on a CPU
+the processor's time shared by its threads, so that a busy machine takes longer and ends at the same point. A
 checkpoint with the config in it is written every two minutes; the same command started again continues from it. On
 a machine of the other kind it begins that machine's cycle with the weights that are there.
 """
@@ -158,6 +159,11 @@ class Trainer:
         return json.dumps({**said, "progress": round(self.progress, 4), **numbers})
 
 
+def training_time(device: str) -> float:
+    """Seconds of a clock of training: the wall's with a GPU, else the processor's, shared by the threads."""
+    return time.time() if device == "gpu" else time.process_time() / torch.get_num_threads()
+
+
 def load(path: Path, place: torch.device | None = None) -> dict[str, Any]:
     """What a checkpoint holds."""
     saved: dict[str, Any] = torch.load(path, weights_only=True, map_location=place or "cpu")
@@ -185,8 +191,8 @@ def fit(
     try:
         batch = next(stream)
         trainer.choose_precision(batch)
-        told = saved = clock = time.time()
-        done, waited = 0, 0.0
+        told = saved = time.time()
+        clock, done, waited = training_time(device), 0, 0.0
         while trainer.progress < 1:
             trainer.step(batch)
             done += len(batch["pixels"])
@@ -194,8 +200,9 @@ def fit(
             batch = next(stream)
             now = time.time()
             waited += now - before
-            trainer.state[device] += now - clock
-            clock = now
+            used = training_time(device)
+            trainer.state[device] += used - clock
+            clock = used
             if now - told > SAY_EVERY or trainer.progress >= 1:
                 say(trainer.line(patches_per_second=done / (now - told), waited=waited / (now - told)))
                 told, done, waited = now, 0, 0.0
