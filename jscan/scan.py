@@ -48,6 +48,7 @@ from jscan.records import (
     WindowPosteriors,
 )
 from jscan.regions import Consistency
+from jscan.stages import stage
 
 NOT_LUMA = frozenset({"rgb_jpeg", "cmyk"})
 """Warnings of JPEG files whose first component is not the luma; they are treated as decoded pixels."""
@@ -132,7 +133,8 @@ class Scanner:
             # them out to several threads, which also changes the last bit of their answers.
             tiled = name in (q1map.MODEL, qfmap.MODEL) or bool(self._papers)
             provider, threads = (self.provider, self._threads) if tiled else ("CPU", 1)
-            self._loaded[name] = weights.load(name, provider=provider, threads=threads, arena=tiled)
+            with stage("start"):
+                self._loaded[name] = weights.load(name, provider=provider, threads=threads, arena=tiled)
         return self._loaded[name]
 
     def scan(
@@ -166,11 +168,12 @@ class Scanner:
             row = _with_evidence(row, evidence)
             if known is not None and known(evidence):
                 return ScanResult(row, None, None, known=True)
-            if data is None:
-                image = decode.from_array(np.asarray(source), rgb=rgb or bool(self._papers))
-            else:
-                image = decode.decode(data, max_pixels=self.max_pixels, rgb=rgb or bool(self._papers))
-                del data  # a large file need not lie in memory while its pixels are estimated
+            with stage("decode"):
+                if data is None:
+                    image = decode.from_array(np.asarray(source), rgb=rgb or bool(self._papers))
+                else:
+                    image = decode.decode(data, max_pixels=self.max_pixels, rgb=rgb or bool(self._papers))
+                    del data  # a large file need not lie in memory while its pixels are estimated
             if sized is not None:
                 sized(image.width * image.height * (PAPER_COST if self._papers else 1))
             row = _with_facts(row, image)
@@ -178,7 +181,8 @@ class Scanner:
                 row = replace(row, warnings=(*row.warnings, "wrong_suffix"))
             decoded = time.perf_counter()
             row = replace(row, decode_ms=1000 * (decoded - started))
-            estimate = self._estimate(image)
+            with stage("estimate"):
+                estimate = self._estimate(image)
             if estimate is None:
                 too_few = f"Fewer than {tiling.WINDOW} rows of the image could be decoded; nothing was estimated."
                 return ScanResult(replace(row, reasons=(too_few,)), None, image)
@@ -296,7 +300,8 @@ class Scanner:
         answers = suspicion.estimate(self._model(name), channels)
         logits = suspicion.to_cells(answers, found.size, found.origin)
         logits[_Cells(found)(mute)] = np.nan
-        return mute, regions.find(logits, found, base, self._calibrations[name], history.deviation(pixels))
+        with stage("regions"):
+            return mute, regions.find(logits, found, base, self._calibrations[name], history.deviation(pixels))
 
     def _pixels(self, luma: npt.NDArray[np.uint8]) -> _Estimate:
         """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""

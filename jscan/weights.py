@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jscan.errors import DeviceError, ModelError
+from jscan.stages import stage
 
 CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 """TF32 would round the cosines of the DCT to 10 bits, which blurs the combs that the models read. The exhaustive
@@ -97,7 +98,8 @@ class Model:
 
     def __call__(self, **inputs: np.ndarray[Any, Any]) -> dict[str, Any]:
         """The outputs by name."""
-        values = self.session.run(list(self.outputs), inputs)
+        with stage("network"):
+            values = self.session.run(list(self.outputs), inputs)
         return dict(zip(self.outputs, values, strict=True))
 
 

@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "jscan"
 
 LAYERS = {
-    0: ("errors", "records", "config", "names", "timestamps", "filetypes", "jpegtables", "tiling", "atomic", "limits"),
+    0: ("errors", "records", "config", "names", "timestamps", "filetypes", "jpegtables", "tiling", "atomic", "limits",
+        "stages"),
     1: (
         "discover", "members", "archives", "reading", "jpegheader", "decode", "weights", "windows", "qfmap", "q1map",
         "lastjpeg", "history", "trace", "suspicion", "context", "regions", "rescaled", "score", "parquet", "heatmap",
