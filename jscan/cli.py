@@ -279,7 +279,8 @@ def show(
         _check_save(save, image, overwrite=overwrite)
 
     from jscan import show as pages
-    from jscan.run import HEATMAP_SIDE, json_row, open_scanner, usable_cores
+    from jscan.limits import usable_cores
+    from jscan.worker import HEATMAP_SIDE, open_scanner
 
     console = _console()
     scanner = open_scanner(device.value, DEFAULT_MAX_PIXELS, usable_cores(), estimator=estimator.value)
@@ -297,6 +298,8 @@ def show(
             heatmap.write_png(save, drawn)
     if as_json:
         import json
+
+        from jscan.run import json_row
 
         typer.echo(json.dumps(json_row(result.record), indent=2))
     else:
@@ -365,7 +368,7 @@ def verify(
 ) -> ExitCode:
     """Check results against their manifest: each input once, nothing changed. Exits with 5 where something is wrong."""
     from jscan import show as pages
-    from jscan.run import usable_cores
+    from jscan.limits import usable_cores
     from jscan.verify import verify as check
 
     report = check(results, source=source, workers=workers or usable_cores())

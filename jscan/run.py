@@ -21,32 +21,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from jscan import __version__, limits, manifest, outputs, parquet, weights
+from jscan import __version__, manifest, outputs, parquet, weights
 from jscan.assemble import assemble, group_source
 from jscan.atomic import remove_leftovers
 from jscan.config import FREE, FREE_IN_UPDATES, STDIN, ScanConfig
 from jscan.discover import discover, discover_list
-from jscan.engine import Ask, Engine, MoreTime, Outcome
+from jscan.engine import Engine, Outcome
 from jscan.engine.local import run as local_engine
 from jscan.errors import ARCHIVE_CODES, SKIP_CODES, ErrorCode, OutputError, SetupError, UsageError
 from jscan.journal import Header, Journal, Shard, locked, run_folder
 from jscan.ledger import Before, Containers, Key, Ledger, Place
+from jscan.limits import usable_cores
 from jscan.members import ReadArchive
 from jscan.outputs import Log
-from jscan.records import Evidence, ImageRef, ScanRecord, ScanResult
+from jscan.records import Evidence, ImageRef, ScanRecord
 from jscan.tally import Finding, Tally
 from jscan.unpack import Unpacker
+from jscan.worker import OutOfMemoryError, Receipt, open_in_worker, scan_one
 
 SHARD_ROWS = 1000
 """Rows held in memory before they are committed."""
 SHARD_SECONDS = 60.0
 """Rows are committed after this time as well, so that a killed run over large images does not lose hours."""
-PIXELS_A_TIMEOUT = 16_000_000
-"""Larger images get as many timeouts as they have times this: a core takes about 20 s for so many."""
 COUNT_SECONDS = 5.0
 """How long the end of a run waits for the count of the inputs, which nobody needs any more."""
-HEATMAP_SIDE = 1600
-"""Longest side of a heatmap in pixels."""
 TRY_AGAIN = frozenset(
     {
         ErrorCode.NOT_FOUND,
@@ -140,35 +138,6 @@ class RunSummary:
     def max_score(self) -> float | None:
         """The highest score, or None where nothing was estimated."""
         return self.top[0].score if self.top else None
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What comes back from a worker for one input: the row, and no pixels."""
-
-    record: ScanRecord
-    copy: bool
-    """Whether the row only identifies the bytes, because their content is known."""
-    provider: str
-    models: tuple[str, ...]
-
-
-class ScannerLike(Protocol):
-    """What a run needs of a scanner."""
-
-    provider: str
-    models: tuple[str, ...]
-
-    def scan(
-        self,
-        source: ImageRef | Path,
-        *,
-        rgb: bool = False,
-        known: Callable[[Evidence], bool] | None = None,
-        sized: Callable[[int], None] | None = None,
-    ) -> ScanResult:
-        """The row, the maps and the image of one input; never raises for a bad one."""
-        ...
 
 
 def run_scan(
@@ -537,15 +506,6 @@ def model_digests() -> dict[str, str]:
     return {name: str(weights.manifest(name)["digest"]) for name in weights.names()}
 
 
-def usable_cores() -> int:
-    """How many cores this process may run on, which is fewer than the machine has where it was confined."""
-    if sys.version_info >= (3, 13):
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
-    return os.cpu_count() or 1
-
-
 def json_row(record: ScanRecord, *, brief: bool = False) -> dict[str, Any]:
     """The row as values that JSON knows: times in ISO 8601, bytes in hexadecimal. `brief` leaves out long columns."""
     if brief:
@@ -595,64 +555,6 @@ def _listed(opened: contextlib.AbstractContextManager[BinaryIO], **options: Any)
     """The references of a list, which is closed at the end."""
     with opened as names:
         yield from discover_list(names, **options)
-
-
-# --- in the workers ---------------------------------------------------------------------------------------------------
-
-
-def open_scanner(device: str, max_pixels: int, threads: int, *, estimator: str = "comb") -> ScannerLike:
-    """A scanner, its models loaded. Raises ModelError and DeviceError."""
-    from jscan.scan import Scanner
-
-    return Scanner(device=device, max_pixels=max_pixels, threads=threads, estimator=estimator)
-
-
-def open_in_worker(device: str, max_pixels: int, threads: int, max_memory: int, estimator: str = "comb") -> ScannerLike:
-    """The scanner of a worker process, whose stderr goes nowhere and whose memory is limited from here on.
-
-    `max_memory` is in MiB; 0 sets no limit. A worker on a GPU has none: CUDA reserves address space as it likes.
-    """
-    limits.forbid_core_dumps()
-    scanner = open_scanner(device, max_pixels, threads, estimator=estimator)
-    if max_memory and scanner.provider == "CPU":
-        limits.limit_memory(max_memory * limits.MIB + threads * limits.PER_THREAD)
-    # What C libraries print about bad files (libtiff does) would land in the middle of the progress bar.
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    return scanner
-
-
-class OutOfMemoryError(MemoryError):
-    """One input took more memory than there was; its first argument is the receipt."""
-
-
-def scan_one(heatmaps: Path | None, maps: Path | None, scanner: ScannerLike, ref: ImageRef, ask: Ask) -> Receipt:
-    """The receipt of one input, its heatmap and maps written.
-
-    Raises OutputError where those cannot be, and OutOfMemoryError, so that the engine tries it in a fresh process.
-    """
-
-    def sized(pixels: int) -> None:
-        if pixels > PIXELS_A_TIMEOUT:
-            ask(MoreTime(pixels / PIXELS_A_TIMEOUT))
-
-    result = scanner.scan(ref, rgb=heatmaps is not None, known=ask, sized=sized)
-    record = result.record
-    if record.sha256 and result.maps is not None and result.image is not None and (heatmaps or maps):
-        from jscan import heatmap
-
-        if heatmaps is not None:
-            drawn = heatmap.draw(result.image, result.maps, record, max_side=HEATMAP_SIDE)
-            heatmap.write_png(heatmaps / f"{record.sha256}.png", drawn)
-        if maps is not None:
-            heatmap.write_maps(maps / f"{record.sha256}.npz", result.maps)
-    receipt = Receipt(record, result.known, scanner.provider, scanner.models)
-    if record.error_code == ErrorCode.MEMORY:
-        raise OutOfMemoryError(receipt)
-    return receipt
-
-
-# --- in the parent ----------------------------------------------------------------------------------------------------
 
 
 def _fault(outcome: Outcome[ImageRef, Receipt]) -> ScanRecord:

@@ -19,7 +19,7 @@ LAYERS = {
     ),
     2: ("scan", "ledger", "journal", "tally", "outputs"),
     3: ("engine",),
-    4: ("manifest", "unpack"),
+    4: ("manifest", "unpack", "worker"),
     5: ("assemble",),
     6: ("run", "verify"),
     7: ("cli", "show", "__main__"),

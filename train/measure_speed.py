@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from jscan.run import usable_cores
+from jscan.limits import usable_cores
 
 Rgb = npt.NDArray[np.uint8]
 
