@@ -56,6 +56,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # Rich's help would bring its Markdown reader along: half of the time of --help
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -270,7 +271,10 @@ def show(
     ] = Estimator.comb,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --save file where it exists.")] = False,
 ) -> ExitCode:
-    """Show what is found in one image: score, background, regions, reasons, and a preview of the heatmap."""
+    """Show what is found in one image.
+
+    Prints its score, background, regions and reasons, and a preview of the heatmap.
+    """
     if not os.path.lexists(image):
         raise UsageError(f"{image} does not exist; check the spelling of the path")
     if image.is_dir():
@@ -328,7 +332,10 @@ def _check_save(save: Path, image: Path, *, overwrite: bool) -> None:
 @app.command()
 @_guarded
 def models() -> ExitCode:
-    """List the models: whether their digests hold, what they are valid for, and their measured errors."""
+    """List the models and check them.
+
+    Says whether their digests hold, what they are valid for, and their measured errors.
+    """
     from jscan import show as pages
     from jscan import weights
     from jscan.errors import ModelError
@@ -366,7 +373,10 @@ def verify(
     ] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes for --source; 0: one per core.")] = 0,
 ) -> ExitCode:
-    """Check results against their manifest: each input once, nothing changed. Exits with 5 where something is wrong."""
+    """Check results against their manifest.
+
+    Each input is there once, and nothing was changed. Exits with 5 where something is wrong.
+    """
     from jscan import show as pages
     from jscan.limits import usable_cores
     from jscan.verify import verify as check
