@@ -214,6 +214,9 @@ def scan(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     json_log: Annotated[Path | None, typer.Option(help="File to append events to, one JSON object a line.")] = None,
+    profile_stages: Annotated[
+        bool, typer.Option("--profile-stages", help="Say at the end which stage of the work took how long.")
+    ] = False,
     fail_on_score: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, metavar="X", help="Exit with 4 if an image scores X or more.")
     ] = None,
@@ -247,6 +250,7 @@ def scan(
         update=update,
         rehash=rehash,
         json_log=json_log,
+        profile_stages=profile_stages,
     )
     with _progress(quiet=quiet, asked=device.value) as progress:
         run = run_scan(config, progress=progress)
@@ -254,6 +258,8 @@ def scan(
         from jscan import show
 
         _console().print(show.summary(run), crop=False)
+        if run.times:
+            _console().print(show.profile(run.times), crop=False)
     if fail_on_score is not None and run.max_score is not None and run.max_score >= fail_on_score:
         return ExitCode.SCORE
     return ExitCode.ERROR_ROWS if run.errors else ExitCode.OK

@@ -62,6 +62,8 @@ class ScanConfig:
     """Whether an update tells by content what changed, and not by size and time."""
     json_log: Path | None = None
     """File to which events are appended, one JSON object a line, or None."""
+    profile_stages: bool = False
+    """Whether it is measured which stage of the work takes how long."""
 
     def __post_init__(self) -> None:
         if not self.sources and self.files_from is None:
@@ -96,7 +98,7 @@ class ScanConfig:
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
 
-FREE = frozenset({"out", "workers", "overwrite", "restart", "update", "rehash", "json_log"})
+FREE = frozenset({"out", "workers", "overwrite", "restart", "update", "rehash", "json_log", "profile_stages"})
 """Options that may differ between a run and the one that goes on where it was killed: no row depends on them."""
 FREE_IN_UPDATES = FREE | {"timeout", "max_memory"}
 """The same for an update of a finished run: inputs that failed are scanned again anyway."""

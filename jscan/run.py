@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from jscan import __version__, manifest, outputs, parquet, weights
+from jscan import __version__, manifest, outputs, parquet, stages, weights
 from jscan.assemble import assemble, group_source
 from jscan.atomic import remove_leftovers
 from jscan.config import FREE, FREE_IN_UPDATES, STDIN, ScanConfig
@@ -35,6 +35,7 @@ from jscan.limits import usable_cores
 from jscan.members import ReadArchive
 from jscan.outputs import Log
 from jscan.records import Evidence, ImageRef, ScanRecord
+from jscan.stages import Times, stage
 from jscan.tally import Finding, Tally
 from jscan.unpack import Unpacker
 from jscan.worker import OutOfMemoryError, Receipt, open_in_worker, scan_one
@@ -128,6 +129,8 @@ class RunSummary:
     """`CPU` or `CUDA`; None where no input needed a model."""
     workers: int
     """Processes at most."""
+    times: Times
+    """Time of all processes by stage; empty unless `profile_stages`."""
 
     @property
     def errors(self) -> int:
@@ -239,7 +242,8 @@ def _finished(config: ScanConfig) -> RunSummary:
     with parquet.reader(config.out) as stored:
         for group in range(stored.metadata.num_row_groups):
             tally.add(stored.read_row_group(group))
-    return _summary(config, tally, scanned=0, pixels=0, seconds=time.monotonic() - started, provider=None, workers=0)
+    seconds = time.monotonic() - started
+    return _summary(config, tally, scanned=0, pixels=0, seconds=seconds, provider=None, workers=0, times={})
 
 
 class _Run:
@@ -261,6 +265,7 @@ class _Run:
         self._unlisted: list[bytes] = []
         self._scanned = 0
         self._pixels = 0
+        self._times: Times = {}
 
     def over(self, refs: Iterable[ImageRef], engine: Engine) -> RunSummary:
         """The summary; the results are written."""
@@ -270,7 +275,7 @@ class _Run:
         # More than one process already keeps every core busy; a lone one may use them all.
         threads = cores if workers == 1 else 1
         init = partial(open_in_worker, config.device, config.max_pixels, threads, config.max_memory, config.estimator)
-        task = partial(scan_one, config.heatmaps, config.maps)
+        task = partial(scan_one, config.heatmaps, config.maps, config.profile_stages)
         self._remember()
         about = {"arguments": config.options(), "jscan": __version__, "run_id": self._header.run_id}
         self._log("run_started", {**about, "rows_there": sum(s.rows for s in self._journal.shards)})
@@ -290,7 +295,10 @@ class _Run:
         except SetupError:
             self._commit()
             raise
-        tally = self._write(workers)
+        with self._writing():
+            tally = self._write(workers)
+        if config.profile_stages:
+            self._log("stages", stages.shares(self._times))
         return _summary(
             config,
             tally,
@@ -299,6 +307,7 @@ class _Run:
             seconds=time.monotonic() - clock,
             provider="+".join(sorted(self._providers)) or None,
             workers=workers,
+            times=self._times,
         )
 
     # --- what is there already ----------------------------------------------------------------------------------------
@@ -416,6 +425,7 @@ class _Run:
             self._progress.device(receipt.provider, workers)
             self._log("device", {"provider": receipt.provider, "models": receipt.models, "workers": workers})
         self._providers.add(receipt.provider)
+        self._add(receipt.times)
         self._take(receipt.record, copy=receipt.copy)
 
     def _take(self, record: ScanRecord, *, copy: bool = False) -> None:
@@ -434,8 +444,23 @@ class _Run:
         if self._header.previous is not None and error_code in TRY_AGAIN - {ErrorCode.NOT_FOUND}:
             self._unlisted.append(path)
 
+    def _add(self, times: Times) -> None:
+        """Nothing; the run's times are these more."""
+        self._times = stages.total((self._times, times))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A context in which this process, which otherwise waits for the workers, writes."""
+        with stages.measuring(self._config.profile_stages) as times, stage("write"):
+            yield
+        self._add({name: spent for name, spent in times.items() if name == "write"})
+
     def _commit(self) -> None:
         """Nothing; the rows are on the disk, and the ledger knows where."""
+        with self._writing():
+            self._commit_rows()
+
+    def _commit_rows(self) -> None:
         if self._rows:
             shard: Shard = self._journal.commit(self._header, self._rows, sorted(self._providers))
             for i, (record, copy) in enumerate(self._rows):
@@ -482,6 +507,7 @@ def _summary(
     seconds: float,
     provider: str | None,
     workers: int,
+    times: Times,
 ) -> RunSummary:
     return RunSummary(
         out=config.out,
@@ -498,6 +524,7 @@ def _summary(
         seconds=seconds,
         provider=provider,
         workers=workers,
+        times=times,
     )
 
 

@@ -159,8 +159,8 @@ def load(name: str, *, provider: str = "CPU", threads: int = 1, arena: bool = Tr
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = arena
     # Which tensors may share memory is planned in a time that grows with the square of the operators: 1.6 of the 1.9 s
-    # of opening q1-comb. With an arena tensors come from what was freed anyway, and no more is taken (435 MiB both ways);
-    # without one, planning saves a quarter.
+    # of opening q1-comb. With an arena tensors come from what was freed anyway, and no more is taken (435 MiB both
+    # ways); without one, planning saves a quarter.
     options.enable_mem_reuse = provider != "CPU" or not arena
     # One level further, it reorders the few channels of the DCT for convolutions, which costs more than it saves.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from jscan import limits
+from jscan import limits, stages
 from jscan.engine import Ask, MoreTime
 from jscan.errors import ErrorCode
 from jscan.records import Evidence, ImageRef, ScanRecord, ScanResult
+from jscan.stages import Times, stage
 
 PIXELS_A_TIMEOUT = 16_000_000
 """Larger images get as many timeouts as they have times this: a core takes about 20 s for so many."""
@@ -31,6 +32,8 @@ class Receipt:
     """Whether the row only identifies the bytes, because their content is known."""
     provider: str
     models: tuple[str, ...]
+    times: Times = field(default_factory=dict)
+    """What was spent in the stages; empty where nobody asked."""
 
 
 class ScannerLike(Protocol):
@@ -77,11 +80,23 @@ class OutOfMemoryError(MemoryError):
     """One input took more memory than there was; its first argument is the receipt."""
 
 
-def scan_one(heatmaps: Path | None, maps: Path | None, scanner: ScannerLike, ref: ImageRef, ask: Ask) -> Receipt:
-    """The receipt of one input, its heatmap and maps written.
+def scan_one(
+    heatmaps: Path | None, maps: Path | None, profile: bool, scanner: ScannerLike, ref: ImageRef, ask: Ask
+) -> Receipt:
+    """The receipt of one input, its heatmap and maps written; with `profile` the stages are measured.
 
     Raises OutputError where those cannot be, and OutOfMemoryError, so that the engine tries it in a fresh process.
     """
+    with stages.measuring(profile) as times:
+        result = _scan(heatmaps, maps, scanner, ref, ask)
+    receipt = Receipt(result.record, result.known, scanner.provider, scanner.models, times)
+    if result.record.error_code == ErrorCode.MEMORY:
+        raise OutOfMemoryError(receipt)
+    return receipt
+
+
+def _scan(heatmaps: Path | None, maps: Path | None, scanner: ScannerLike, ref: ImageRef, ask: Ask) -> ScanResult:
+    """What the scanner says of one input, its heatmap and maps written."""
 
     def sized(pixels: int) -> None:
         if pixels > PIXELS_A_TIMEOUT:
@@ -92,12 +107,10 @@ def scan_one(heatmaps: Path | None, maps: Path | None, scanner: ScannerLike, ref
     if record.sha256 and result.maps is not None and result.image is not None and (heatmaps or maps):
         from jscan import heatmap
 
-        if heatmaps is not None:
-            drawn = heatmap.draw(result.image, result.maps, record, max_side=HEATMAP_SIDE)
-            heatmap.write_png(heatmaps / f"{record.sha256}.png", drawn)
-        if maps is not None:
-            heatmap.write_maps(maps / f"{record.sha256}.npz", result.maps)
-    receipt = Receipt(record, result.known, scanner.provider, scanner.models)
-    if record.error_code == ErrorCode.MEMORY:
-        raise OutOfMemoryError(receipt)
-    return receipt
+        with stage("write"):
+            if heatmaps is not None:
+                drawn = heatmap.draw(result.image, result.maps, record, max_side=HEATMAP_SIDE)
+                heatmap.write_png(heatmaps / f"{record.sha256}.png", drawn)
+            if maps is not None:
+                heatmap.write_maps(maps / f"{record.sha256}.npz", result.maps)
+    return result

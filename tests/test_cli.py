@@ -76,10 +76,22 @@ def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from jscan.cli import app\n"
         "CliRunner().invoke(app, ['scan', '--help'])\n"
-        "print([m for m in ('numpy', 'cv2', 'onnxruntime', 'pyarrow', 'torch', 'PIL', 'rich.markdown') if m in sys.modules])"
+        "heavy = 'numpy', 'cv2', 'onnxruntime', 'pyarrow', 'torch', 'PIL', 'rich.markdown'\n"
+        "print([m for m in heavy if m in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert answer.stdout == "[]\n"
+
+
+def test_stages_are_shown_at_the_end(tmp_path: Path) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.1")
+    answer = invoke("scan", folder, "--out", tmp_path / "out.parquet", "--workers", "1", "--profile-stages")
+    assert answer.exit_code == 0
+    lines = [line.split() for line in answer.output.splitlines()]
+    at = next(k for k, words in enumerate(lines) if words[:1] == ["stage"])
+    shown = {words[0]: float(words[1]) for words in lines[at + 1 :] if len(words) > 2}
+    assert {"read", "hash", "write", "other"} <= set(shown)
+    assert abs(sum(shown.values()) - 100) < 1
 
 
 def test_a_worker_loads_no_command_line_and_no_parquet() -> None:

@@ -18,6 +18,7 @@ from fake_scanner import make_inputs
 from packing import tar_of, zip_of
 
 import jscan.run
+from jscan import stages
 from jscan.config import ScanConfig
 from jscan.errors import DeviceError, LockedError, ModelError, OutputError, UsageError
 from jscan.records import ScanRecord
@@ -436,3 +437,23 @@ def test_an_update_with_other_options_is_refused(
         scan(rehash=True)
     with pytest.raises(UsageError, match="--limit"):
         scan(update=True, limit=1)
+
+
+def test_the_stages_of_all_workers_are_summed(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9", b="slow 0.2", c="slow 0.20", d="error", e="kill")
+    log = tmp_path / "log.jsonl"
+    run = scan(workers=2, profile_stages=True, json_log=log, maps=tmp_path / "maps")
+    assert {"read", "hash", "write", "other"} <= set(run.times) <= set(stages.STAGES)
+    assert 0.4 <= run.times["other"].seconds < 10, "two that slept for 0.2 s, outside of all stages"
+    assert run.times["other"].processor < 0.4
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    (said,) = (e for e in events if e["event"] == "stages")
+    assert said["write"]["seconds"] == pytest.approx(run.times["write"].seconds)
+    assert sum(said[name]["share"] for name in run.times) == pytest.approx(1)
+
+
+def test_nothing_is_measured_unless_asked(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    log = tmp_path / "log.jsonl"
+    assert scan(json_log=log).times == {}
+    assert "stages" not in {json.loads(line)["event"] for line in log.read_text().splitlines()}
