@@ -63,6 +63,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Never returns: runs the command line and exits with its code."""
+    # NumPy's linear algebra would start as many threads as there are cores, in every worker as well.
+    for library in ("OPENBLAS", "OMP", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks is shown escaped; it must not end the run.
         if hasattr(stream, "reconfigure"):

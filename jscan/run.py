@@ -32,7 +32,7 @@ from jscan.errors import ARCHIVE_CODES, SKIP_CODES, ErrorCode, OutputError, Setu
 from jscan.journal import Header, Journal, Shard, locked, run_folder
 from jscan.ledger import Before, Containers, Key, Ledger, Place
 from jscan.limits import usable_cores
-from jscan.members import ReadArchive
+from jscan.members import ReadArchive, may_be_archive
 from jscan.outputs import Log
 from jscan.records import Evidence, ImageRef, ScanRecord
 from jscan.stages import Times, stage
@@ -271,9 +271,8 @@ class _Run:
         """The summary; the results are written."""
         config, clock = self._config, time.monotonic()
         cores = usable_cores()
-        workers = config.workers or cores
-        # More than one process already keeps every core busy; a lone one may use them all.
-        threads = cores if workers == 1 else 1
+        workers = config.workers or min(cores, _most_inputs(config) or cores)
+        threads = max(1, cores // workers)  # so that all cores have work, and none has twice as much
         init = partial(open_in_worker, config.device, config.max_pixels, threads, config.max_memory, config.estimator)
         task = partial(scan_one, config.heatmaps, config.maps, config.profile_stages)
         self._remember()
@@ -526,6 +525,16 @@ def _summary(
         workers=workers,
         times=times,
     )
+
+
+def _most_inputs(config: ScanConfig) -> int | None:
+    """How many inputs there are at most where only files are named and none is an archive; else None: nobody knows."""
+    if config.files_from is not None:
+        return None
+    for source in config.sources:
+        if not source.is_file() or may_be_archive(os.fsencode(source))[0]:
+            return None
+    return len(config.sources)
 
 
 def model_digests() -> dict[str, str]:

@@ -20,6 +20,7 @@ from jscan import (
     filetypes,
     history,
     lastjpeg,
+    limits,
     papermap,
     q1map,
     qfmap,
@@ -130,11 +131,13 @@ class Scanner:
         """The model, opened when it is first wanted: a run over photographs never needs those for pixels."""
         if name not in self._loaded:
             # The consistency models take milliseconds; moving their maps to a GPU would cost more, and so would sharing
-            # them out to several threads, which also changes the last bit of their answers.
+            # them out to several threads.
             tiled = name in (q1map.MODEL, qfmap.MODEL) or bool(self._papers)
             provider, threads = (self.provider, self._threads) if tiled else ("CPU", 1)
             with stage("start"):
-                self._loaded[name] = weights.load(name, provider=provider, threads=threads, arena=tiled)
+                self._loaded[name] = weights.load(
+                    name, provider=provider, threads=threads, arena=tiled, inside=bool(self._papers)
+                )
         return self._loaded[name]
 
     def scan(
@@ -560,4 +563,4 @@ def scan_image(
 
     Opens the models each time: for many images make a `Scanner` once. Raises ModelError and DeviceError as that does.
     """
-    return Scanner(device=device, max_pixels=max_pixels, threads=0).scan(source, rgb=rgb)
+    return Scanner(device=device, max_pixels=max_pixels, threads=limits.usable_cores()).scan(source, rgb=rgb)

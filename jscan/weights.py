@@ -95,6 +95,8 @@ class Model:
     """The ONNX Runtime session."""
     outputs: tuple[str, ...]
     """Names of its outputs, in order."""
+    threads: int = 1
+    """How many of its inputs are to be computed at a time, where there are several."""
 
     def __call__(self, **inputs: np.ndarray[Any, Any]) -> dict[str, Any]:
         """The outputs by name."""
@@ -142,9 +144,11 @@ def _cuda_missing() -> str | None:
     return None
 
 
-def load(name: str, *, provider: str = "CPU", threads: int = 1, arena: bool = True) -> Model:
+def load(name: str, *, provider: str = "CPU", threads: int = 1, arena: bool = True, inside: bool = False) -> Model:
     """The model, checked, on this provider. Raises ModelError or DeviceError.
 
+    It is to be used with so many `threads` at a time, each of which computes an input alone, so that answers do not
+    depend on their number; or, with `inside`, they share each input, and the last bits may.
     Without `arena` the session keeps no memory between runs: right for a model whose input is as large as the image.
 
     ONNX Runtime would fall back to the CPU without a word; the provider that the session got is compared with the
@@ -154,7 +158,7 @@ def load(name: str, *, provider: str = "CPU", threads: int = 1, arena: bool = Tr
 
     said = manifest(name)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads if inside else 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = arena
@@ -181,4 +185,5 @@ def load(name: str, *, provider: str = "CPU", threads: int = 1, arena: bool = Tr
     got_out = [o.name for o in session.get_outputs()]
     if got_in != sorted(said["inputs"]) or sorted(got_out) != sorted(said["outputs"]):
         raise ModelError(f"{folder() / name}: inputs or outputs are not those of its manifest; install jscan again")
-    return Model(label(name), provider, session, tuple(got_out))
+    at_a_time = 1 if inside or provider != "CPU" else threads
+    return Model(label(name), provider, session, tuple(got_out), at_a_time)

@@ -55,9 +55,16 @@ class ScannerLike(Protocol):
 
 
 def open_scanner(device: str, max_pixels: int, threads: int, *, estimator: str = "comb") -> ScannerLike:
-    """A scanner, its models loaded. Raises ModelError and DeviceError."""
+    """A scanner, its models loaded. Raises ModelError and DeviceError.
+
+    This process belongs to it alone: OpenCV, which would take as many threads as there are cores in every worker, gets
+    one.
+    """
+    import cv2
+
     from jscan.scan import Scanner
 
+    cv2.setNumThreads(1)
     return Scanner(device=device, max_pixels=max_pixels, threads=threads, estimator=estimator)
 
 
@@ -69,7 +76,8 @@ def open_in_worker(device: str, max_pixels: int, threads: int, max_memory: int, 
     limits.forbid_core_dumps()
     scanner = open_scanner(device, max_pixels, threads, estimator=estimator)
     if max_memory and scanner.provider == "CPU":
-        limits.limit_memory(max_memory * limits.MIB + threads * limits.PER_THREAD)
+        further = (threads - 1) * limits.PER_TILE  # of tiles computed at the same time
+        limits.limit_memory(max_memory * limits.MIB + threads * limits.PER_THREAD + further)
     # What C libraries print about bad files (libtiff does) would land in the middle of the progress bar.
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)

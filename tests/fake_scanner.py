@@ -17,7 +17,7 @@ from jscan.records import DecodedImage, Evidence, ImageRef, Maps, Region, ScanRe
 
 
 class FakeScanner:
-    """Reads `ok 0.9`, `error`, `skipped`, `kill`, `raise`, `memory`, `count`, `hang`, `slow 2` from the input."""
+    """Reads `ok 0.9`, `error`, `skipped`, `kill`, `raise`, `memory`, `count`, `hang`, `slow 2`, `meet 2 0`."""
 
     provider = "CPU"
     models: tuple[str, ...] = ("fake@000000000000",)
@@ -66,6 +66,13 @@ class FakeScanner:
             case "hang":
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
                 time.sleep(3600)
+            case "meet":
+                # `meet 3 0`: waits until so many inputs are at work, and leaves a mark of its own beside their folder.
+                count, _, own = argument.partition(" ")
+                place = Path(os.fsdecode(source.path_bytes)).parent.parent
+                (place / f"{own}.met").touch()
+                while len(list(place.glob("*.met"))) < int(count):
+                    time.sleep(0.01)
             case "slow":
                 time.sleep(float(argument))
             case "error":

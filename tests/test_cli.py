@@ -94,6 +94,24 @@ def test_stages_are_shown_at_the_end(tmp_path: Path) -> None:
     assert abs(sum(shown.values()) - 100) < 1
 
 
+def test_a_scanner_of_the_command_line_computes_in_its_own_threads_alone(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, cv2; from jscan import cli, worker; from pathlib import Path\n"
+        "cli.app = lambda **_: None\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "scanner = worker.open_scanner('cpu', 10**6, 3)\n"
+        "tiled, whole = (scanner._model(name) for name in ('q1-comb', 'q1-context'))\n"
+        "print(cv2.getNumThreads(), tiled.threads, whole.threads)\n"
+        "options = [m.session.get_session_options() for m in (tiled, whole)]\n"
+        "print(*(o.intra_op_num_threads for o in options), *(o.inter_op_num_threads for o in options))\n"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    command = [sys.executable, "-c", code]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, env=clean)
+    assert answer.stdout.splitlines()[:2] == ["1 3 1", "1 1 1 1"]
+
+
 def test_a_worker_loads_no_command_line_and_no_parquet() -> None:
     # A worker imports the main module, the engine, and what its callables need.
     code = (

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "jscan"
 
 LAYERS = {
     0: ("errors", "records", "config", "names", "timestamps", "filetypes", "jpegtables", "tiling", "atomic", "limits",
-        "stages"),
+        "stages", "inparallel"),
     1: (
         "discover", "members", "archives", "reading", "jpegheader", "decode", "weights", "windows", "qfmap", "q1map",
         "lastjpeg", "history", "trace", "suspicion", "context", "regions", "rescaled", "score", "parquet", "heatmap",

@@ -20,6 +20,7 @@ from packing import tar_of, zip_of
 import jscan.run
 from jscan import stages
 from jscan.config import ScanConfig
+from jscan.engine.local import run as local_engine
 from jscan.errors import DeviceError, LockedError, ModelError, OutputError, UsageError
 from jscan.records import ScanRecord
 from jscan.run import RunSummary, run_scan
@@ -457,3 +458,40 @@ def test_nothing_is_measured_unless_asked(tmp_path: Path, scan: Callable[..., Ru
     log = tmp_path / "log.jsonl"
     assert scan(json_log=log).times == {}
     assert "stages" not in {json.loads(line)["event"] for line in log.read_text().splitlines()}
+
+
+def test_workers_and_threads_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.9", b="ok 0.2", c="ok 0.3")
+    asked: list[tuple[int, int]] = []
+
+    def engine(task: Any, items: Any, *, init: Any, workers: int, **_: Any) -> Any:
+        asked.append((workers, init.args[2]))
+        return local_engine(task, items, init=init, workers=workers, **_)
+
+    files = [folder / f"{name}.jpg" for name in "abc"]
+    zipped = tmp_path / "z.zip"
+    zipped.write_bytes(zip_of({"a.jpg": b"ok 0.1"}))
+    for cores, sources, workers, expected in (
+        (8, (folder,), 0, (8, 1)),  # nobody knows how much is in a folder
+        (8, (zipped,), 0, (8, 1)),
+        (8, tuple(files), 0, (3, 2)),
+        (8, tuple(files[:1]), 0, (1, 8)),
+        (2, tuple(files), 0, (2, 1)),
+        (8, (folder,), 1, (1, 8)),
+        (8, (folder,), 3, (3, 2)),
+        (2, (folder,), 5, (5, 1)),
+    ):
+        monkeypatch.setattr(jscan.run, "usable_cores", lambda cores=cores: cores)
+        out = tmp_path / f"{len(asked)}.parquet"
+        run = run_scan(ScanConfig(sources=sources, out=out, workers=workers), engine=engine)
+        assert asked[-1] == expected and run.workers == expected[0]
+        assert max(1, cores // expected[0]) == expected[1]
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_are_at_work_at_the_same_time(tmp_path: Path, scan: Callable[..., RunSummary], workers: int) -> None:
+    # Each waits until all have come: a run in which one reads while the others wait for it would never end.
+    meeting = "meet " + str(workers)
+    make_inputs(tmp_path / "in", **{f"i{k}": f"{meeting} {k}" for k in range(workers)})
+    run = scan(workers=workers, timeout=30)
+    assert run.by_status == {"ok": workers}
