@@ -104,6 +104,7 @@ def scan_files(
         "processor_seconds": run["processor_seconds"],
         "mp_per_second": megapixels / run["seconds"],
         "images_per_second": len(rows) / run["seconds"],
+        "processor_seconds_per_mp": run["processor_seconds"] / max(megapixels, 1e-9),
         "mp_per_processor_second": megapixels / run["processor_seconds"],
         "decoding_share": decoding / max(decoding + estimating, 1e-9),
         "peak_mib": run["peak_mib"],
