@@ -35,14 +35,6 @@ PLAIN_SECONDS = 5.0
 Arguments = ParamSpec("Arguments")
 
 
-class Device(StrEnum):
-    """The values of --device; the same as `jscan.config.DEVICES`."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
 class Estimator(StrEnum):
     """The values of --estimator; the same as `jscan.config.ESTIMATORS`."""
 
@@ -184,7 +176,13 @@ def scan(
     heatmaps: Annotated[Path | None, typer.Option(help="Folder for <sha256>.png, the photo with its overlay.")] = None,
     maps: Annotated[Path | None, typer.Option(help="Folder for <sha256>.npz, the maps themselves.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
-    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one that works.")] = Device.auto,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|cuda:N,...",
+            help="auto takes a GPU where there is one that works; of several, workers take turns.",
+        ),
+    ] = "auto",
     estimator: Annotated[
         Estimator, typer.Option(help="paper: the networks of Tondi 2021 and Uchida 2019, maps without a score.")
     ] = Estimator.comb,
@@ -240,7 +238,7 @@ def scan(
         heatmaps=heatmaps,
         maps=maps,
         workers=workers,
-        device=device.value,
+        device=device,
         estimator=estimator.value,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
@@ -255,7 +253,7 @@ def scan(
         json_log=json_log,
         profile_stages=profile_stages,
     )
-    with _progress(quiet=quiet, asked=device.value) as progress:
+    with _progress(quiet=quiet, asked=device) as progress:
         run = run_scan(config, progress=progress)
     if not quiet:
         from jscan import show
@@ -274,7 +272,10 @@ def show(
     image: Annotated[Path, typer.Argument(metavar="IMG", help="The image.")],
     save: Annotated[Path | None, typer.Option(metavar="PNG", help="Write the heatmap to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the row as JSON instead.")] = False,
-    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one that works.")] = Device.auto,
+    device: Annotated[
+        str,
+        typer.Option(metavar="auto|cpu|cuda|cuda:N", help="auto takes a GPU where there is one that works."),
+    ] = "auto",
     estimator: Annotated[
         Estimator, typer.Option(help="paper: the networks of Tondi 2021 and Uchida 2019, maps without a score.")
     ] = Estimator.comb,
@@ -296,7 +297,7 @@ def show(
     from jscan.worker import HEATMAP_SIDE, open_scanner
 
     console = _console()
-    scanner = open_scanner(device.value, DEFAULT_MAX_PIXELS, usable_cores(), estimator=estimator.value)
+    scanner = open_scanner(device, DEFAULT_MAX_PIXELS, usable_cores(), estimator=estimator.value)
     preview = not as_json and pages.can_preview(console)
     result = scanner.scan(image, rgb=preview or save is not None)
     drawn = None

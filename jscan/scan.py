@@ -33,7 +33,7 @@ from jscan import (
     trace,
     weights,
 )
-from jscan.config import DEFAULT_MAX_PIXELS
+from jscan.config import DEFAULT_MAX_PIXELS, devices
 from jscan.errors import DeviceError, ErrorCode, InputError, SetupError, UsageError
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
@@ -104,7 +104,10 @@ class Scanner:
         threads: int = 1,
         estimator: str = "comb",
     ) -> None:
+        if len(devices(device)) > 1:
+            raise UsageError(f"--device {device} names several GPUs; a scanner works on one")
         self.provider = weights.resolve_device(device)
+        self._gpu = weights.gpu_number(device)
         self.max_pixels = max_pixels
         self._threads = threads
         self._papers = papermap.check() if estimator == "paper" else ()
@@ -136,7 +139,7 @@ class Scanner:
             provider, threads = (self.provider, self._threads) if tiled else ("CPU", 1)
             with stage("start"):
                 self._loaded[name] = weights.load(
-                    name, provider=provider, threads=threads, arena=tiled, inside=bool(self._papers)
+                    name, provider=provider, gpu=self._gpu, threads=threads, arena=tiled, inside=bool(self._papers)
                 )
         return self._loaded[name]
 

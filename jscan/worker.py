@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from jscan import limits, stages
-from jscan.engine import Ask, MoreTime
+from jscan.config import devices
+from jscan.engine import Ask, MoreTime, place
 from jscan.errors import ErrorCode
 from jscan.records import Evidence, ImageRef, ScanRecord, ScanResult
 from jscan.stages import Times, stage
@@ -71,10 +72,12 @@ def open_scanner(device: str, max_pixels: int, threads: int, *, estimator: str =
 def open_in_worker(device: str, max_pixels: int, threads: int, max_memory: int, estimator: str = "comb") -> ScannerLike:
     """The scanner of a worker process, whose stderr goes nowhere and whose memory is limited from here on.
 
+    Where `device` names several GPUs, the workers share them out: the third takes the first again where there are two.
     `max_memory` is in MiB; 0 sets no limit. A worker on a GPU has none: CUDA reserves address space as it likes.
     """
     limits.forbid_core_dumps()
-    scanner = open_scanner(device, max_pixels, threads, estimator=estimator)
+    named = devices(device)
+    scanner = open_scanner(named[place() % len(named)], max_pixels, threads, estimator=estimator)
     if max_memory and scanner.provider == "CPU":
         further = (threads - 1) * limits.PER_TILE  # of tiles computed at the same time
         limits.limit_memory(max_memory * limits.MIB + threads * limits.PER_THREAD + further)

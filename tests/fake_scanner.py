@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jscan import __version__, filetypes, reading
+from jscan import __version__, filetypes, reading, worker
 from jscan.errors import DeviceError, ModelError
 from jscan.records import DecodedImage, Evidence, ImageRef, Maps, Region, ScanRecord, ScanResult
 
@@ -107,9 +107,22 @@ class FakeScanner:
 
 def open_fake(device: str, max_pixels: int, threads: int, max_memory: int = 0, estimator: str = "comb") -> FakeScanner:
     """In place of `open_scanner` and `open_in_worker` of `jscan.worker`."""
-    if device == "cuda":
+    if device.startswith("cuda"):
         raise DeviceError("--device cuda: no GPU can be used here")
     return FakeScanner()
+
+
+def open_noting(
+    folder: Path, device: str, max_pixels: int, threads: int, max_memory: int = 0, estimator: str = "comb"
+) -> worker.ScannerLike:
+    """What `jscan.worker.open_in_worker` makes of the device: it is written to `<process>.device` in the folder."""
+
+    def noted(device: str, *_: object, **__: object) -> FakeScanner:
+        (folder / f"{os.getpid()}.device").write_text(device)
+        return FakeScanner()
+
+    worker.open_scanner = noted
+    return worker.open_in_worker(device, max_pixels, threads, max_memory, estimator)
 
 
 def open_broken(

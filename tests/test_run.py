@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from packing import tar_of, zip_of
 
 import jscan.run
 from jscan import stages
-from jscan.config import ScanConfig
+from jscan.config import ScanConfig, devices
 from jscan.engine.local import run as local_engine
 from jscan.errors import DeviceError, LockedError, ModelError, OutputError, UsageError
 from jscan.records import ScanRecord
@@ -495,3 +496,35 @@ def test_workers_are_at_work_at_the_same_time(tmp_path: Path, scan: Callable[...
     make_inputs(tmp_path / "in", **{f"i{k}": f"{meeting} {k}" for k in range(workers)})
     run = scan(workers=workers, timeout=30)
     assert run.by_status == {"ok": workers}
+
+
+def test_devices_by_number() -> None:
+    assert devices("auto") == ("auto",) and devices("cuda") == ("cuda",)
+    assert devices("cuda:3") == ("cuda:3",) and devices("cuda:0,1,10") == ("cuda:0", "cuda:1", "cuda:10")
+    for wrong in ("", "gpu", "cpu:0", "cuda:", "cuda:a", "cuda:0,", "cuda:-1", "cuda:0;1", "auto:0"):
+        with pytest.raises(UsageError, match="--device is one of auto, cpu, cuda, or GPUs by their numbers"):
+            devices(wrong)
+    with pytest.raises(UsageError, match="names a GPU twice"):
+        devices("cuda:0,00")
+
+
+@pytest.mark.parametrize(("workers", "given"), [(1, ["cuda:0"]), (3, ["cuda:0", "cuda:0", "cuda:2"])])
+def test_workers_share_out_the_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, given: list[str]
+) -> None:
+    monkeypatch.setattr(jscan.run, "open_in_worker", partial(fake_scanner.open_noting, tmp_path))
+    # All meet, so that there are as many workers as were asked for; each notes the device that it was given.
+    folder = make_inputs(tmp_path / "in", **{f"i{k}": f"meet {workers} {k}" for k in range(workers)})
+    out = tmp_path / "out.parquet"
+    run = run_scan(ScanConfig(sources=(folder,), out=out, workers=workers, device="cuda:0,2", timeout=60))
+    assert run.by_status == {"ok": workers}
+    assert sorted(p.read_text() for p in tmp_path.glob("*.device")) == given
+
+
+def test_a_worker_that_takes_the_place_of_another_has_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jscan.run, "open_in_worker", partial(fake_scanner.open_noting, tmp_path))
+    folder = make_inputs(tmp_path / "in", a="kill", b="ok 0.1")
+    out = tmp_path / "out.parquet"
+    run_scan(ScanConfig(sources=(folder,), out=out, workers=1, device="cuda:1,0"))
+    noted = [p.read_text() for p in tmp_path.glob("*.device")]
+    assert len(noted) == 3 and set(noted) == {"cuda:1"}, "one that died, twice, and one that went on"
