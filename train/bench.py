@@ -23,7 +23,7 @@ import cv2
 
 from jscan import weights
 from train import bench_baselines, bench_material
-from train.measure_asked import asked_table
+from train.measure_asked import ASKED, asked_table
 from train.measure_report import plain, table, write_report
 from train.measure_speed import BIG_MEGAPIXELS, machine, scan_files, watch
 
@@ -217,6 +217,12 @@ def report(results: Row) -> str:
     return "\n".join([*lines, *table("part", results["parts"])])
 
 
+def _asked(measured: Row) -> Row:
+    """What is asked for and what was reached, of the parts that were measured."""
+    wanted = {line.what for line in ASKED if line.at[0] == "bench" and line.at[1] in measured}
+    return {name: line for name, line in asked_table({"bench": measured}).items() if name in wanted}
+
+
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
@@ -239,7 +245,7 @@ def run(plan: Plan, command: str, data: str, progress: Callable[[str], None] = l
         "parts": spent,
         "bench": measured,
         "ratios": ratios(measured),
-        "asked": asked_table({"bench": measured}),
+        "asked": _asked(measured),
     }
 
 
@@ -277,7 +283,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"{o.cameras} is no folder")
     cameras = o.cameras or (CAMERAS if CAMERAS.is_dir() else None)
     cv2.setNumThreads(1)
-    given = (f"--{k} {','.join(f'{v:g}' for v in getattr(o, k))}" for k in ("sizes", "counts"))
+    given = (f"--{k} {','.join(f'{v:g}' for v in getattr(o, k))}" for k in ("sizes", "counts") if k in o.only)
     command = " ".join(["python -m train.bench", f"--only {','.join(o.only)}", f"--images {o.images}", *given])
     with tempfile.TemporaryDirectory() as name:
         if cameras is not None:
