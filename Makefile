@@ -5,7 +5,7 @@
 # make soak               20,000 images, killed ten times and gone on with; ARGS="--images 1000" for fewer
 # make weights SRC=folder  all models, trained anew on the images in the folder
 # make eval SRC=folder     the tables of the README, measured on the images in the folder
-# make bench               the timings of the README, written to benchmarks/
+# make bench               speed, memory and what they are compared with, to benchmarks/; ARGS="--only scan,baselines" for less
 
 PYTHON ?= python3
 VENV := .venv
@@ -62,7 +62,7 @@ eval: $(VENV)/.has-test
 	$(PY) -m train.evaluate "$(SRC)" $(ARGS)
 
 bench: $(VENV)/.has-test
-	$(PY) -m train.evaluate --only bench $(ARGS)
+	$(PY) -m train.bench $(ARGS)
 
 clean:
 	rm -rf $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

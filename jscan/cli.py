@@ -35,14 +35,6 @@ PLAIN_SECONDS = 5.0
 Arguments = ParamSpec("Arguments")
 
 
-class Device(StrEnum):
-    """The values of --device; the same as `jscan.config.DEVICES`."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
 class Estimator(StrEnum):
     """The values of --estimator; the same as `jscan.config.ESTIMATORS`."""
 
@@ -56,12 +48,16 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # Rich's help would bring its Markdown reader along: half of the time of --help
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 def main() -> None:
     """Never returns: runs the command line and exits with its code."""
+    # NumPy's linear algebra would start as many threads as there are cores, in every worker as well.
+    for library in ("OPENBLAS", "OMP", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks is shown escaped; it must not end the run.
         if hasattr(stream, "reconfigure"):
@@ -180,7 +176,13 @@ def scan(
     heatmaps: Annotated[Path | None, typer.Option(help="Folder for <sha256>.png, the photo with its overlay.")] = None,
     maps: Annotated[Path | None, typer.Option(help="Folder for <sha256>.npz, the maps themselves.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
-    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one that works.")] = Device.auto,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|cuda:N,...",
+            help="auto takes a GPU where there is one that works; of several, workers take turns.",
+        ),
+    ] = "auto",
     estimator: Annotated[
         Estimator, typer.Option(help="paper: the networks of Tondi 2021 and Uchida 2019, maps without a score.")
     ] = Estimator.comb,
@@ -213,6 +215,9 @@ def scan(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     json_log: Annotated[Path | None, typer.Option(help="File to append events to, one JSON object a line.")] = None,
+    profile_stages: Annotated[
+        bool, typer.Option("--profile-stages", help="Say at the end which stage of the work took how long.")
+    ] = False,
     fail_on_score: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, metavar="X", help="Exit with 4 if an image scores X or more.")
     ] = None,
@@ -233,7 +238,7 @@ def scan(
         heatmaps=heatmaps,
         maps=maps,
         workers=workers,
-        device=device.value,
+        device=device,
         estimator=estimator.value,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
@@ -246,13 +251,16 @@ def scan(
         update=update,
         rehash=rehash,
         json_log=json_log,
+        profile_stages=profile_stages,
     )
-    with _progress(quiet=quiet, asked=device.value) as progress:
+    with _progress(quiet=quiet, asked=device) as progress:
         run = run_scan(config, progress=progress)
     if not quiet:
         from jscan import show
 
         _console().print(show.summary(run), crop=False)
+        if run.times:
+            _console().print(show.profile(run.times), crop=False)
     if fail_on_score is not None and run.max_score is not None and run.max_score >= fail_on_score:
         return ExitCode.SCORE
     return ExitCode.ERROR_ROWS if run.errors else ExitCode.OK
@@ -264,13 +272,19 @@ def show(
     image: Annotated[Path, typer.Argument(metavar="IMG", help="The image.")],
     save: Annotated[Path | None, typer.Option(metavar="PNG", help="Write the heatmap to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the row as JSON instead.")] = False,
-    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one that works.")] = Device.auto,
+    device: Annotated[
+        str,
+        typer.Option(metavar="auto|cpu|cuda|cuda:N", help="auto takes a GPU where there is one that works."),
+    ] = "auto",
     estimator: Annotated[
         Estimator, typer.Option(help="paper: the networks of Tondi 2021 and Uchida 2019, maps without a score.")
     ] = Estimator.comb,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --save file where it exists.")] = False,
 ) -> ExitCode:
-    """Show what is found in one image: score, background, regions, reasons, and a preview of the heatmap."""
+    """Show what is found in one image.
+
+    Prints its score, background, regions and reasons, and a preview of the heatmap.
+    """
     if not os.path.lexists(image):
         raise UsageError(f"{image} does not exist; check the spelling of the path")
     if image.is_dir():
@@ -279,10 +293,11 @@ def show(
         _check_save(save, image, overwrite=overwrite)
 
     from jscan import show as pages
-    from jscan.run import HEATMAP_SIDE, json_row, open_scanner, usable_cores
+    from jscan.limits import usable_cores
+    from jscan.worker import HEATMAP_SIDE, open_scanner
 
     console = _console()
-    scanner = open_scanner(device.value, DEFAULT_MAX_PIXELS, usable_cores(), estimator=estimator.value)
+    scanner = open_scanner(device, DEFAULT_MAX_PIXELS, usable_cores(), estimator=estimator.value)
     preview = not as_json and pages.can_preview(console)
     result = scanner.scan(image, rgb=preview or save is not None)
     drawn = None
@@ -297,6 +312,8 @@ def show(
             heatmap.write_png(save, drawn)
     if as_json:
         import json
+
+        from jscan.run import json_row
 
         typer.echo(json.dumps(json_row(result.record), indent=2))
     else:
@@ -325,7 +342,10 @@ def _check_save(save: Path, image: Path, *, overwrite: bool) -> None:
 @app.command()
 @_guarded
 def models() -> ExitCode:
-    """List the models: whether their digests hold, what they are valid for, and their measured errors."""
+    """List the models and check them.
+
+    Says whether their digests hold, what they are valid for, and their measured errors.
+    """
     from jscan import show as pages
     from jscan import weights
     from jscan.errors import ModelError
@@ -363,9 +383,12 @@ def verify(
     ] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes for --source; 0: one per core.")] = 0,
 ) -> ExitCode:
-    """Check results against their manifest: each input once, nothing changed. Exits with 5 where something is wrong."""
+    """Check results against their manifest.
+
+    Each input is there once, and nothing was changed. Exits with 5 where something is wrong.
+    """
     from jscan import show as pages
-    from jscan.run import usable_cores
+    from jscan.limits import usable_cores
     from jscan.verify import verify as check
 
     report = check(results, source=source, workers=workers or usable_cores())

@@ -10,6 +10,7 @@ from typing import Any
 from jscan.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
+"""The devices without a number; GPUs may be named by theirs as well, see `devices`."""
 ESTIMATORS = ("comb", "paper")
 DEFAULT_MAX_PIXELS = 150_000_000
 DEFAULT_TIMEOUT = 120.0
@@ -33,7 +34,7 @@ class ScanConfig:
     workers: int = 0
     """Processes; 0 chooses one per core."""
     device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
+    """`auto`, `cpu`, `cuda`, or GPUs by their numbers, such as `cuda:0,1`."""
     estimator: str = "comb"
     """`comb`, jscan's own networks, or `paper`, the baselines."""
     include: tuple[str, ...] = ()
@@ -62,6 +63,8 @@ class ScanConfig:
     """Whether an update tells by content what changed, and not by size and time."""
     json_log: Path | None = None
     """File to which events are appended, one JSON object a line, or None."""
+    profile_stages: bool = False
+    """Whether it is measured which stage of the work takes how long."""
 
     def __post_init__(self) -> None:
         if not self.sources and self.files_from is None:
@@ -70,8 +73,7 @@ class ScanConfig:
             raise UsageError("name files and folders, or a list of them with --files-from, but not both")
         if self.null and self.files_from is None:
             raise UsageError("--null says how the names in the list of --files-from end; name that list too")
-        if self.device not in DEVICES:
-            raise UsageError(f"--device is one of {', '.join(DEVICES)}, not {self.device!r}")
+        devices(self.device)
         if self.estimator not in ESTIMATORS:
             raise UsageError(f"--estimator is one of {', '.join(ESTIMATORS)}, not {self.estimator!r}")
         if self.workers < 0:
@@ -96,7 +98,24 @@ class ScanConfig:
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
 
-FREE = frozenset({"out", "workers", "overwrite", "restart", "update", "rehash", "json_log"})
+def devices(text: str) -> tuple[str, ...]:
+    """The single devices that `--device` names: itself, or `cuda:0` and `cuda:1` for `cuda:0,1`. Raises UsageError."""
+    if text in DEVICES:
+        return (text,)
+    kind, _, listed = text.partition(":")
+    numbers = listed.split(",")
+    if kind != "cuda" or not all(n.isascii() and n.isdigit() for n in numbers):
+        raise UsageError(
+            f"--device is one of {', '.join(DEVICES)}, or GPUs by their numbers from 0 on, such as cuda:0 or cuda:0,1, "
+            f"not {text!r}"
+        )
+    named = tuple(f"cuda:{int(n)}" for n in numbers)
+    if len(set(named)) < len(named):
+        raise UsageError(f"--device {text} names a GPU twice; more --workers share one")
+    return named
+
+
+FREE = frozenset({"out", "workers", "overwrite", "restart", "update", "rehash", "json_log", "profile_stages"})
 """Options that may differ between a run and the one that goes on where it was killed: no row depends on them."""
 FREE_IN_UPDATES = FREE | {"timeout", "max_memory"}
 """The same for an update of a finished run: inputs that failed are scanned again anyway."""

@@ -18,8 +18,10 @@ import numpy.typing as npt
 from jscan import candidates, comb, kernels, sparse, tiling
 from jscan.candidates import Candidates, Strata
 from jscan.comb import Band
+from jscan.inparallel import in_order
 from jscan.jpegtables import Q1_OFFSET, ZIGZAG, dct_basis
 from jscan.records import WindowPosteriors
+from jscan.stages import stage
 from jscan.tiling import BLOCK, STRIDE, WINDOW
 from jscan.weights import Model
 from jscan.windows import LOWEST
@@ -115,12 +117,18 @@ class FastWindows:
         """The posteriors of all windows of an image; see `windows.Windows`."""
         height, width = luma.shape
         rows, cols = tiling.window_grid(height - origin[0], width - origin[1])
-        chosen = self._choose(luma, origin, rows, cols, inputs)
+        with stage("scout"):
+            chosen = list(self._choose(luma, origin, rows, cols, inputs))
         logp: npt.NDArray[np.float16] | None = None
         shift, present = np.empty((rows, cols, 64), np.float16), np.empty((rows, cols), np.float32)
-        for tile, picked, unusual in chosen:
+
+        def answer(job: tuple[tiling.Tile, Candidates, npt.NDArray[np.bool_]]) -> dict[str, Any]:
+            return self._read(luma, origin, *job, inputs)
+
+        answers = in_order(answer, iter(chosen), self._reader.threads)
+        for tile, _, _ in chosen:
             here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))
-            out = self._read(luma, origin, tile, picked, unusual, inputs)
+            out = next(answers)
             if logp is None:
                 logp = np.empty((rows, cols, out["logp"].shape[2]), np.float16)
             logp[here] = np.maximum(out["logp"], LOWEST)
@@ -147,11 +155,12 @@ class FastWindows:
             blocks = _blocks(strip, valid, np.arange(64))
             for tile in tiling.tiles(*strip.shape, TILE):
                 here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))
-                shift = self._scout(
-                    sums=np.ascontiguousarray(windows[here]).reshape(-1, 64, kernels.SCOUT_SIZE),
-                    blocks=np.ascontiguousarray(blocks[here]).reshape(-1, 64),
-                    **inputs,
-                )["shift"]
+                with stage("network"):
+                    shift = self._scout(
+                        sums=np.ascontiguousarray(windows[here]).reshape(-1, 64, kernels.SCOUT_SIZE),
+                        blocks=np.ascontiguousarray(blocks[here]).reshape(-1, 64),
+                        **inputs,
+                    )["shift"]
                 moved = tiling.Tile(strip.row, tile.col, strip.row_end, tile.col_end)
                 best, sure = shift.argmax(axis=1).astype(np.uint8), shift.max(axis=1) > np.log(STANDS_OUT)
                 found.append((moved, candidates.votes(shift), best, sure))
@@ -177,21 +186,9 @@ class FastWindows:
         shifts, layout = len(picked.place), self._layout
         features = np.empty((down, across, shifts, layout.width), np.float32)
         level = np.empty((down, shifts, len(layout.coefs), across), np.float32)
-        begin, padded, place, again, table = layout.rows
-        kernels.comb_sums(
-            pixels,
-            *valid,
-            self._basis,
-            picked.place,
-            *layout.frequencies,
-            begin,
-            padded,
-            place,
-            again,
-            table,
-            features,
-            level,
-        )
+        how: tuple[Any, ...] = (self._basis, picked.place, *layout.frequencies, *layout.rows)
+        with stage("features"):
+            kernels.comb_sums(pixels, *valid, *how, features, level)
         loud = np.ascontiguousarray(np.einsum("rskc,s->rck", level, picked.stands_for))
         blocks = _blocks(tile, valid, picked.place)
         cells = features.reshape(down, across, -1)
@@ -203,14 +200,15 @@ class FastWindows:
             kernels.some_window_sums(loud, r, c, levels)
             here = blocks[r, c]
             levels /= (here @ picked.stands_for)[:, None]
-            out = self._reader(
-                features=sums.reshape(len(r), shifts, -1),
-                blocks=here,
-                place=picked.place,
-                stands_for=picked.stands_for,
-                level=levels,
-                **inputs,
-            )
+            with stage("network"):
+                out = self._reader(
+                    features=sums.reshape(len(r), shifts, -1),
+                    blocks=here,
+                    place=picked.place,
+                    stands_for=picked.stands_for,
+                    level=levels,
+                    **inputs,
+                )
             return {**out, "shift": picked.spread(out["shift"])}
 
         return _between(tile.shape, look, unusual)

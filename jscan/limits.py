@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 MIB = 1 << 20
+PER_TILE = 384 * MIB
+"""What a tile takes while a model computes it (325 MiB were measured)."""
 PER_THREAD = 72 * MIB
 """Address space that glibc sets aside for each thread's heap (64 MiB) and stack (8 MiB), used or not."""
 
@@ -52,3 +54,12 @@ def _address_space() -> int | None:
     except (OSError, ValueError, IndexError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on, which is fewer than the machine has where it was confined."""
+    if sys.version_info >= (3, 13):
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1

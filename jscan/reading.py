@@ -13,6 +13,7 @@ from types import TracebackType
 from jscan import filetypes
 from jscan.errors import ErrorCode, InputError
 from jscan.records import Evidence, ImageRef
+from jscan.stages import stage
 from jscan.timestamps import utc
 
 MAX_FILE_BYTES = 4 << 30
@@ -48,7 +49,7 @@ def read(ref: ImageRef) -> tuple[bytes, Evidence]:
     if ref.content is not None and ref.evidence is not None:
         return ref.content, ref.evidence
     try:
-        with EvidenceFile(ref.path_bytes) as file:
+        with stage("read"), EvidenceFile(ref.path_bytes) as file:
             data = _whole(file)
             file.check_unchanged()
             touched = ref.touched or file.touched()
@@ -59,7 +60,9 @@ def read(ref: ImageRef) -> tuple[bytes, Evidence]:
     if len(data) != file.size:
         raise _changed()
     warnings = (ATIME_CHANGED,) if touched else ()
-    return data, Evidence(len(data), file.mtime, hashlib.sha256(data).hexdigest(), warnings)
+    with stage("hash"):
+        digest = hashlib.sha256(data).hexdigest()
+    return data, Evidence(len(data), file.mtime, digest, warnings)
 
 
 class EvidenceFile:

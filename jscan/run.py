@@ -21,32 +21,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from jscan import __version__, limits, manifest, outputs, parquet, weights
+from jscan import __version__, manifest, outputs, parquet, stages, weights
 from jscan.assemble import assemble, group_source
 from jscan.atomic import remove_leftovers
 from jscan.config import FREE, FREE_IN_UPDATES, STDIN, ScanConfig
 from jscan.discover import discover, discover_list
-from jscan.engine import Ask, Engine, MoreTime, Outcome
+from jscan.engine import Engine, Outcome
 from jscan.engine.local import run as local_engine
 from jscan.errors import ARCHIVE_CODES, SKIP_CODES, ErrorCode, OutputError, SetupError, UsageError
 from jscan.journal import Header, Journal, Shard, locked, run_folder
 from jscan.ledger import Before, Containers, Key, Ledger, Place
-from jscan.members import ReadArchive
+from jscan.limits import usable_cores
+from jscan.members import ReadArchive, may_be_archive
 from jscan.outputs import Log
-from jscan.records import Evidence, ImageRef, ScanRecord, ScanResult
+from jscan.records import Evidence, ImageRef, ScanRecord
+from jscan.stages import Times, stage
 from jscan.tally import Finding, Tally
 from jscan.unpack import Unpacker
+from jscan.worker import OutOfMemoryError, Receipt, open_in_worker, scan_one
 
 SHARD_ROWS = 1000
 """Rows held in memory before they are committed."""
 SHARD_SECONDS = 60.0
 """Rows are committed after this time as well, so that a killed run over large images does not lose hours."""
-PIXELS_A_TIMEOUT = 16_000_000
-"""Larger images get as many timeouts as they have times this: a core takes about 20 s for so many."""
 COUNT_SECONDS = 5.0
 """How long the end of a run waits for the count of the inputs, which nobody needs any more."""
-HEATMAP_SIDE = 1600
-"""Longest side of a heatmap in pixels."""
 TRY_AGAIN = frozenset(
     {
         ErrorCode.NOT_FOUND,
@@ -130,6 +129,8 @@ class RunSummary:
     """`CPU` or `CUDA`; None where no input needed a model."""
     workers: int
     """Processes at most."""
+    times: Times
+    """Time of all processes by stage; empty unless `profile_stages`."""
 
     @property
     def errors(self) -> int:
@@ -140,35 +141,6 @@ class RunSummary:
     def max_score(self) -> float | None:
         """The highest score, or None where nothing was estimated."""
         return self.top[0].score if self.top else None
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What comes back from a worker for one input: the row, and no pixels."""
-
-    record: ScanRecord
-    copy: bool
-    """Whether the row only identifies the bytes, because their content is known."""
-    provider: str
-    models: tuple[str, ...]
-
-
-class ScannerLike(Protocol):
-    """What a run needs of a scanner."""
-
-    provider: str
-    models: tuple[str, ...]
-
-    def scan(
-        self,
-        source: ImageRef | Path,
-        *,
-        rgb: bool = False,
-        known: Callable[[Evidence], bool] | None = None,
-        sized: Callable[[int], None] | None = None,
-    ) -> ScanResult:
-        """The row, the maps and the image of one input; never raises for a bad one."""
-        ...
 
 
 def run_scan(
@@ -270,7 +242,8 @@ def _finished(config: ScanConfig) -> RunSummary:
     with parquet.reader(config.out) as stored:
         for group in range(stored.metadata.num_row_groups):
             tally.add(stored.read_row_group(group))
-    return _summary(config, tally, scanned=0, pixels=0, seconds=time.monotonic() - started, provider=None, workers=0)
+    seconds = time.monotonic() - started
+    return _summary(config, tally, scanned=0, pixels=0, seconds=seconds, provider=None, workers=0, times={})
 
 
 class _Run:
@@ -292,16 +265,16 @@ class _Run:
         self._unlisted: list[bytes] = []
         self._scanned = 0
         self._pixels = 0
+        self._times: Times = {}
 
     def over(self, refs: Iterable[ImageRef], engine: Engine) -> RunSummary:
         """The summary; the results are written."""
         config, clock = self._config, time.monotonic()
         cores = usable_cores()
-        workers = config.workers or cores
-        # More than one process already keeps every core busy; a lone one may use them all.
-        threads = cores if workers == 1 else 1
+        workers = config.workers or min(cores, _most_inputs(config) or cores)
+        threads = max(1, cores // workers)  # so that all cores have work, and none has twice as much
         init = partial(open_in_worker, config.device, config.max_pixels, threads, config.max_memory, config.estimator)
-        task = partial(scan_one, config.heatmaps, config.maps)
+        task = partial(scan_one, config.heatmaps, config.maps, config.profile_stages)
         self._remember()
         about = {"arguments": config.options(), "jscan": __version__, "run_id": self._header.run_id}
         self._log("run_started", {**about, "rows_there": sum(s.rows for s in self._journal.shards)})
@@ -321,7 +294,10 @@ class _Run:
         except SetupError:
             self._commit()
             raise
-        tally = self._write(workers)
+        with self._writing():
+            tally = self._write(workers)
+        if config.profile_stages:
+            self._log("stages", stages.shares(self._times))
         return _summary(
             config,
             tally,
@@ -330,6 +306,7 @@ class _Run:
             seconds=time.monotonic() - clock,
             provider="+".join(sorted(self._providers)) or None,
             workers=workers,
+            times=self._times,
         )
 
     # --- what is there already ----------------------------------------------------------------------------------------
@@ -447,6 +424,7 @@ class _Run:
             self._progress.device(receipt.provider, workers)
             self._log("device", {"provider": receipt.provider, "models": receipt.models, "workers": workers})
         self._providers.add(receipt.provider)
+        self._add(receipt.times)
         self._take(receipt.record, copy=receipt.copy)
 
     def _take(self, record: ScanRecord, *, copy: bool = False) -> None:
@@ -465,8 +443,23 @@ class _Run:
         if self._header.previous is not None and error_code in TRY_AGAIN - {ErrorCode.NOT_FOUND}:
             self._unlisted.append(path)
 
+    def _add(self, times: Times) -> None:
+        """Nothing; the run's times are these more."""
+        self._times = stages.total((self._times, times))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A context in which this process, which otherwise waits for the workers, writes."""
+        with stages.measuring(self._config.profile_stages) as times, stage("write"):
+            yield
+        self._add({name: spent for name, spent in times.items() if name == "write"})
+
     def _commit(self) -> None:
         """Nothing; the rows are on the disk, and the ledger knows where."""
+        with self._writing():
+            self._commit_rows()
+
+    def _commit_rows(self) -> None:
         if self._rows:
             shard: Shard = self._journal.commit(self._header, self._rows, sorted(self._providers))
             for i, (record, copy) in enumerate(self._rows):
@@ -513,6 +506,7 @@ def _summary(
     seconds: float,
     provider: str | None,
     workers: int,
+    times: Times,
 ) -> RunSummary:
     return RunSummary(
         out=config.out,
@@ -529,21 +523,23 @@ def _summary(
         seconds=seconds,
         provider=provider,
         workers=workers,
+        times=times,
     )
+
+
+def _most_inputs(config: ScanConfig) -> int | None:
+    """How many inputs there are at most where only files are named and none is an archive; else None: nobody knows."""
+    if config.files_from is not None:
+        return None
+    for source in config.sources:
+        if not source.is_file() or may_be_archive(os.fsencode(source))[0]:
+            return None
+    return len(config.sources)
 
 
 def model_digests() -> dict[str, str]:
     """SHA-256 of each model that is installed, by name, as its manifest states it. Raises ModelError."""
     return {name: str(weights.manifest(name)["digest"]) for name in weights.names()}
-
-
-def usable_cores() -> int:
-    """How many cores this process may run on, which is fewer than the machine has where it was confined."""
-    if sys.version_info >= (3, 13):
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
-    return os.cpu_count() or 1
 
 
 def json_row(record: ScanRecord, *, brief: bool = False) -> dict[str, Any]:
@@ -595,64 +591,6 @@ def _listed(opened: contextlib.AbstractContextManager[BinaryIO], **options: Any)
     """The references of a list, which is closed at the end."""
     with opened as names:
         yield from discover_list(names, **options)
-
-
-# --- in the workers ---------------------------------------------------------------------------------------------------
-
-
-def open_scanner(device: str, max_pixels: int, threads: int, *, estimator: str = "comb") -> ScannerLike:
-    """A scanner, its models loaded. Raises ModelError and DeviceError."""
-    from jscan.scan import Scanner
-
-    return Scanner(device=device, max_pixels=max_pixels, threads=threads, estimator=estimator)
-
-
-def open_in_worker(device: str, max_pixels: int, threads: int, max_memory: int, estimator: str = "comb") -> ScannerLike:
-    """The scanner of a worker process, whose stderr goes nowhere and whose memory is limited from here on.
-
-    `max_memory` is in MiB; 0 sets no limit. A worker on a GPU has none: CUDA reserves address space as it likes.
-    """
-    limits.forbid_core_dumps()
-    scanner = open_scanner(device, max_pixels, threads, estimator=estimator)
-    if max_memory and scanner.provider == "CPU":
-        limits.limit_memory(max_memory * limits.MIB + threads * limits.PER_THREAD)
-    # What C libraries print about bad files (libtiff does) would land in the middle of the progress bar.
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    return scanner
-
-
-class OutOfMemoryError(MemoryError):
-    """One input took more memory than there was; its first argument is the receipt."""
-
-
-def scan_one(heatmaps: Path | None, maps: Path | None, scanner: ScannerLike, ref: ImageRef, ask: Ask) -> Receipt:
-    """The receipt of one input, its heatmap and maps written.
-
-    Raises OutputError where those cannot be, and OutOfMemoryError, so that the engine tries it in a fresh process.
-    """
-
-    def sized(pixels: int) -> None:
-        if pixels > PIXELS_A_TIMEOUT:
-            ask(MoreTime(pixels / PIXELS_A_TIMEOUT))
-
-    result = scanner.scan(ref, rgb=heatmaps is not None, known=ask, sized=sized)
-    record = result.record
-    if record.sha256 and result.maps is not None and result.image is not None and (heatmaps or maps):
-        from jscan import heatmap
-
-        if heatmaps is not None:
-            drawn = heatmap.draw(result.image, result.maps, record, max_side=HEATMAP_SIDE)
-            heatmap.write_png(heatmaps / f"{record.sha256}.png", drawn)
-        if maps is not None:
-            heatmap.write_maps(maps / f"{record.sha256}.npz", result.maps)
-    receipt = Receipt(record, result.known, scanner.provider, scanner.models)
-    if record.error_code == ErrorCode.MEMORY:
-        raise OutOfMemoryError(receipt)
-    return receipt
-
-
-# --- in the parent ----------------------------------------------------------------------------------------------------
 
 
 def _fault(outcome: Outcome[ImageRef, Receipt]) -> ScanRecord:

@@ -22,6 +22,7 @@ from jscan import (
     filetypes,
     history,
     lastjpeg,
+    limits,
     papermap,
     q1map,
     qfmap,
@@ -34,7 +35,7 @@ from jscan import (
     trace,
     weights,
 )
-from jscan.config import DEFAULT_MAX_PIXELS
+from jscan.config import DEFAULT_MAX_PIXELS, devices
 from jscan.errors import DeviceError, ErrorCode, InputError, SetupError, UsageError
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
@@ -50,6 +51,7 @@ from jscan.records import (
     WindowPosteriors,
 )
 from jscan.regions import Consistency
+from jscan.stages import stage
 from jscan.windows import AllShifts, Windows
 
 if TYPE_CHECKING:
@@ -127,7 +129,10 @@ class Scanner:
         estimator: str = "comb",
         thorough: bool = False,
     ) -> None:
+        if len(devices(device)) > 1:
+            raise UsageError(f"--device {device} names several GPUs; a scanner works on one")
         self.provider = weights.resolve_device(device)
+        self._gpu = weights.gpu_number(device)
         self.max_pixels = max_pixels
         self._threads = threads
         self._papers = papermap.check() if estimator == "paper" else ()
@@ -159,10 +164,13 @@ class Scanner:
         """The model, opened when it is first wanted: a run over photographs never needs those for pixels."""
         if name not in self._loaded:
             # The consistency models take milliseconds; moving their maps to a GPU would cost more, and so would sharing
-            # them out to several threads, which also changes the last bit of their answers.
+            # them out to several threads.
             tiled = name in TILED or bool(self._papers)
             provider, threads = (self.provider, self._threads) if tiled else ("CPU", 1)
-            self._loaded[name] = weights.load(name, provider=provider, threads=threads, arena=tiled)
+            with stage("start"):
+                self._loaded[name] = weights.load(
+                    name, provider=provider, gpu=self._gpu, threads=threads, arena=tiled, inside=bool(self._papers)
+                )
         return self._loaded[name]
 
     def windows(self, kind: Kind, luma: npt.NDArray[np.uint8]) -> Windows:
@@ -209,11 +217,12 @@ class Scanner:
             row = _with_evidence(row, evidence)
             if known is not None and known(evidence):
                 return ScanResult(row, None, None, known=True)
-            if data is None:
-                image = decode.from_array(np.asarray(source), rgb=rgb or bool(self._papers))
-            else:
-                image = decode.decode(data, max_pixels=self.max_pixels, rgb=rgb or bool(self._papers))
-                del data  # a large file need not lie in memory while its pixels are estimated
+            with stage("decode"):
+                if data is None:
+                    image = decode.from_array(np.asarray(source), rgb=rgb or bool(self._papers))
+                else:
+                    image = decode.decode(data, max_pixels=self.max_pixels, rgb=rgb or bool(self._papers))
+                    del data  # a large file need not lie in memory while its pixels are estimated
             if sized is not None:
                 sized(image.width * image.height * (PAPER_COST if self._papers else 1))
             row = _with_facts(row, image)
@@ -221,7 +230,8 @@ class Scanner:
                 row = replace(row, warnings=(*row.warnings, "wrong_suffix"))
             decoded = time.perf_counter()
             row = replace(row, decode_ms=1000 * (decoded - started))
-            estimate = self._estimate(image)
+            with stage("estimate"):
+                estimate = self._estimate(image)
             if estimate is None:
                 too_few = f"Fewer than {tiling.WINDOW} rows of the image could be decoded; nothing was estimated."
                 return ScanResult(replace(row, reasons=(too_few,)), None, image)
@@ -343,7 +353,8 @@ class Scanner:
         logits = suspicion.to_cells(answers, found.size, found.origin)
         logits[_Cells(found)(mute)] = np.nan
         texture = history.deviation(pixels)
-        return mute, regions.find(logits, found, base, self._calibrations[name], texture, missing=missing)
+        with stage("regions"):
+            return mute, regions.find(logits, found, base, self._calibrations[name], texture, missing=missing)
 
     def _pixels(self, luma: npt.NDArray[np.uint8]) -> _Estimate:
         """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""
@@ -603,4 +614,4 @@ def scan_image(
 
     Opens the models each time: for many images make a `Scanner` once. Raises ModelError and DeviceError as that does.
     """
-    return Scanner(device=device, max_pixels=max_pixels, threads=0).scan(source, rgb=rgb)
+    return Scanner(device=device, max_pixels=max_pixels, threads=limits.usable_cores()).scan(source, rgb=rgb)

@@ -15,9 +15,11 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from jscan import stages
 from jscan.jpegtables import LOWEST_QF1, steps_text
 from jscan.names import display_path
 from jscan.records import Pixels, Region, ScanRecord
+from jscan.stages import Times
 
 if TYPE_CHECKING:
     from jscan.run import RunSummary
@@ -225,6 +227,19 @@ def summary(run: RunSummary) -> RenderableType:
     if run.maps is not None:
         parts.append(_line(f"maps      {plain(str(run.maps))}  (named by the sha256 column)"))
     return Group(*parts)
+
+
+def profile(times: Times) -> RenderableType:
+    """What each stage took of the time of all processes, and its processor time."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    for _ in range(3):
+        table.add_column(justify="right")
+    table.add_row(*(Text(word, style="dim") for word in ("stage", "share", "seconds", "processor")))
+    for name, line in stages.shares(times).items():
+        seconds, processor = (f"{line[key]:.2f} s" for key in ("seconds", "processor_seconds"))
+        table.add_row(name, f"{100 * line['share']:.1f} %", seconds, processor)
+    return Group(Text(), table)
 
 
 def _pace(run: RunSummary) -> str:

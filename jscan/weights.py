@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jscan.errors import DeviceError, ModelError
+from jscan.stages import stage
 
 CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 """TF32 would round the cosines of the DCT to 10 bits, which blurs the combs that the models read. The exhaustive
@@ -94,74 +95,107 @@ class Model:
     """The ONNX Runtime session."""
     outputs: tuple[str, ...]
     """Names of its outputs, in order."""
+    threads: int = 1
+    """How many of its inputs are to be computed at a time, where there are several."""
 
     def __call__(self, **inputs: np.ndarray[Any, Any]) -> dict[str, Any]:
         """The outputs by name."""
-        values = self.session.run(list(self.outputs), inputs)
+        with stage("network"):
+            values = self.session.run(list(self.outputs), inputs)
         return dict(zip(self.outputs, values, strict=True))
 
 
 def resolve_device(device: str) -> str:
-    """The provider, `CPU` or `CUDA`, that `auto`, `cpu` or `cuda` comes to on this machine.
+    """The provider, `CPU` or `CUDA`, that `auto`, `cpu`, `cuda` or a GPU such as `cuda:1` comes to on this machine.
 
     A GPU counts as usable only if the CUDA driver answers and counts at least one device: ONNX Runtime lists its CUDA
-    provider on machines that have none. Raises DeviceError where `cuda` was asked for and is not there.
+    provider on machines that have none. Raises DeviceError where a GPU was asked for and is not there.
     """
     if device == "cpu":
         return "CPU"
     reason = _cuda_missing()
     if reason is None:
+        number = gpu_number(device)
+        if number and number >= (count := gpu_count()):
+            said = f"this machine has {count} GPU{'s' * (count != 1)}, numbered from 0"
+            raise DeviceError(f"--device {device}: {said}; name another, or use --device cpu")
         return "CUDA"
-    if device == "cuda":
-        raise DeviceError(f"--device cuda: {reason}; use --device cpu, or mend the GPU's set-up")
+    if device != "auto":
+        raise DeviceError(f"--device {device}: {reason}; use --device cpu, or mend the GPU's set-up")
     return "CPU"
+
+
+def gpu_number(device: str) -> int:
+    """Which GPU a device such as `cuda:1` is; the first, 0, for one without a number."""
+    return int(device.partition(":")[2] or 0)
+
+
+def gpu_count() -> int:
+    """How many GPUs the CUDA driver counts, once `_cuda_missing` found that it answers."""
+    import ctypes
+
+    count = ctypes.c_int(0)
+    return count.value if _driver().cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def _driver() -> Any:
+    """The CUDA driver's library. Raises OSError where there is none."""
+    import ctypes
+    import sys
+
+    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 
 
 @cache
 def _cuda_missing() -> str | None:
     """Why CUDA cannot be used here, or None."""
-    import ctypes
-    import sys
-
     import onnxruntime
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "this ONNX Runtime has no CUDA provider (on Linux and Windows x86-64: pip install 'jscan[cuda]')"
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL(library)
-    except OSError:
-        return f"no NVIDIA driver on this machine ({library} cannot be loaded)"
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value < 1:
+        driver = _driver()
+    except OSError as error:
+        return f"no NVIDIA driver on this machine ({error})"
+    if driver.cuInit(0) != 0 or gpu_count() < 1:
         return "the NVIDIA driver finds no GPU"
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
     return None
 
 
-def load(name: str, *, provider: str = "CPU", threads: int = 1, arena: bool = True) -> Model:
+def load(
+    name: str, *, provider: str = "CPU", gpu: int = 0, threads: int = 1, arena: bool = True, inside: bool = False
+) -> Model:
     """The model, checked, on this provider. Raises ModelError or DeviceError.
 
+    It is to be used with so many `threads` at a time, each of which computes an input alone, so that answers do not
+    depend on their number; or, with `inside`, they share each input, and the last bits may.
     Without `arena` the session keeps no memory between runs: right for a model whose input is as large as the image.
 
-    ONNX Runtime would fall back to the CPU without a word; the provider that the session got is compared with the
-    one asked for.
+    ONNX Runtime would fall back to the CPU without a word; the provider that the session got, and the number of its
+    GPU, are compared with those asked for.
     """
     import onnxruntime
 
     said = manifest(name)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads if inside else 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = arena
+    # Which tensors may share memory is planned in a time that grows with the square of the operators: 1.6 of the 1.9 s
+    # of opening q1-comb. With an arena tensors come from what was freed anyway, and no more is taken (435 MiB both
+    # ways); without one, planning saves a quarter.
+    options.enable_mem_reuse = provider != "CPU" or not arena
     # One level further, it reorders the few channels of the DCT for convolutions, which costs more than it saves.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     # Threads that wait for work by spinning take it from whatever else a busy machine does: three times slower there.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted = f"{provider}ExecutionProvider"
-    providers: list[Any] = [wanted] if provider == "CPU" else [(wanted, CUDA_OPTIONS), "CPUExecutionProvider"]
+    providers: list[Any] = (
+        [wanted] if provider == "CPU" else [(wanted, {**CUDA_OPTIONS, "device_id": str(gpu)}), "CPUExecutionProvider"]
+    )
     data = _read(name)
     try:
         session = onnxruntime.InferenceSession(data, options, providers=providers, enable_fallback=0)
@@ -171,8 +205,11 @@ def load(name: str, *, provider: str = "CPU", threads: int = 1, arena: bool = Tr
         raise ModelError(f"{folder() / name}: cannot be loaded ({error}); install jscan again") from error
     if session.get_providers()[0] != wanted:
         raise DeviceError(f"--device {provider.lower()}: ONNX Runtime could not start it; use --device cpu")
+    if provider != "CPU" and session.get_provider_options()[wanted].get("device_id") != str(gpu):
+        raise DeviceError(f"--device cuda:{gpu}: ONNX Runtime took another GPU; use --device cpu")
     got_in = sorted(i.name for i in session.get_inputs())
     got_out = [o.name for o in session.get_outputs()]
     if got_in != sorted(said["inputs"]) or sorted(got_out) != sorted(said["outputs"]):
         raise ModelError(f"{folder() / name}: inputs or outputs are not those of its manifest; install jscan again")
-    return Model(label(name), provider, session, tuple(got_out))
+    at_a_time = 1 if inside or provider != "CPU" else threads
+    return Model(label(name), provider, session, tuple(got_out), at_a_time)

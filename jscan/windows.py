@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from jscan import tiling
+from jscan.inparallel import in_order
 from jscan.records import WindowPosteriors
+from jscan.stages import stage
 from jscan.weights import Model
 
 LOWEST = -30.0
@@ -36,15 +38,25 @@ class AllShifts:
     def __call__(
         self, luma: npt.NDArray[np.uint8], origin: tuple[int, int] = (0, 0), **inputs: npt.NDArray[np.float32]
     ) -> WindowPosteriors:
-        """The posteriors of all windows of an image; see `Windows`."""
+        """The posteriors of all windows of an image; see `Windows`.
+
+        As many tiles at a time as the model has threads, each by one of them: sharing out the work inside a tile would
+        change the last bits of its answers with the number of threads.
+        """
         height, width = luma.shape
         rows, cols = tiling.window_grid(height - origin[0], width - origin[1])
         logp: npt.NDArray[np.float16] | None = None
         shift = np.empty((rows, cols, 64), np.float16)
         present = np.empty((rows, cols), np.float32)
-        for tile in tiling.tiles(rows, cols):
+
+        def answer(tile: tiling.Tile) -> dict[str, Any]:
             pixels, valid = tiling.cut_tile(luma, tile, origin)
-            out = self._model(luma=pixels[None, None], valid=valid, **inputs)
+            return self._model(luma=pixels[None, None], valid=valid, **inputs)
+
+        answers = in_order(answer, tiling.tiles(rows, cols), self._model.threads)
+        for tile in tiling.tiles(rows, cols):
+            with stage("network"):  # where other threads compute, this one waits for them here
+                out = next(answers)
             if logp is None:
                 logp = np.empty((rows, cols, out["logp"].shape[1]), np.float16)
             here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))

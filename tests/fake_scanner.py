@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from jscan import __version__, filetypes, reading
+from jscan import __version__, filetypes, reading, worker
 from jscan.errors import DeviceError, ModelError
 from jscan.records import DecodedImage, Evidence, ImageRef, Maps, Region, ScanRecord, ScanResult
 
 
 class FakeScanner:
-    """Reads `ok 0.9`, `error`, `skipped`, `kill`, `raise`, `memory`, `count`, `hang`, `slow 2` from the input."""
+    """Reads `ok 0.9`, `error`, `skipped`, `kill`, `raise`, `memory`, `count`, `hang`, `slow 2`, `meet 2 0`."""
 
     provider = "CPU"
     models: tuple[str, ...] = ("fake@000000000000",)
@@ -66,6 +66,13 @@ class FakeScanner:
             case "hang":
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
                 time.sleep(3600)
+            case "meet":
+                # `meet 3 0`: waits until so many inputs are at work, and leaves a mark of its own beside their folder.
+                count, _, own = argument.partition(" ")
+                place = Path(os.fsdecode(source.path_bytes)).parent.parent
+                (place / f"{own}.met").touch()
+                while len(list(place.glob("*.met"))) < int(count):
+                    time.sleep(0.01)
             case "slow":
                 time.sleep(float(argument))
             case "error":
@@ -99,10 +106,23 @@ class FakeScanner:
 
 
 def open_fake(device: str, max_pixels: int, threads: int, max_memory: int = 0, estimator: str = "comb") -> FakeScanner:
-    """In place of `jscan.run.open_scanner` and `open_in_worker`."""
-    if device == "cuda":
+    """In place of `open_scanner` and `open_in_worker` of `jscan.worker`."""
+    if device.startswith("cuda"):
         raise DeviceError("--device cuda: no GPU can be used here")
     return FakeScanner()
+
+
+def open_noting(
+    folder: Path, device: str, max_pixels: int, threads: int, max_memory: int = 0, estimator: str = "comb"
+) -> worker.ScannerLike:
+    """What `jscan.worker.open_in_worker` makes of the device: it is written to `<process>.device` in the folder."""
+
+    def noted(device: str, *_: object, **__: object) -> FakeScanner:
+        (folder / f"{os.getpid()}.device").write_text(device)
+        return FakeScanner()
+
+    worker.open_scanner = noted
+    return worker.open_in_worker(device, max_pixels, threads, max_memory, estimator)
 
 
 def open_broken(

@@ -28,8 +28,8 @@ import numpy as np
 from material import file_of, photo
 
 from jscan import parquet
+from jscan.limits import usable_cores
 from jscan.records import ScanRecord
-from jscan.run import usable_cores
 from jscan.verify import verify
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,8 +22,8 @@ from typer.testing import CliRunner, Result
 
 import jscan
 import jscan.run
+import jscan.worker
 from jscan import cli, show
-from jscan.config import DEVICES
 from jscan.errors import ModelError
 from jscan.jpegtables import Q1_MAX
 from jscan.records import Region, ScanRecord
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jscan.run, "open_in_worker", fake_scanner.open_fake)
-    monkeypatch.setattr(jscan.run, "open_scanner", fake_scanner.open_fake)
+    monkeypatch.setattr(jscan.worker, "open_scanner", fake_scanner.open_fake)
     monkeypatch.delenv("JSCAN_DEBUG", raising=False)
 
 
@@ -50,10 +50,6 @@ def scan(folder: Path, *arguments: object) -> Result:
 
 def test_version() -> None:
     assert invoke("--version").output == f"jscan {jscan.__version__}\n"
-
-
-def test_devices_are_those_of_the_config() -> None:
-    assert tuple(d.value for d in cli.Device) == DEVICES
 
 
 def test_every_command_is_documented() -> None:
@@ -75,10 +71,51 @@ def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from jscan.cli import app\n"
         "CliRunner().invoke(app, ['scan', '--help'])\n"
-        "print([m for m in ('numpy', 'cv2', 'onnxruntime', 'pyarrow', 'torch', 'PIL') if m in sys.modules])"
+        "heavy = 'numpy', 'cv2', 'onnxruntime', 'pyarrow', 'torch', 'PIL', 'rich.markdown'\n"
+        "print([m for m in heavy if m in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert answer.stdout == "[]\n"
+
+
+def test_stages_are_shown_at_the_end(tmp_path: Path) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.1")
+    answer = invoke("scan", folder, "--out", tmp_path / "out.parquet", "--workers", "1", "--profile-stages")
+    assert answer.exit_code == 0
+    lines = [line.split() for line in answer.output.splitlines()]
+    at = next(k for k, words in enumerate(lines) if words[:1] == ["stage"])
+    shown = {words[0]: float(words[1]) for words in lines[at + 1 :] if len(words) > 2}
+    assert {"read", "hash", "write", "other"} <= set(shown)
+    assert abs(sum(shown.values()) - 100) < 1
+
+
+def test_a_scanner_of_the_command_line_computes_in_its_own_threads_alone(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, cv2; from jscan import cli, worker; from pathlib import Path\n"
+        "cli.app = lambda **_: None\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "scanner = worker.open_scanner('cpu', 10**6, 3)\n"
+        "tiled, whole = (scanner._model(name) for name in ('q1-comb', 'q1-context'))\n"
+        "print(cv2.getNumThreads(), tiled.threads, whole.threads)\n"
+        "options = [m.session.get_session_options() for m in (tiled, whole)]\n"
+        "print(*(o.intra_op_num_threads for o in options), *(o.inter_op_num_threads for o in options))\n"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    command = [sys.executable, "-c", code]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, env=clean)
+    assert answer.stdout.splitlines()[:2] == ["1 3 1", "1 1 1 1"]
+
+
+def test_a_worker_loads_no_command_line_and_no_parquet() -> None:
+    # A worker imports the main module, the engine, and what its callables need.
+    code = (
+        "import sys, jscan.__main__, jscan.engine.local, jscan.worker, jscan.scan, onnxruntime\n"
+        "print([m for m in ('typer', 'rich', 'pyarrow', 'jscan.run', 'jscan.cli', 'torch') if m in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert answer.stdout == "[]\n"
+    assert jscan.run.scan_one.__module__ == "jscan.worker"
 
 
 def test_the_package_gives_its_names_lazily() -> None:
@@ -122,6 +159,8 @@ def test_quiet_is_quiet(tmp_path: Path) -> None:
         ({"a": "ok 0.9", "b": "error"}, ("--fail-on-score", 0.5), 4),
         ({"a": "ok 0.9"}, ("--device", "cuda"), 2),
         ({"a": "ok 0.9"}, ("--device", "tpu"), 2),
+        ({"a": "ok 0.9"}, ("--device", "cuda:"), 2),
+        ({"a": "ok 0.9"}, ("--device", "cuda:0,0"), 2),
         ({"a": "ok 0.9"}, ("--workers", "-1"), 2),
         ({"a": "ok 0.9"}, ("--limit", "0"), 2),
     ],
@@ -356,7 +395,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import fake_scanner, jscan.run
 from jscan.cli import main
-jscan.run.open_in_worker = jscan.run.open_scanner = fake_scanner.open_fake
+jscan.run.open_in_worker = jscan.worker.open_scanner = fake_scanner.open_fake
 if __name__ == "__main__":
     main()
 """

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "jscan"
 LAYERS = {
     0: (
         "errors", "records", "config", "names", "timestamps", "filetypes", "jpegtables", "tiling", "atomic", "limits",
-        "comb", "candidates",
+        "comb", "candidates", "stages", "inparallel",
     ),
     1: (
         "discover", "members", "archives", "reading", "jpegheader", "decode", "weights", "kernels", "windows",
@@ -22,7 +22,7 @@ LAYERS = {
     ),
     2: ("scan", "ledger", "journal", "tally", "outputs"),
     3: ("engine",),
-    4: ("manifest", "unpack"),
+    4: ("manifest", "unpack", "worker"),
     5: ("assemble",),
     6: ("run", "verify"),
     7: ("cli", "show", "__main__"),

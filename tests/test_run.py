@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from fake_scanner import make_inputs
 from packing import tar_of, zip_of
 
 import jscan.run
-from jscan.config import ScanConfig
+from jscan import stages
+from jscan.config import ScanConfig, devices
+from jscan.engine.local import run as local_engine
 from jscan.errors import DeviceError, LockedError, ModelError, OutputError, UsageError
 from jscan.records import ScanRecord
 from jscan.run import RunSummary, run_scan
@@ -436,3 +439,92 @@ def test_an_update_with_other_options_is_refused(
         scan(rehash=True)
     with pytest.raises(UsageError, match="--limit"):
         scan(update=True, limit=1)
+
+
+def test_the_stages_of_all_workers_are_summed(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9", b="slow 0.2", c="slow 0.20", d="error", e="kill")
+    log = tmp_path / "log.jsonl"
+    run = scan(workers=2, profile_stages=True, json_log=log, maps=tmp_path / "maps")
+    assert {"read", "hash", "write", "other"} <= set(run.times) <= set(stages.STAGES)
+    assert 0.4 <= run.times["other"].seconds < 10, "two that slept for 0.2 s, outside of all stages"
+    assert run.times["other"].processor < 0.4
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    (said,) = (e for e in events if e["event"] == "stages")
+    assert said["write"]["seconds"] == pytest.approx(run.times["write"].seconds)
+    assert sum(said[name]["share"] for name in run.times) == pytest.approx(1)
+
+
+def test_nothing_is_measured_unless_asked(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    log = tmp_path / "log.jsonl"
+    assert scan(json_log=log).times == {}
+    assert "stages" not in {json.loads(line)["event"] for line in log.read_text().splitlines()}
+
+
+def test_workers_and_threads_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.9", b="ok 0.2", c="ok 0.3")
+    asked: list[tuple[int, int]] = []
+
+    def engine(task: Any, items: Any, *, init: Any, workers: int, **_: Any) -> Any:
+        asked.append((workers, init.args[2]))
+        return local_engine(task, items, init=init, workers=workers, **_)
+
+    files = [folder / f"{name}.jpg" for name in "abc"]
+    zipped = tmp_path / "z.zip"
+    zipped.write_bytes(zip_of({"a.jpg": b"ok 0.1"}))
+    for cores, sources, workers, expected in (
+        (8, (folder,), 0, (8, 1)),  # nobody knows how much is in a folder
+        (8, (zipped,), 0, (8, 1)),
+        (8, tuple(files), 0, (3, 2)),
+        (8, tuple(files[:1]), 0, (1, 8)),
+        (2, tuple(files), 0, (2, 1)),
+        (8, (folder,), 1, (1, 8)),
+        (8, (folder,), 3, (3, 2)),
+        (2, (folder,), 5, (5, 1)),
+    ):
+        monkeypatch.setattr(jscan.run, "usable_cores", lambda cores=cores: cores)
+        out = tmp_path / f"{len(asked)}.parquet"
+        run = run_scan(ScanConfig(sources=sources, out=out, workers=workers), engine=engine)
+        assert asked[-1] == expected and run.workers == expected[0]
+        assert max(1, cores // expected[0]) == expected[1]
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_are_at_work_at_the_same_time(tmp_path: Path, scan: Callable[..., RunSummary], workers: int) -> None:
+    # Each waits until all have come: a run in which one reads while the others wait for it would never end.
+    meeting = "meet " + str(workers)
+    make_inputs(tmp_path / "in", **{f"i{k}": f"{meeting} {k}" for k in range(workers)})
+    run = scan(workers=workers, timeout=30)
+    assert run.by_status == {"ok": workers}
+
+
+def test_devices_by_number() -> None:
+    assert devices("auto") == ("auto",) and devices("cuda") == ("cuda",)
+    assert devices("cuda:3") == ("cuda:3",) and devices("cuda:0,1,10") == ("cuda:0", "cuda:1", "cuda:10")
+    for wrong in ("", "gpu", "cpu:0", "cuda:", "cuda:a", "cuda:0,", "cuda:-1", "cuda:0;1", "auto:0"):
+        with pytest.raises(UsageError, match="--device is one of auto, cpu, cuda, or GPUs by their numbers"):
+            devices(wrong)
+    with pytest.raises(UsageError, match="names a GPU twice"):
+        devices("cuda:0,00")
+
+
+@pytest.mark.parametrize(("workers", "given"), [(1, ["cuda:0"]), (3, ["cuda:0", "cuda:0", "cuda:2"])])
+def test_workers_share_out_the_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, given: list[str]
+) -> None:
+    monkeypatch.setattr(jscan.run, "open_in_worker", partial(fake_scanner.open_noting, tmp_path))
+    # All meet, so that there are as many workers as were asked for; each notes the device that it was given.
+    folder = make_inputs(tmp_path / "in", **{f"i{k}": f"meet {workers} {k}" for k in range(workers)})
+    out = tmp_path / "out.parquet"
+    run = run_scan(ScanConfig(sources=(folder,), out=out, workers=workers, device="cuda:0,2", timeout=60))
+    assert run.by_status == {"ok": workers}
+    assert sorted(p.read_text() for p in tmp_path.glob("*.device")) == given
+
+
+def test_a_worker_that_takes_the_place_of_another_has_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jscan.run, "open_in_worker", partial(fake_scanner.open_noting, tmp_path))
+    folder = make_inputs(tmp_path / "in", a="kill", b="ok 0.1")
+    out = tmp_path / "out.parquet"
+    run_scan(ScanConfig(sources=(folder,), out=out, workers=1, device="cuda:1,0"))
+    noted = [p.read_text() for p in tmp_path.glob("*.device")]
+    assert len(noted) == 3 and set(noted) == {"cuda:1"}, "one that died, twice, and one that went on"

@@ -520,3 +520,13 @@ def test_a_frame_of_many(scanner: Scanner) -> None:
     check(result, 200, 233)
     assert result.record.frames == 3
     same(result, scanner.scan(file_of(PICTURE[:, :, 0], "TIFF")), "frames", "size", "sha256")
+
+
+def test_the_number_of_threads_changes_no_bit_of_a_row(scanner: Scanner) -> None:
+    data = file_of(np.tile(photo(), (2, 2, 1))[:400, :390])  # several tiles
+    alone, many = scanner.scan(data), Scanner(device="cpu", threads=3).scan(data)
+    rows = [replace(result.record, decode_ms=None, estimate_ms=None) for result in (alone, many)]
+    assert rows[0] == rows[1]
+    assert alone.maps is not None and many.maps is not None
+    for name in FIELDS:
+        assert np.array_equal(getattr(alone.maps, name), getattr(many.maps, name), equal_nan=True), name

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from jscan import scan, suspicion, weights
-from jscan.errors import DeviceError, ExitCode, ModelError
+from jscan.errors import DeviceError, ExitCode, ModelError, UsageError
 
 
 def make_model(folder: Path, **changes: Any) -> Path:
@@ -171,6 +171,68 @@ def test_cuda_that_fails_to_start(shelf: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(onnxruntime, "InferenceSession", broken)
     with pytest.raises(DeviceError, match="libcudnn"):
         weights.load("double-it", provider="CUDA")
+
+
+class Card:
+    """A session of ONNX Runtime on a GPU, as far as `weights.load` looks at it."""
+
+    def __init__(self, real: Any, number: str) -> None:
+        self._real, self._number = real, number
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def get_provider_options(self) -> dict[str, dict[str, str]]:
+        return {"CUDAExecutionProvider": {"device_id": self._number}, "CPUExecutionProvider": {}}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+@pytest.mark.parametrize(("asked", "got"), [(0, "0"), (3, "3"), (3, "0")])
+def test_the_gpu_that_was_asked_for_is_used(shelf: Path, monkeypatch: pytest.MonkeyPatch, asked: int, got: str) -> None:
+    make_model(shelf)
+    real, seen = onnxruntime.InferenceSession, []
+
+    def on_card(data: bytes, options: Any, *, providers: Any, **_: Any) -> Any:
+        seen.append(providers[0][1]["device_id"])
+        return Card(real(data, options, providers=["CPUExecutionProvider"]), got)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_card)
+    if got == str(asked):
+        model = weights.load("double-it", provider="CUDA", gpu=asked, threads=4)
+        assert model.provider == "CUDA" and model.threads == 1, "a GPU has its own"
+        assert model(x=np.ones((1, 2), np.float32))["y"].tolist() == [[2, 2]]
+    else:
+        with pytest.raises(DeviceError, match="cuda:3: ONNX Runtime took another GPU"):
+            weights.load("double-it", provider="CUDA", gpu=asked)
+    assert seen == [str(asked)]
+
+
+def test_a_gpu_beyond_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_cuda_missing", lambda: None)
+    monkeypatch.setattr(weights, "gpu_count", lambda: 2)
+    assert [weights.resolve_device(d) for d in ("auto", "cuda", "cuda:0", "cuda:1")] == ["CUDA"] * 4
+    with pytest.raises(DeviceError, match=r"--device cuda:2: this machine has 2 GPUs, numbered from 0"):
+        weights.resolve_device("cuda:2")
+
+
+def test_the_number_of_the_gpu_reaches_every_model_that_runs_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, opened = weights.load, []
+
+    def load(name: str, *, provider: str = "CPU", gpu: int = 0, **more: Any) -> weights.Model:
+        opened.append((name, provider, gpu))
+        return real(name, **more)
+
+    monkeypatch.setattr(weights, "_cuda_missing", lambda: None)
+    monkeypatch.setattr(weights, "gpu_count", lambda: 2)
+    monkeypatch.setattr(weights, "load", load)
+    scanner = scan.Scanner(device="cuda:1")
+    assert scanner.scan(np.full((64, 64), 90, np.uint8)).record.status == "ok" and scanner.provider == "CUDA"
+    assert [o for o in opened if o[1] == "CUDA"] == [("q1-comb", "CUDA", 1), ("qf-comb", "CUDA", 1)]
+    assert {name for name, provider, _ in opened if provider == "CPU"} == {"regions-pixels"}
+    with pytest.raises(UsageError, match="a scanner works on one"):
+        scan.Scanner(device="cuda:0,1")
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])

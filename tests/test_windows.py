@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import Any
 
@@ -21,8 +22,9 @@ from jscan.windows import LOWEST, run_windows
 class Probe:
     """In place of a model: every window answers with the mean of its pixels and the blocks that it may use."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
         self.inputs: list[dict[str, Any]] = []
+        self.threads = threads
 
     def __call__(self, **inputs: Any) -> dict[str, Any]:
         self.inputs.append(inputs)
@@ -107,3 +109,31 @@ def test_tiled_equals_untiled(monkeypatch: pytest.MonkeyPatch, name: str) -> Non
             a, b = (np.exp(getattr(x, part).astype(np.float32)) for x in (whole, tiled))
             assert np.abs(a - b).max() < 1e-3, (side, part)
         assert np.abs(whole.present - tiled.present).max() < 1e-3, side
+
+
+@pytest.mark.parametrize("name", [q1map.MODEL, qfmap.MODEL])
+def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with_side(monkeypatch, 4)
+    luma, q2 = luma_of_photo(), tuple(standard_table(85).tolist())
+    found = []
+    for threads in (1, 2, 3):
+        model = weights.load(name, threads=threads)
+        assert model.threads == threads
+        found.append(qfmap.estimate(model, luma) if name == qfmap.MODEL else q1map.estimate(model, luma, q2))
+    for other in found[1:]:
+        for part in ("logp", "shift", "present"):
+            assert np.array_equal(getattr(found[0], part), getattr(other, part)), part
+
+
+def test_tiles_are_computed_by_the_threads_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_side(monkeypatch, 2)
+    together = threading.Barrier(2, timeout=10)
+
+    class Meeting(Probe):
+        def __call__(self, **inputs: Any) -> dict[str, Any]:
+            together.wait()  # breaks unless two tiles are computed at once
+            return super().__call__(**inputs)
+
+    luma = rng().integers(0, 256, (64 + 3 * STRIDE,) * 2).astype(np.uint8)
+    alone, both = run_windows(Probe(), luma), run_windows(Meeting(2), luma)  # type: ignore[arg-type]
+    assert np.array_equal(alone.logp, both.logp) and np.array_equal(alone.present, both.present)

@@ -34,8 +34,6 @@ from train.measure_report import (
     plain,
     report,
     rounded,
-    speed_report,
-    table,
     write_report,
     write_text,
 )
@@ -43,7 +41,7 @@ from train.measure_rows import IMAGE_ROWS, LOSSLESS_ROWS, MAIN_ROWS, Q1_ROWS
 from train.measure_sets import Images, image_sets
 from train.measure_sizes import CONTRASTS, QF2, SIZES, measure_sizes
 from train.measure_sizes import WINDOWS_PER_SCAN as WINDOWS_PER_SQUARE
-from train.measure_speed import machine, measure_speed
+from train.measure_speed import machine
 
 QUICK = {"patches": 100, "images": 3, "per_kind": 4}
 """What `--quick` stands for."""
@@ -51,7 +49,6 @@ CORE_SECONDS = {"q1": 0.003, "q1-images": 0.45, "lossless": 5.0, "qf": 25.0, "qf
 """What a window, a scan of a whole image, two such scans, and an image took on one core, measured on Kodak and CLIC."""
 SHARED = Path("../shared")
 """Where the inputs that are no part of the project lie, beside a checkout, unless the options say otherwise."""
-BENCHMARKS = Path("benchmarks")
 
 # --- the models' own figures ------------------------------------------------------------------------------------------
 
@@ -154,7 +151,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cameras", type=Path, help="folder of photographs as cameras wrote them")
     parser.add_argument("--papers", type=Path, help="folder of published examples")
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
-    parser.add_argument("--only", type=_sections, metavar=",".join(SECTIONS), help="sections to measure; all but bench")
+    parser.add_argument("--only", type=_sections, metavar=",".join(SECTIONS), help="sections to measure; all")
     parser.add_argument(
         "--quick", action="store_true", help="a few windows, images and files of each, for a first look"
     )
@@ -177,7 +174,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
             parser.error(f"{path} does not exist")
     means = {**dict.fromkeys(OF_SETS, o.data), "forge": o.data and o.forge, "cameras": o.cameras, "papers": o.papers}
     if o.only is None:
-        o.only = tuple(name for name in SECTIONS[:-1] if means[name])
+        o.only = tuple(name for name in SECTIONS if means[name])
     missing = [name for name in o.only if not means.get(name, True)]
     if missing or not o.only:
         parser.error(f"nothing to measure {', '.join(missing) or 'anything'} on; see --help")
@@ -201,7 +198,6 @@ def main(arguments: list[str] | None = None) -> None:
         "cameras": lambda: measure_cameras(o.cameras),
         "papers": lambda: measure_papers(o.papers),
         "papers-networks": lambda: measure_networks(sets, o.patches, o.workers),
-        "bench": lambda: measure_speed(o.cameras),
     }
     results: Results = {
         "command": _command(o, o.only),
@@ -224,17 +220,6 @@ def main(arguments: list[str] | None = None) -> None:
         write_report(o.out / "evaluation", report(results), {**results, "asked": asked_table(results)})
         write_text(o.out / "evaluation.csv", csv_text(results))
     print(report(results))
-    if "bench" in results:
-        parts = {"machine": results["machine"], "bench": results["bench"], "models": results["models"]}
-        lines = [
-            "# Speed and memory",
-            "",
-            *speed_report(parts["bench"]),
-            "Measured on",
-            "",
-            *table("", parts["machine"]),
-        ]
-        write_report(BENCHMARKS / "bench", "\n".join(lines), parts)
     if o.record:
         print("recorded:", ", ".join(record(results, weights.folder())) or "nothing", file=sys.stderr)
 

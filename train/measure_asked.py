@@ -74,7 +74,9 @@ ASKED = (
     ),
     Asked("whole scan of the camera files, MP/s", ("cameras", "mp_per_second"), ">=", 1.5),
     Asked("peak memory of a worker, camera files, MiB", ("cameras", "peak_mib"), "<=", 2048),
-    *(Asked(f"peak memory, {name}, MiB", ("bench", name, "peak_mib"), "<=", 2048) for name in _BIG),
+    *(Asked(f"peak memory, {name}, MiB", ("bench", "memory", name, "peak_mib"), "<=", 2048) for name in _BIG),
+    Asked("jscan --help, s", ("bench", "start", "jscan --help", "seconds"), "<=", 0.3),
+    Asked("a scan of one small image, s", ("bench", "start", "scan of one image of 96 x 96", "seconds"), "<=", 1.5),
 )
 
 

@@ -23,7 +23,6 @@ SECTIONS = (
     "cameras",
     "papers",
     "papers-networks",
-    "bench",
 )
 OF_SETS = ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes", "papers-networks")
 """Sections that measure each set of images on its own."""
@@ -111,13 +110,6 @@ def sizes_report(rows: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def speed_report(results: Mapping[str, Any]) -> list[str]:
-    """Lines of Markdown on speed and memory."""
-    start = results.get("start", {})
-    scans = {name: run for name, run in results.items() if name != "start"}
-    return [*table("scan", scans), *table("start", start)]
-
-
 def report(results: Results) -> str:
     """All figures as Markdown."""
     lines = ["# Evaluation", "", f"`{results['command']}`", ""]
@@ -156,8 +148,6 @@ def report(results: Results) -> str:
     for name, found in results.get("papers", {}).items():
         lines += [f"## {name}", "", *table("all", {**plain(found), **found["places_covered"]})]
         lines += table("region", found["regions"]) if found["regions"] else ["No region was reported.", ""]
-    if "bench" in results:
-        lines += ["## Speed and memory", "", *speed_report(results["bench"])]
     lines += ["## Measured with", "", *table("", results["machine"]), *table("model", results["models"])]
     lines += table("section", {name: f"{seconds:.0f} s" for name, seconds in results["seconds"].items()})
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""How fast a whole `jscan scan` is, and how much memory it takes, measured from outside on the real command."""
+"""How fast a whole `jscan scan` is, and what it takes, measured from outside on the real command."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +18,54 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from jscan.run import usable_cores
+from jscan.limits import usable_cores
+from jscan.stages import STAGES
 
 Rgb = npt.NDArray[np.uint8]
 
 BIG_MEGAPIXELS = 100
-REPEATS = 3
-"""Short commands are timed this often; the fastest counts."""
 ROOT = Path(__file__).resolve().parents[1]
 
 # A small process of its own: on Linux a child's peak counts from what its parent held when it was started.
 _WATCH = """
-import json, resource, subprocess, sys, time
+import json, os, resource, subprocess, sys, threading, time
+cores, command = json.loads(sys.argv[1]), sys.argv[2:]
+if cores:
+    os.sched_setaffinity(0, cores)
+own = 0.0
+def look(pid):
+    global own
+    try:
+        while True:
+            with open(f"/proc/{pid}/status") as status:
+                own = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2**10
+            time.sleep(0.05)
+    except (OSError, StopIteration):
+        pass
 start = time.perf_counter()
-done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+threading.Thread(target=look, args=(child.pid,), daemon=True).start()
+code = child.wait()
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-print(json.dumps({"code": done.returncode, "seconds": seconds, "peak_mib": peak}))
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+peak = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+processor = used.ru_utime + used.ru_stime
+found = {"code": code, "seconds": seconds, "processor_seconds": processor, "peak_mib": peak}
+print(json.dumps({**found, "parent_mib": own} if own else found))
 """
 
 
-def watch(*arguments: str) -> dict[str, Any]:
-    """Wall seconds, the peak memory (MiB) of the largest process, and the exit code of `jscan` with these arguments.
+def watch(*arguments: str, cores: Sequence[int] = ()) -> dict[str, Any]:
+    """What `jscan` with these arguments took, confined to these cores where any are named.
 
-    Raises RuntimeError where it fails; unreadable inputs (exit code 3) are no failure.
+    Wall seconds, processor seconds of all its processes, the peak memory (MiB) of the largest one, that of the first
+    one (`parent_mib`, on Linux), and the exit code. Raises RuntimeError where it fails; unreadable inputs (exit code 3)
+    are no failure.
     """
-    command = [sys.executable, "-c", _WATCH, sys.executable, "-m", "jscan", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # Without what keeps Python from storing what it compiled: whoever installed jscan has it stored.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", _WATCH, json.dumps(list(cores)), sys.executable, "-m", "jscan", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     found: dict[str, Any] = json.loads(done.stdout) if done.stdout else {"code": done.returncode}
     if found["code"] not in (0, 3):
         raise RuntimeError(f"jscan {' '.join(arguments)} ended with {found['code']}: {done.stderr[-500:]}")
@@ -52,11 +74,25 @@ def watch(*arguments: str) -> dict[str, Any]:
 
 def scan_folder(source: Path, *options: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(pace and memory of one scan on the CPU with the default workers, its rows)."""
+    return scan_files([source], "--device", "cpu", *options)
+
+
+def scan_files(
+    sources: Sequence[Path], *options: str, cores: Sequence[int] = ()
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(pace, memory and stages of one scan of these files and folders, its rows); `cores` as for `watch`."""
     with tempfile.TemporaryDirectory() as name:
-        out = Path(name) / "results.parquet"
-        run = watch("scan", str(source.resolve()), "--out", str(out), "--device", "cpu", "--quiet", *options)
+        out, log, listed = (Path(name) / n for n in ("results.parquet", "log.jsonl", "list"))
+        given = [str(sources[0].resolve())]
+        if len(sources) > 1:
+            listed.write_bytes(b"\0".join(os.fsencode(s.resolve()) for s in sources))
+            given = ["--files-from", str(listed), "--null"]
+        ways = ("--out", str(out), "--quiet", "--json-log", str(log), "--profile-stages")
+        run = watch("scan", *given, *ways, *options, cores=cores)
         columns = ["path", "status", "error_code", "score", "width", "height", "decode_ms", "estimate_ms"]
         rows: list[dict[str, Any]] = pq.read_table(out, columns=columns).to_pylist()
+        events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    stages = next(({k: v for k, v in e.items() if k in STAGES} for e in events if e["event"] == "stages"), {})
     ok = [r for r in rows if r["status"] == "ok"]
     megapixels = sum(r["width"] * r["height"] for r in ok) / 1e6
     decoding, estimating = (sum(r[key] or 0.0 for r in ok) for key in ("decode_ms", "estimate_ms"))
@@ -65,10 +101,15 @@ def scan_folder(source: Path, *options: str) -> tuple[dict[str, Any], list[dict[
         "ok": len(ok),
         "megapixels": megapixels,
         "seconds": run["seconds"],
+        "processor_seconds": run["processor_seconds"],
         "mp_per_second": megapixels / run["seconds"],
         "images_per_second": len(rows) / run["seconds"],
+        "processor_seconds_per_mp": run["processor_seconds"] / max(megapixels, 1e-9),
+        "mp_per_processor_second": megapixels / run["processor_seconds"],
         "decoding_share": decoding / max(decoding + estimating, 1e-9),
         "peak_mib": run["peak_mib"],
+        **({"parent_mib": run["parent_mib"]} if "parent_mib" in run else {}),
+        "stages": stages,
     }, rows
 
 
@@ -119,52 +160,4 @@ def tiled(photos: list[Rgb], height: int, width: int) -> Rgb:
             part[:] = photo[: part.shape[0], : part.shape[1]]
             x, k = x + photo.shape[1], k + 1
         y += tall
-    return out
-
-
-def _best(*arguments: str) -> float:
-    return min(float(watch(*arguments)["seconds"]) for _ in range(REPEATS))
-
-
-def _write_photographs(folder: Path) -> None:
-    photos = photographs()
-    for k in range(len(photos)):
-        image = tiled(photos[k:] + photos[:k], 1500, 2000)
-        cv2.imwrite(str(folder / f"photo_{k}.jpg"), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
-
-
-def _write_big(folder: Path, megapixels: float) -> tuple[Path, Path]:
-    """A JPEG and an uncompressed TIFF of that many megapixels."""
-    side = round((megapixels * 1e6) ** 0.5)
-    image = np.ascontiguousarray(tiled(photographs(), side, side)[..., ::-1])
-    paths = folder / "big.jpg", folder / "big.tif"
-    cv2.imwrite(str(paths[0]), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
-    cv2.imwrite(str(paths[1]), image, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
-    return paths
-
-
-def measure_speed(cameras: Path | None, megapixels: float = BIG_MEGAPIXELS) -> dict[str, Any]:
-    """Pace and memory of a whole scan, start-up times, and one image of `megapixels` as JPEG and as TIFF."""
-    out: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if cameras is None:
-            (folder / "photos").mkdir()
-            _write_photographs(folder / "photos")
-            out["photographs from scikit-image"] = scan_folder(folder / "photos")[0]
-        else:
-            out["camera files"] = scan_folder(cameras)[0]
-        small = folder / "small.jpg"
-        cv2.imwrite(str(small), photographs()[0][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
-        out["start"] = {
-            "help_seconds": _best("--help"),
-            "one_small_image_seconds": min(scan_folder(small)[0]["seconds"] for _ in range(REPEATS)),
-        }
-        for path in _write_big(folder, megapixels):
-            run, rows = scan_folder(path, "--workers", "1")
-            if rows[0]["status"] != "ok":
-                raise RuntimeError(f"{path.name} of {megapixels:g} MP: {rows[0]['error_code']}")
-            kind = "JPEG" if path.suffix == ".jpg" else "TIFF"
-            out[f"{kind} of {megapixels:g} MP, one worker"] = run
-            path.unlink()
     return out

@@ -8,6 +8,7 @@ works, a task may `ask` its caller something; the caller's `answer` runs where t
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -17,6 +18,22 @@ State = TypeVar("State")
 Ask = Callable[[Any], Any]
 """What a task is handed to put a question with: a picklable value there, a picklable value back. `MoreTime` is no
 question for the caller: the engine itself grants it."""
+
+
+_place: ContextVar[int] = ContextVar("jscan_place", default=0)
+
+
+def place() -> int:
+    """The number of the worker that asks, below the number of workers, for what they share out; 0 outside of one.
+
+    No two that live at a time have the same, and one that takes another's place has its number.
+    """
+    return _place.get()
+
+
+def take_place(number: int) -> None:
+    """Nothing; this process is the worker of that number. For engines."""
+    _place.set(number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, Literal, TextIO
 
-from jscan.engine import Ask, Item, MoreTime, Outcome, Result, State, no_answer
+from jscan.engine import Ask, Item, MoreTime, Outcome, Result, State, no_answer, take_place
 from jscan.engine.process import (
     ORPHAN_SECONDS,
     START_SECONDS,
@@ -69,6 +69,8 @@ class _Worker(Generic[Item]):
     """When it was started or, once it is ready, when it got its item."""
     heard: float
     """When it last said anything."""
+    place: int
+    """Its number among the workers, see `jscan.engine.place`."""
     ready: bool = False
     ticket: _Ticket[Item] | None = None
     times: float = 1.0
@@ -89,7 +91,7 @@ class _Worker(Generic[Item]):
 class _Crew(Generic[Item]):
     """All workers of a run, and how to start another."""
 
-    start: Callable[[], _Worker[Item]]
+    start: Callable[[int], _Worker[Item]]
     size: int
     members: list[_Worker[Item]] = field(default_factory=list)
 
@@ -113,7 +115,7 @@ class _Crew(Generic[Item]):
             self.retire(idle.pop())
         worker = idle[0] if idle and not ticket.failures else None
         if worker is None:
-            worker = self.start()
+            worker = self.start(min(set(range(self.size)) - {w.place for w in self.members}))
             self.members.append(worker)
         worker.ticket = ticket
         worker.since = worker.heard = time.monotonic()
@@ -173,7 +175,7 @@ def run(
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
-    crew: _Crew[Item] = _Crew(lambda: _start(task, init, timeout), workers)
+    crew: _Crew[Item] = _Crew(lambda place: _start(task, init, timeout, place), workers)
     source = enumerate(items)
     again: deque[_Ticket[Item]] = deque()  # never started: their worker died before it was ready
     suspects: deque[_Ticket[Item]] = deque()  # they failed once: each is tried once more, alone
@@ -287,20 +289,20 @@ def _hear(worker: _Worker[Item], ready: frozenset[Any], timeout: float | None) -
 
 
 def _start(
-    task: Callable[[State, Item, Ask], Result], init: Callable[[], State], timeout: float | None
+    task: Callable[[State, Item, Ask], Result], init: Callable[[], State], timeout: float | None, place: int
 ) -> _Worker[Item]:
-    """A new worker process.
+    """A new worker process at this place.
 
     Spawned, never forked: a fork would copy the locks of the parent's threads in whatever state they are.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, task, init, timeout), name="jscan-worker", daemon=True)
+    process = context.Process(target=_work, args=(theirs, task, init, timeout, place), name="jscan-worker", daemon=True)
     with interrupts_held_back():
         process.start()
     theirs.close()
     now = time.monotonic()
-    return _Worker(process, ours, since=now, heard=now)
+    return _Worker(process, ours, since=now, heard=now, place=place)
 
 
 class _Orphaned(BaseException):
@@ -375,9 +377,14 @@ class _Line:
 
 
 def _work(
-    pipe: Connection, task: Callable[[Any, Any, Ask], Any], init: Callable[[], Any], timeout: float | None
+    pipe: Connection,
+    task: Callable[[Any, Any, Ask], Any],
+    init: Callable[[], Any],
+    timeout: float | None,
+    place: int,
 ) -> None:
     """The life of a worker: make the state, then compute items until the pipe closes."""
+    take_place(place)
     # Ctrl-C reaches every process of the terminal; the parent alone decides what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Told to stop, it leaves by way of its `finally` clauses, which remove half-written files.
