@@ -186,9 +186,13 @@ class FastWindows:
         shifts, layout = len(picked.place), self._layout
         features = np.empty((down, across, shifts, layout.width), np.float32)
         level = np.empty((down, shifts, len(layout.coefs), across), np.float32)
-        how: tuple[Any, ...] = (self._basis, picked.place, *layout.frequencies, *layout.rows)
+        down_of, along_of = layout.frequencies
+        begin, padded, place, again, table = layout.rows
         with stage("features"):
-            kernels.comb_sums(pixels, *valid, *how, features, level)
+            kernels.comb_sums(
+                pixels, valid[0], valid[1], self._basis, picked.place,
+                down_of, along_of, begin, padded, place, again, table, features, level,
+            )  # fmt: skip
         loud = np.ascontiguousarray(np.einsum("rskc,s->rck", level, picked.stands_for))
         blocks = _blocks(tile, valid, picked.place)
         cells = features.reshape(down, across, -1)
