@@ -33,7 +33,7 @@ from jscan.journal import Header, Journal, Shard, locked, run_folder
 from jscan.ledger import Before, Containers, Key, Ledger, Place
 from jscan.members import ReadArchive
 from jscan.outputs import Log
-from jscan.records import Evidence, ImageRef, ScanRecord, ScanResult
+from jscan.records import Evidence, ImageRef, ScanRecord, ScanResult, travels
 from jscan.tally import Finding, Tally
 from jscan.unpack import Unpacker
 
@@ -142,6 +142,7 @@ class RunSummary:
         return self.top[0].score if self.top else None
 
 
+@travels
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """What comes back from a worker for one input: the row, and no pixels."""
