@@ -292,6 +292,14 @@ def test_an_error_of_the_disk_is_one_row(tmp_path: Path) -> None:
     assert (first["error_code"], second["status"]) == ("os_error", "ok") and "EIO" in first["error"]
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no device that never ends")
+def test_a_device_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    run, (device, picture) = scan(tmp_path / "out", Path("/dev/zero"), tmp_path / "a.jpg", timeout=30.0)
+    assert (device["status"], device["error_code"], picture["status"]) == ("skipped", "not_regular", "ok")
+    assert "a device" in device["error"] and run.errors == 0
+
+
 @pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="root may read everything")
 def test_a_file_without_permission_is_one_row(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
