@@ -279,7 +279,9 @@ def show(
         _check_save(save, image, overwrite=overwrite)
 
     from jscan import show as pages
-    from jscan.run import HEATMAP_SIDE, json_row, open_scanner, usable_cores
+    from jscan.rows import json_row
+    from jscan.run import usable_cores
+    from jscan.worker import HEATMAP_SIDE, open_scanner
 
     console = _console()
     scanner = open_scanner(device.value, DEFAULT_MAX_PIXELS, usable_cores(), estimator=estimator.value)

@@ -99,7 +99,7 @@ class FakeScanner:
 
 
 def open_fake(device: str, max_pixels: int, threads: int, max_memory: int = 0, estimator: str = "comb") -> FakeScanner:
-    """In place of `jscan.run.open_scanner` and `open_in_worker`."""
+    """In place of `open_scanner` and `open_in_worker` of `jscan.worker`."""
     if device == "cuda":
         raise DeviceError("--device cuda: no GPU can be used here")
     return FakeScanner()

@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 
 import jscan
 import jscan.run
+import jscan.worker
 from jscan import cli, show
 from jscan.config import DEVICES
 from jscan.errors import ModelError
@@ -34,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jscan.run, "open_in_worker", fake_scanner.open_fake)
-    monkeypatch.setattr(jscan.run, "open_scanner", fake_scanner.open_fake)
+    monkeypatch.setattr(jscan.worker, "open_scanner", fake_scanner.open_fake)
     monkeypatch.delenv("JSCAN_DEBUG", raising=False)
 
 
@@ -354,9 +355,9 @@ def test_a_damaged_model_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-import fake_scanner, jscan.run
+import fake_scanner, jscan.run, jscan.worker
 from jscan.cli import main
-jscan.run.open_in_worker = jscan.run.open_scanner = fake_scanner.open_fake
+jscan.run.open_in_worker = jscan.worker.open_scanner = fake_scanner.open_fake
 if __name__ == "__main__":
     main()
 """

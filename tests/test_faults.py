@@ -25,6 +25,7 @@ from material import file_of, photo
 from packing import tar_of, zip_of
 
 import jscan.run
+import jscan.worker
 from jscan import members, parquet
 from jscan.archives import Entry
 from jscan.config import ScanConfig
@@ -316,10 +317,10 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, number: signal.Signals, afte
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-import fake_scanner, jscan.run
+import fake_scanner, jscan.run, jscan.worker
 from jscan.cli import main
 jscan.run.SHARD_ROWS = 2
-jscan.run.open_in_worker = jscan.run.open_scanner = fake_scanner.open_fake
+jscan.run.open_in_worker = jscan.worker.open_scanner = fake_scanner.open_fake
 if __name__ == "__main__":
     main()
 """
@@ -549,10 +550,10 @@ def test_a_worker_that_dies_or_hangs_costs_one_input(tmp_path: Path, workers: in
 def test_a_worker_has_the_memory_that_it_was_given(
     monkeypatch: pytest.MonkeyPatch, max_memory: int, refused: bool
 ) -> None:
-    monkeypatch.setattr(jscan.run, "open_scanner", lambda *_, **__: fake_scanner.FakeScanner())
+    monkeypatch.setattr(jscan.worker, "open_scanner", lambda *_, **__: fake_scanner.FakeScanner())
 
     def take() -> None:
-        jscan.run.open_in_worker("cpu", 1, 1, max_memory)
+        jscan.worker.open_in_worker("cpu", 1, 1, max_memory)
         bytearray(100 << 20)
         try:
             bytearray(700 << 20)
