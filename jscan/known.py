@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from jscan import parquet
 from jscan.assemble import group_source
 from jscan.config import ScanConfig
-from jscan.errors import ARCHIVE_CODES, ErrorCode
+from jscan.errors import ARCHIVE_CODES, ErrorCode, UsageError
 from jscan.journal import Header, Journal
 from jscan.ledger import Before, Containers, Key, Ledger, Place
 from jscan.records import Evidence, ImageRef, ScanRecord
@@ -48,9 +49,14 @@ class Known:
         if self._header.previous is not None:
             self._remember_results()
         copies: list[tuple[str, Key, Place]] = []
-        for shard in self._journal.shards:
-            table = _columns(shard.path, ["path_bytes", "container", "member", "sha256", "error_code", parquet.COPY])
-            for i, row in enumerate(table):
+        names = ["path_bytes", "container", "member", "sha256", "error_code", parquet.COPY]
+        for shard in tuple(self._journal.shards):
+            try:
+                rows = parquet.read_columns(shard.path, names)
+            except UsageError:
+                self._journal.drop(shard)  # its inputs are scanned again
+                continue
+            for i, row in enumerate(rows):
                 key, place = _key_of(row), Place(shard.number, i)
                 if row[parquet.COPY]:
                     copies.append((row["sha256"], key, place))
@@ -79,18 +85,28 @@ class Known:
         containers = Containers()
         with parquet.reader(self._out) as stored:
             for group in range(stored.metadata.num_row_groups):
-                for i, row in enumerate(stored.read_row_group(group, columns=names).to_pylist()):
-                    place = Place(group_source(group), i)
-                    mtime = None if row["mtime"] is None else _microseconds(row["mtime"])
-                    # A run that went on may have members of an archive as it was, and the archive as it is now.
-                    fits = containers.fits(row)
-                    again = row["error_code"] in TRY_AGAIN
-                    size = row["size"] if row["member"] is None else 0  # a member is as old as its archive
-                    self._ledger.add_before(_key_of(row), Before(place, size if fits and not again else None, mtime))
-                    if row["sha256"] is not None and not again:
-                        self._note_content(row["sha256"], row["error_code"], place)
-                        if row["duplicate_of"] is not None:
-                            self._ledger.add_group(row["sha256"])
+                try:
+                    rows = stored.read_row_group(group, columns=names).to_pylist()
+                except (OSError, pa.ArrowException) as error:
+                    said = parquet.first_line(error)
+                    raise UsageError(
+                        f"{self._out} is damaged and cannot be updated: {said}; add --restart to scan everything anew"
+                    ) from error
+                for i, row in enumerate(rows):
+                    self._remember_row(row, Place(group_source(group), i), containers)
+
+    def _remember_row(self, row: Mapping[str, Any], place: Place, containers: Containers) -> None:
+        """Nothing; the ledger knows this row of the run before."""
+        mtime = None if row["mtime"] is None else _microseconds(row["mtime"])
+        # A run that went on may have members of an archive as it was, and the archive as it is now.
+        fits = containers.fits(row)
+        again = row["error_code"] in TRY_AGAIN
+        size = row["size"] if row["member"] is None else 0  # a member is as old as its archive
+        self._ledger.add_before(_key_of(row), Before(place, size if fits and not again else None, mtime))
+        if row["sha256"] is not None and not again:
+            self._note_content(row["sha256"], row["error_code"], place)
+            if row["duplicate_of"] is not None:
+                self._ledger.add_group(row["sha256"])
 
     def wants(self, ref: ImageRef) -> bool:
         """Whether a member, or an archive, has no row yet, so that it must be read."""
@@ -143,12 +159,6 @@ class Known:
         """Nothing; what lies in a folder or an archive that could not be looked into is not to count as vanished."""
         if self._header.previous is not None and error_code in TRY_AGAIN - {ErrorCode.NOT_FOUND}:
             self.unlisted.append(path)
-
-
-def _columns(shard: Path, names: list[str]) -> list[dict[str, Any]]:
-    with parquet.reader(shard) as stored:
-        found: list[dict[str, Any]] = stored.read(columns=names).to_pylist()
-    return found
 
 
 def _key_of(row: Mapping[str, Any]) -> Key:

@@ -143,6 +143,16 @@ def reader(path: Path) -> Any:
         raise UsageError(f"{path} is not a readable Parquet file: {first_line(exc)}") from exc
 
 
+def read_columns(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of these columns. Raises UsageError, naming the path, where a page is not what its checksum says."""
+    with reader(path) as stored:
+        try:
+            found: list[dict[str, Any]] = stored.read(columns=list(names)).to_pylist()
+        except (OSError, pa.ArrowException) as exc:
+            raise UsageError(f"{path} is not a readable Parquet file: {first_line(exc)}") from exc
+    return found
+
+
 def read_results(path: Path) -> list[ScanRecord]:
     """The rows of a results file or a shard, in file order.
 

@@ -448,6 +448,26 @@ def test_a_torn_shard_is_scanned_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_fake")
+def test_a_shard_with_a_damaged_page_is_scanned_again(tmp_path: Path) -> None:
+    """Its footer is whole, and says where the page lies; the page's checksum does not fit."""
+    make_inputs(tmp_path / "in", **CONTENTS)
+    scan(tmp_path, engine=in_this_process)
+    expected = results(tmp_path)
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        scan(tmp_path, engine=in_this_process, progress=Interrupts(7, signal.SIGINT))
+    shard = tmp_path / "out" / "r.parquet.run" / "00000001.parquet"
+    column = parquet.SCHEMA.names.index("path_bytes")
+    with parquet.reader(shard) as stored:
+        chunk = stored.metadata.row_group(0).column(column)
+    data = bytearray(shard.read_bytes())
+    data[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
+    shard.write_bytes(data)
+    assert 1 <= scan(tmp_path, engine=in_this_process).scanned <= 3
+    assert_whole(tmp_path, expected)
+
+
+@pytest.mark.usefixtures("_fake")
 def test_an_unreadable_folder_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_inputs(tmp_path / "in" / "open", a="ok 0.1")
     make_inputs(tmp_path / "in" / "shut", b="ok 0.1")

@@ -469,6 +469,20 @@ def test_an_update_of_what_did_not_change_scans_nothing(tmp_path: Path, scan: Ca
     assert by_name(tmp_path / "out.parquet")["a.jpg"] == without_times(before[0])
 
 
+def test_damaged_results_are_not_updated(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.1", b="ok 0.2")
+    scan()
+    out = tmp_path / "out.parquet"
+    chunk = pq.read_metadata(out).row_group(0).column(pq.read_schema(out).names.index("path_bytes"))
+    data = bytearray(out.read_bytes())
+    data[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
+    out.write_bytes(data)
+    with pytest.raises(UsageError, match="damaged.*--restart"):
+        scan(update=True)
+    assert out.read_bytes() == data
+    assert scan(update=True, restart=True).scanned == 2
+
+
 def test_an_update_with_other_options_is_refused(
     tmp_path: Path, scan: Callable[..., RunSummary], monkeypatch: pytest.MonkeyPatch
 ) -> None:
