@@ -97,8 +97,8 @@ class Watched:
     """The most, in KiB."""
 
 
-def watched(command: list[str], out: Path, kill_after: float | None = None) -> Watched:
-    """The command's end; killed so long after its first row, where that is given."""
+def watched(command: list[str], out: Path, log: Path | None = None, kill_after: int | None = None) -> Watched:
+    """The command's end; killed when its log tells of so many rows, where that is given."""
     started = time.monotonic()
     first = peak = 0
     path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
@@ -109,9 +109,13 @@ def watched(command: list[str], out: Path, kill_after: float | None = None) -> W
             peak = max(peak, now)
             if not first and next((out.parent / f"{out.name}.run").glob("0*.parquet"), None):
                 first = now
-            if kill_after is not None and time.monotonic() - started > kill_after:
+            if kill_after is not None and log is not None and _lines(log) > kill_after:
                 process.kill()
     return Watched(process.returncode, time.monotonic() - started, first, peak)
+
+
+def _lines(log: Path) -> int:
+    return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
 def _resident(pid: int) -> int:
@@ -170,8 +174,9 @@ def soak(base: Path, images: int, kills: int, seed: int, workers: int, *, empty:
         log.unlink(missing_ok=True)
         command = [*_scan(main, base / "in", broken, workers), "--json-log", str(log)]
         last = number == kills
-        patience = None if last else run.seconds * chance.uniform(0.3, 1.7) / (kills + 1) + 4
-        end = watched(command, broken, patience)
+        # By rows and not by time: however fast the machine, there are as many kills as were asked for.
+        rows = None if last else int(images * chance.uniform(0.1, 1.0) / (kills + 1))
+        end = watched(command, broken, log, rows)
         made = logged(log)
         again += len(there & set(made))
         total += len(made)
