@@ -3,6 +3,7 @@
 # make hostile             the whole collection of hostile files, as a folder and as an archive; minutes
 # make fuzz                100,000 mutated images and 25,000 mutated archives; about ten minutes
 # make soak               20,000 images, killed ten times and gone on with; ARGS="--images 1000" for fewer
+# make cost               what supervision and journal cost beside a plain loop, in processor time
 # make weights SRC=folder  all models, trained anew on the images in the folder
 # make eval SRC=folder     the tables of the README, measured on the images in the folder
 # make bench               speed, memory and what they are compared with, to benchmarks/; ARGS="--only scan,baselines" for less
@@ -13,7 +14,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --retries 10
 OUT := demo-out
 
-.PHONY: demo test hostile fuzz soak weights eval bench clean
+.PHONY: demo test hostile fuzz soak cost weights eval bench clean
 .DELETE_ON_ERROR:
 
 # Each stamp says what the environment holds; a newer pyproject.toml makes it stale. `test` holds all that `demo` does.
@@ -52,6 +53,9 @@ fuzz: $(VENV)/.has-test
 
 soak: $(VENV)/.has-test
 	PYTHONPATH=. $(PY) tests/soak.py $(ARGS)
+
+cost: $(VENV)/.has-test
+	PYTHONPATH=. $(PY) tests/cost.py $(ARGS)
 
 weights: $(VENV)/.has-test
 	@test -n "$(SRC)" || { echo "name a folder of images: make weights SRC=folder"; exit 2; }

@@ -186,6 +186,9 @@ def scan(
     estimator: Annotated[
         Estimator, typer.Option(help="paper: the networks of Tondi 2021 and Uchida 2019, maps without a score.")
     ] = Estimator.comb,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Look at all grid shifts and windows on the CPU too; many times slower.")
+    ] = False,
     include: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Scan only paths or names like this; may be repeated.")
     ] = None,
@@ -240,6 +243,7 @@ def scan(
         workers=workers,
         device=device,
         estimator=estimator.value,
+        thorough=thorough,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         max_pixels=max_pixels,
@@ -279,6 +283,9 @@ def show(
     estimator: Annotated[
         Estimator, typer.Option(help="paper: the networks of Tondi 2021 and Uchida 2019, maps without a score.")
     ] = Estimator.comb,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Look at all grid shifts and windows on the CPU too; many times slower.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --save file where it exists.")] = False,
 ) -> ExitCode:
     """Show what is found in one image.
@@ -297,7 +304,7 @@ def show(
     from jscan.worker import HEATMAP_SIDE, open_scanner
 
     console = _console()
-    scanner = open_scanner(device, DEFAULT_MAX_PIXELS, usable_cores(), estimator=estimator.value)
+    scanner = open_scanner(device, DEFAULT_MAX_PIXELS, usable_cores(), estimator=estimator.value, thorough=thorough)
     preview = not as_json and pages.can_preview(console)
     result = scanner.scan(image, rgb=preview or save is not None)
     drawn = None
@@ -313,7 +320,7 @@ def show(
     if as_json:
         import json
 
-        from jscan.run import json_row
+        from jscan.rows import json_row
 
         typer.echo(json.dumps(json_row(result.record), indent=2))
     else:

@@ -37,6 +37,8 @@ class ScanConfig:
     """`auto`, `cpu`, `cuda`, or GPUs by their numbers, such as `cuda:0,1`."""
     estimator: str = "comb"
     """`comb`, jscan's own networks, or `paper`, the baselines."""
+    thorough: bool = False
+    """Whether the CPU takes no shortcut: all grid shifts and all windows are looked at, as on a GPU."""
     include: tuple[str, ...] = ()
     """Glob patterns of which one must match the path below its source; empty takes all."""
     exclude: tuple[str, ...] = ()
@@ -76,6 +78,8 @@ class ScanConfig:
         devices(self.device)
         if self.estimator not in ESTIMATORS:
             raise UsageError(f"--estimator is one of {', '.join(ESTIMATORS)}, not {self.estimator!r}")
+        if self.thorough and self.estimator != "comb":
+            raise UsageError(f"--thorough is for --estimator comb; {self.estimator} knows no shortcuts")
         if self.workers < 0:
             raise UsageError(f"--workers is 0 (one per core) or more, not {self.workers}")
         if self.max_pixels < 1:

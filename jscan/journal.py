@@ -1,7 +1,8 @@
 """The journal of an unfinished run: shards of finished rows in `<out>.run/`, and the lock that keeps others out.
 
 A shard is committed whole: temporary file, close, fsync, rename, fsync of the folder. Its footer says which run it is
-of. Nothing else is believed: a file without a readable footer is thrown away, and its inputs are scanned again.
+of. Nothing else is believed: a file without a readable footer is thrown away, as is one whose pages are not what their
+checksums say, and its inputs are scanned again.
 """
 
 from __future__ import annotations
@@ -122,6 +123,11 @@ class Journal:
         shard = Shard(path, number, len(rows), digest(path), header, tuple(providers))
         self.shards.append(shard)
         return shard
+
+    def drop(self, shard: Shard) -> None:
+        """Nothing; this shard, which cannot be read, is gone."""
+        shard.path.unlink(missing_ok=True)
+        self.shards.remove(shard)
 
     def clear(self) -> None:
         """Nothing; no shard is left."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +103,16 @@ SCHEMA = pa.schema(
 )
 """One column for each field of ScanRecord, in its order. Numbers with a fraction are 32-bit floats."""
 
+_VALUES = attrgetter(*SCHEMA.names)
+
 _SHARD_SCHEMA = SCHEMA.append(pa.field(COPY, pa.bool_()))
 
 
 def to_table(records: Iterable[ScanRecord]) -> pa.Table:
     """The rows as an Arrow table with `SCHEMA`, in the order given; NaN becomes null."""
-    rows = list(records)
-    columns = [_column(f.type, [getattr(row, f.name) for row in rows]) for f in SCHEMA]
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+    columns = list(zip(*map(_VALUES, records), strict=True)) or [()] * len(SCHEMA)
+    arrays = [_column(f.type, values) for f, values in zip(SCHEMA, columns, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
 def write_shard(path: Path, records: Sequence[ScanRecord], copies: Sequence[bool], about: Mapping[str, Any]) -> None:
@@ -138,6 +141,16 @@ def reader(path: Path) -> Any:
         return pq.ParquetFile(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as exc:
         raise UsageError(f"{path} is not a readable Parquet file: {first_line(exc)}") from exc
+
+
+def read_columns(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of these columns. Raises UsageError, naming the path, where a page is not what its checksum says."""
+    with reader(path) as stored:
+        try:
+            found: list[dict[str, Any]] = stored.read(columns=list(names)).to_pylist()
+        except (OSError, pa.ArrowException) as exc:
+            raise UsageError(f"{path} is not a readable Parquet file: {first_line(exc)}") from exc
+    return found
 
 
 def read_results(path: Path) -> list[ScanRecord]:
@@ -182,7 +195,7 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
-def _column(kind: Any, values: list[Any]) -> Any:
+def _column(kind: Any, values: Sequence[Any]) -> Any:
     """The Arrow array of one column: no lone surrogates in strings, no NaN. By type, for most values need nothing."""
     if pa.types.is_floating(kind):
         values = [None if v is None or math.isnan(v) else v for v in values]

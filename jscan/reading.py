@@ -23,6 +23,9 @@ MAX_UNREAD_BYTES = 64 << 20
 CHUNK = 1 << 20
 """Bytes read at a time where the whole is not needed at once."""
 
+READ_BYTES = 1 << 30
+"""Bytes asked of the system at a time: it gives two GiB at most."""
+
 ATIME_CHANGED = "atime_changed"
 SYMLINK = "It is a symbolic link, which is not followed; scan what it points to."
 _KINDS = {
@@ -85,7 +88,7 @@ class EvidenceFile:
                 raise
         except OSError as exc:
             raise os_error(exc) from exc
-        self._stream = open(self._handle, "rb", buffering=0, closefd=True)  # noqa: SIM115
+        self._closed = False
         self._identity = _identity(self._before)
         self._swapped = _identity(opened) != self._identity
         self.size: int = opened.st_size
@@ -102,7 +105,9 @@ class EvidenceFile:
 
     def close(self) -> None:
         """Nothing; the file is closed. It may be closed twice."""
-        self._stream.close()
+        if not self._closed:
+            self._closed = True
+            os.close(self._handle)
 
     def pread(self, count: int, offset: int) -> bytes:
         """The `count` bytes from `offset` on; fewer where the file ends."""
@@ -111,9 +116,9 @@ class EvidenceFile:
         if offset and offset >= self.size:
             return b""  # not asked for: no system knows offsets of more than 63 bits
         try:
-            self._stream.seek(offset)
+            os.lseek(self._handle, offset, os.SEEK_SET)
             while count > 0:
-                part = self._stream.read(min(count, 1 << 30))
+                part = os.read(self._handle, min(count, READ_BYTES))
                 if not part:
                     break
                 parts.append(part)

@@ -9,55 +9,40 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Protocol
 
 from jscan import __version__, manifest, outputs, parquet, stages, weights
-from jscan.assemble import assemble, group_source
+from jscan.assemble import assemble
 from jscan.atomic import remove_leftovers
-from jscan.config import FREE, FREE_IN_UPDATES, STDIN, ScanConfig
-from jscan.discover import discover, discover_list
+from jscan.config import FREE, FREE_IN_UPDATES, ScanConfig
 from jscan.engine import Engine, Outcome
 from jscan.engine.local import run as local_engine
-from jscan.errors import ARCHIVE_CODES, SKIP_CODES, ErrorCode, OutputError, SetupError, UsageError
-from jscan.journal import Header, Journal, Shard, locked, run_folder
-from jscan.ledger import Before, Containers, Key, Ledger, Place
+from jscan.errors import OutputError, SetupError, UsageError
+from jscan.inputs import counting, references
+from jscan.journal import Header, Journal, Shard, locked
+from jscan.known import Known
+from jscan.ledger import Ledger
 from jscan.limits import usable_cores
 from jscan.members import ReadArchive, may_be_archive
 from jscan.outputs import Log
-from jscan.records import Evidence, ImageRef, ScanRecord
+from jscan.records import ImageRef, ScanRecord
+from jscan.rows import failed, fault, json_row
 from jscan.stages import Times, stage
 from jscan.tally import Finding, Tally
 from jscan.unpack import Unpacker
-from jscan.worker import OutOfMemoryError, Receipt, open_in_worker, scan_one
+from jscan.worker import Receipt, open_in_worker, scan_one
 
 SHARD_ROWS = 1000
 """Rows held in memory before they are committed."""
 SHARD_SECONDS = 60.0
 """Rows are committed after this time as well, so that a killed run over large images does not lose hours."""
-COUNT_SECONDS = 5.0
-"""How long the end of a run waits for the count of the inputs, which nobody needs any more."""
-TRY_AGAIN = frozenset(
-    {
-        ErrorCode.NOT_FOUND,
-        ErrorCode.OS_ERROR,
-        ErrorCode.CHANGED,
-        ErrorCode.MEMORY,
-        ErrorCode.WORKER_CRASH,
-        ErrorCode.TIMEOUT,
-        ErrorCode.INTERNAL,
-    }
-)
-"""Codes that speak of circumstances as much as of the input: an update scans it again, changed or not."""
 
 
 class Progress(Protocol):
@@ -162,7 +147,7 @@ def run_scan(
     progress = progress or Silent()
     unpacker = Unpacker(config.timeout or None)
     # Finished members are not read again; who has finished is known once the run below has begun.
-    refs = _references(config, read or unpacker, wanted=lambda ref: run.wants(ref))
+    refs = references(config, read or unpacker, wanted=lambda ref: run.known.wants(ref))
     outputs.check(config)
     with contextlib.closing(unpacker), locked(config.out) as journal:
         for written in (config.out, manifest.beside(config.out)):
@@ -191,7 +176,7 @@ def run_scan(
         with (
             contextlib.closing(Ledger(journal.folder / "ledger")) as ledger,
             outputs.json_log(config.json_log) as log,
-            _counting(config, progress, read),
+            counting(config, read, progress.total if progress.wants_total else None),
         ):
             run = _Run(config, header, journal, ledger, progress, log)
             return run.over(refs, engine)
@@ -256,13 +241,12 @@ class _Run:
         self._header = header
         self._journal = journal
         self._ledger = ledger
+        self.known = Known(config, header, journal, ledger)
         self._progress = progress
         self._log = log
         self._rows: list[tuple[ScanRecord, bool]] = []
         self._since = time.monotonic()
-        self._claims: dict[str, Key] = {}  # contents that are being estimated, or whose rows are not committed yet
         self._providers: set[str] = set()
-        self._unlisted: list[bytes] = []
         self._scanned = 0
         self._pixels = 0
         self._times: Times = {}
@@ -273,13 +257,19 @@ class _Run:
         cores = usable_cores()
         workers = config.workers or min(cores, _most_inputs(config) or cores)
         threads = max(1, cores // workers)  # so that all cores have work, and none has twice as much
-        init = partial(open_in_worker, config.device, config.max_pixels, threads, config.max_memory, config.estimator)
+        how = (config.device, config.max_pixels, threads, config.max_memory, config.estimator, config.thorough)
+        init = partial(open_in_worker, *how)
         task = partial(scan_one, config.heatmaps, config.maps, config.profile_stages)
-        self._remember()
+        self.known.remember()
         about = {"arguments": config.options(), "jscan": __version__, "run_id": self._header.run_id}
         self._log("run_started", {**about, "rows_there": sum(s.rows for s in self._journal.shards)})
         outcomes = engine(
-            task, self._needed(refs), init=init, workers=workers, timeout=config.timeout or None, answer=self._is_known
+            task,
+            self._needed(refs),
+            init=init,
+            workers=workers,
+            timeout=config.timeout or None,
+            answer=self.known.is_known,
         )
         try:
             with contextlib.closing(outcomes):
@@ -309,63 +299,7 @@ class _Run:
             times=self._times,
         )
 
-    # --- what is there already ----------------------------------------------------------------------------------------
-
-    def _remember(self) -> None:
-        """Nothing; the ledger knows the rows of the results that are updated, and of all shards."""
-        if self._header.previous is not None:
-            self._remember_results()
-        copies: list[tuple[str, Key, Place]] = []
-        for shard in self._journal.shards:
-            table = _columns(shard.path, ["path_bytes", "container", "member", "sha256", "error_code", parquet.COPY])
-            for i, row in enumerate(table):
-                key, place = _key_of(row), Place(shard.number, i)
-                if row[parquet.COPY]:
-                    copies.append((row["sha256"], key, place))
-                    continue
-                self._ledger.finish(key, place)
-                self._note_unlisted(row["path_bytes"], row["error_code"])
-                self._note_content(row["sha256"], row["error_code"], place)
-        for sha256, key, place in copies:
-            # Where the run was killed before the row that was to be copied was committed, there is nothing to copy.
-            if self._ledger.content(sha256) is not None:
-                self._ledger.finish(key, place)
-                self._ledger.add_group(sha256)
-
-    def _note_content(self, sha256: str | None, error_code: str | None, place: Place) -> None:
-        """Nothing; what has these bytes is estimated by that row, or is an archive of several of one content."""
-        if sha256 is None:
-            return
-        if error_code in ARCHIVE_CODES:
-            self._ledger.add_group(sha256)
-        else:
-            self._ledger.add_content(sha256, place)
-
-    def _remember_results(self) -> None:
-        names = ["path", "path_bytes", "container", "member", "container_sha256", "size", "mtime", "sha256"]
-        names += ["duplicate_of", "error_code"]
-        containers = Containers()
-        with parquet.reader(self._config.out) as stored:
-            for group in range(stored.metadata.num_row_groups):
-                for i, row in enumerate(stored.read_row_group(group, columns=names).to_pylist()):
-                    place = Place(group_source(group), i)
-                    mtime = None if row["mtime"] is None else _microseconds(row["mtime"])
-                    # A run that went on may have members of an archive as it was, and the archive as it is now.
-                    fits = containers.fits(row)
-                    again = row["error_code"] in TRY_AGAIN
-                    size = row["size"] if row["member"] is None else 0  # a member is as old as its archive
-                    self._ledger.add_before(_key_of(row), Before(place, size if fits and not again else None, mtime))
-                    if row["sha256"] is not None and not again:
-                        self._note_content(row["sha256"], row["error_code"], place)
-                        if row["duplicate_of"] is not None:
-                            self._ledger.add_group(row["sha256"])
-
     # --- what is to be done -------------------------------------------------------------------------------------------
-
-    def wants(self, ref: ImageRef) -> bool:
-        """Whether a member, or an archive, has no row yet, so that it must be read."""
-        key = ref.path_bytes, ref.container, ref.member
-        return not self._ledger.has_row(key) and self._unchanged(ref, key) is None
 
     def _needed(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
         """The references that a worker is needed for; the others become rows in passing, or have theirs."""
@@ -373,44 +307,13 @@ class _Run:
             key = ref.path_bytes, ref.container, ref.member
             if not self._ledger.meet(key):
                 self._progress.kept()
-            elif (place := self._unchanged(ref, key)) is not None:
+            elif (place := self.known.unchanged(ref, key)) is not None:
                 self._ledger.finish(key, place)
                 self._progress.kept()
             elif ref.refused is not None:
-                self._take(_failed(ref, *ref.refused))
+                self._take(failed(ref, *ref.refused))
             else:
                 yield ref
-
-    def _unchanged(self, ref: ImageRef, key: Key) -> Place | None:
-        """Where the row of an input lies that is as it was in the run before, by the size and time of its file."""
-        if self._header.previous is None or self._config.rehash:
-            return None
-        refused = None if ref.refused is None else ref.refused[0]
-        if refused in TRY_AGAIN or (refused is not None and ref.archive is None and refused not in ARCHIVE_CODES):
-            return None
-        before = self._ledger.before(key)
-        if before is None or before.size is None:
-            return None
-        if ref.archive is not None:
-            whole, file = self._ledger.before((ref.archive.path_bytes, None, None)), ref.archive
-            if whole is None or whole.size is None or file.mtime is None:
-                return None
-            same = (file.size, _microseconds(file.mtime)) == (whole.size, whole.mtime)
-            return before.place if same else None
-        try:
-            now = os.lstat(ref.path_bytes)
-        except OSError:
-            return None
-        return before.place if (now.st_size, now.st_mtime_ns // 1000) == (before.size, before.mtime) else None
-
-    def _is_known(self, ref: ImageRef, evidence: Evidence) -> bool:
-        """Whether the content has a row, or will have that of the worker that asked first."""
-        key = ref.path_bytes, ref.container, ref.member
-        owner = self._claims.get(evidence.sha256)
-        if owner is None and self._ledger.content(evidence.sha256) is None:
-            self._claims[evidence.sha256] = key
-            return False
-        return owner != key
 
     # --- what was done ------------------------------------------------------------------------------------------------
 
@@ -418,7 +321,7 @@ class _Run:
         """Nothing; the outcome is a row."""
         receipt = outcome.value
         if receipt is None:
-            self._take(_fault(outcome))
+            self._take(fault(outcome))
             return
         if not self._providers:
             self._progress.device(receipt.provider, workers)
@@ -434,14 +337,9 @@ class _Run:
             self._pixels += (record.width or 0) * (record.height or 0)
         self._progress.row(record)
         self._log("row", {**json_row(record, brief=True), "copy": copy})
-        self._note_unlisted(record.path_bytes, record.error_code)
+        self.known.note_unlisted(record.path_bytes, record.error_code)
         if len(self._rows) >= SHARD_ROWS or time.monotonic() - self._since > SHARD_SECONDS:
             self._commit()
-
-    def _note_unlisted(self, path: bytes, error_code: str | None) -> None:
-        """Nothing; what lies in a folder or an archive that could not be looked into is not to count as vanished."""
-        if self._header.previous is not None and error_code in TRY_AGAIN - {ErrorCode.NOT_FOUND}:
-            self._unlisted.append(path)
 
     def _add(self, times: Times) -> None:
         """Nothing; the run's times are these more."""
@@ -462,14 +360,7 @@ class _Run:
     def _commit_rows(self) -> None:
         if self._rows:
             shard: Shard = self._journal.commit(self._header, self._rows, sorted(self._providers))
-            for i, (record, copy) in enumerate(self._rows):
-                place = Place(shard.number, i)
-                self._ledger.finish((record.path_bytes, record.container, record.member), place)
-                if record.sha256 is not None and copy:
-                    self._ledger.add_group(record.sha256)
-                elif record.sha256 is not None:
-                    self._note_content(record.sha256, record.error_code, place)
-                    self._claims.pop(record.sha256, None)
+            self.known.add(shard.number, self._rows)
             self._rows = []
         self._since = time.monotonic()
 
@@ -481,7 +372,7 @@ class _Run:
         left = self._ledger.unfinished()
         if left is not None:
             raise OutputError(f"{config.out} was not written: there is no row for {os.fsdecode(left[0])}")
-        self._ledger.add_vanished(self._unlisted)
+        self._ledger.add_vanished(self.known.unlisted)
         tally, made = assemble(
             config.out,
             self._ledger,
@@ -540,141 +431,3 @@ def _most_inputs(config: ScanConfig) -> int | None:
 def model_digests() -> dict[str, str]:
     """SHA-256 of each model that is installed, by name, as its manifest states it. Raises ModelError."""
     return {name: str(weights.manifest(name)["digest"]) for name in weights.names()}
-
-
-def json_row(record: ScanRecord, *, brief: bool = False) -> dict[str, Any]:
-    """The row as values that JSON knows: times in ISO 8601, bytes in hexadecimal. `brief` leaves out long columns."""
-    if brief:
-        keep = ("path", "sha256", "status", "error_code", "error", "warnings", "width", "height", "n_regions", "score")
-        return {name: getattr(record, name) for name in (*keep, "decode_ms", "estimate_ms")}
-    row = record.as_dict()
-    row["path_bytes"] = record.path_bytes.hex()
-    row["mtime"] = record.mtime.isoformat() if record.mtime else None
-    return row
-
-
-def _references(config: ScanConfig, read: ReadArchive, *, wanted: Callable[[ImageRef], bool]) -> Iterator[ImageRef]:
-    """References to all inputs. Raises UsageError, at once, where a source or the list of them is not there."""
-    choice: dict[str, Any] = {
-        "include": config.include,
-        "exclude": config.exclude,
-        "limit": config.limit,
-        "wanted": wanted,
-        "read": read,
-    }
-    if config.files_from is None:
-        return discover(config.sources, **choice)
-    made = (
-        config.out,
-        config.heatmaps,
-        config.maps,
-        config.json_log,
-        manifest.beside(config.out),
-        run_folder(config.out),
-    )
-    leave_out = frozenset(os.fsencode(p.resolve()) for p in made if p is not None)
-    return _listed(_open_list(config.files_from), null=config.null, leave_out=leave_out, **choice)
-
-
-def _open_list(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
-    if path == STDIN:
-        return contextlib.nullcontext(sys.stdin.buffer)
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise UsageError(
-            f"--files-from {path} cannot be read: {error.strerror}; check the spelling of the path"
-        ) from error
-
-
-def _listed(opened: contextlib.AbstractContextManager[BinaryIO], **options: Any) -> Iterator[ImageRef]:
-    """The references of a list, which is closed at the end."""
-    with opened as names:
-        yield from discover_list(names, **options)
-
-
-def _fault(outcome: Outcome[ImageRef, Receipt]) -> ScanRecord:
-    """The row of an input whose worker died or raised. Raises the error itself where it concerns the whole run."""
-    if isinstance(outcome.error, OutOfMemoryError):
-        receipt: Receipt = outcome.error.args[0]
-        return receipt.record
-    if isinstance(outcome.error, SetupError):
-        raise outcome.error
-    code, sentence = ErrorCode.INTERNAL, outcome.message
-    if outcome.kind == "crashed":
-        code = ErrorCode.WORKER_CRASH
-    elif outcome.kind == "timed_out":
-        code, sentence = ErrorCode.TIMEOUT, f"{sentence}; a longer --timeout may help"
-    elif isinstance(outcome.error, MemoryError):
-        code = ErrorCode.MEMORY
-    record = _failed(outcome.item, code, sentence)
-    evidence = outcome.asked
-    if isinstance(evidence, Evidence):
-        # The worker had read the bytes before it came to grief.
-        record = replace(
-            record, size=evidence.size, mtime=evidence.mtime, sha256=evidence.sha256, warnings=evidence.warnings
-        )
-    return record
-
-
-def _failed(ref: ImageRef, code: str, sentence: str) -> ScanRecord:
-    """The row of an input that no worker has read."""
-    return ScanRecord(
-        path=ref.path,
-        path_bytes=ref.path_bytes,
-        container=ref.container,
-        member=ref.member,
-        container_sha256=ref.container_sha256,
-        size=ref.evidence.size if ref.evidence else None,
-        mtime=ref.evidence.mtime if ref.evidence else None,
-        sha256=ref.evidence.sha256 if ref.evidence else None,
-        warnings=ref.evidence.warnings if ref.evidence else (),
-        status="skipped" if code in SKIP_CODES else "error",
-        error_code=str(code),
-        error=sentence,
-        jscan_version=__version__,
-    )
-
-
-@contextlib.contextmanager
-def _counting(config: ScanConfig, progress: Progress, read: ReadArchive | None) -> Iterator[None]:
-    """A context beside which the inputs are counted, where the progress wants to know."""
-    listed = config.files_from
-    if not progress.wants_total or (listed is not None and (listed == STDIN or not listed.is_file())):
-        # A list that comes through a pipe can be read once.
-        yield
-        return
-    stop = threading.Event()
-
-    def count() -> None:
-        if sys.platform != "win32":
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as the process of the unpacker is to have it
-        inputs = 0
-        with contextlib.closing(Unpacker(config.timeout or None)) as unpacker:
-            for inputs, _ in enumerate(_references(config, read or unpacker, wanted=lambda ref: False), 1):  # noqa: B007
-                if stop.is_set():
-                    return
-        progress.total(inputs)
-
-    thread = threading.Thread(target=count, name="jscan-count", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(COUNT_SECONDS)  # not for ever: it may be waiting for an archive
-
-
-def _columns(shard: Path, names: list[str]) -> list[dict[str, Any]]:
-    with parquet.reader(shard) as stored:
-        found: list[dict[str, Any]] = stored.read(columns=names).to_pylist()
-    return found
-
-
-def _key_of(row: Mapping[str, Any]) -> Key:
-    return row["path_bytes"], row["container"], row["member"]
-
-
-def _microseconds(time_of_change: datetime) -> int:
-    """Since 1970 began, exactly."""
-    return (time_of_change - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

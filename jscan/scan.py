@@ -117,7 +117,8 @@ class Scanner:
 
     `provider` says what the models run on, `CPU` or `CUDA`; `models` names them with their digests. Raises ModelError
     where a model is missing or damaged, and DeviceError where `device="cuda"` and there is no GPU. With `estimator`
-    "paper" the models are the papers' own networks (`papermap`), which give maps but neither regions nor a score.
+    "paper" the models are the papers' own networks (`papermap`), which give maps but neither regions nor a score. On
+    the CPU a scout chooses what is looked at (`fastwindows`), unless `thorough`.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from jscan import limits, stages
 from jscan.config import devices
 from jscan.engine import Ask, MoreTime, place
 from jscan.errors import ErrorCode
-from jscan.records import Evidence, ImageRef, ScanRecord, ScanResult
+from jscan.records import Evidence, ImageRef, ScanRecord, ScanResult, travels
 from jscan.stages import Times, stage
 
 PIXELS_A_TIMEOUT = 16_000_000
@@ -24,6 +24,7 @@ HEATMAP_SIDE = 1600
 """Longest side of a heatmap in pixels."""
 
 
+@travels
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """What comes back from a worker for one input: the row, and no pixels."""
@@ -55,7 +56,9 @@ class ScannerLike(Protocol):
         ...
 
 
-def open_scanner(device: str, max_pixels: int, threads: int, *, estimator: str = "comb") -> ScannerLike:
+def open_scanner(
+    device: str, max_pixels: int, threads: int, *, estimator: str = "comb", thorough: bool = False
+) -> ScannerLike:
     """A scanner, its models loaded. Raises ModelError and DeviceError.
 
     This process belongs to it alone: OpenCV, which would take as many threads as there are cores in every worker, gets
@@ -66,10 +69,17 @@ def open_scanner(device: str, max_pixels: int, threads: int, *, estimator: str =
     from jscan.scan import Scanner
 
     cv2.setNumThreads(1)
-    return Scanner(device=device, max_pixels=max_pixels, threads=threads, estimator=estimator)
+    return Scanner(device=device, max_pixels=max_pixels, threads=threads, estimator=estimator, thorough=thorough)
 
 
-def open_in_worker(device: str, max_pixels: int, threads: int, max_memory: int, estimator: str = "comb") -> ScannerLike:
+def open_in_worker(
+    device: str,
+    max_pixels: int,
+    threads: int,
+    max_memory: int,
+    estimator: str = "comb",
+    thorough: bool = False,
+) -> ScannerLike:
     """The scanner of a worker process, whose stderr goes nowhere and whose memory is limited from here on.
 
     Where `device` names several GPUs, the workers share them out: the third takes the first again where there are two.
@@ -77,7 +87,7 @@ def open_in_worker(device: str, max_pixels: int, threads: int, max_memory: int, 
     """
     limits.forbid_core_dumps()
     named = devices(device)
-    scanner = open_scanner(named[place() % len(named)], max_pixels, threads, estimator=estimator)
+    scanner = open_scanner(named[place() % len(named)], max_pixels, threads, estimator=estimator, thorough=thorough)
     if max_memory and scanner.provider == "CPU":
         further = (threads - 1) * limits.PER_TILE  # of tiles computed at the same time
         limits.limit_memory(max_memory * limits.MIB + threads * limits.PER_THREAD + further)

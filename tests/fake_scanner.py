@@ -105,7 +105,9 @@ class FakeScanner:
         return ScanResult(record, maps, image)
 
 
-def open_fake(device: str, max_pixels: int, threads: int, max_memory: int = 0, estimator: str = "comb") -> FakeScanner:
+def open_fake(
+    device: str, max_pixels: int, threads: int, max_memory: int = 0, estimator: str = "comb", thorough: bool = False
+) -> FakeScanner:
     """In place of `open_scanner` and `open_in_worker` of `jscan.worker`."""
     if device.startswith("cuda"):
         raise DeviceError("--device cuda: no GPU can be used here")
@@ -113,7 +115,13 @@ def open_fake(device: str, max_pixels: int, threads: int, max_memory: int = 0, e
 
 
 def open_noting(
-    folder: Path, device: str, max_pixels: int, threads: int, max_memory: int = 0, estimator: str = "comb"
+    folder: Path,
+    device: str,
+    max_pixels: int,
+    threads: int,
+    max_memory: int = 0,
+    estimator: str = "comb",
+    thorough: bool = False,
 ) -> worker.ScannerLike:
     """What `jscan.worker.open_in_worker` makes of the device: it is written to `<process>.device` in the folder."""
 
@@ -122,11 +130,11 @@ def open_noting(
         return FakeScanner()
 
     worker.open_scanner = noted
-    return worker.open_in_worker(device, max_pixels, threads, max_memory, estimator)
+    return worker.open_in_worker(device, max_pixels, threads, max_memory, estimator, thorough)
 
 
 def open_broken(
-    device: str, max_pixels: int, threads: int, max_memory: int = 0, estimator: str = "comb"
+    device: str, max_pixels: int, threads: int, max_memory: int = 0, estimator: str = "comb", thorough: bool = False
 ) -> FakeScanner:
     """A scanner whose model is damaged."""
     raise ModelError("weights/fake/model.onnx is damaged")

@@ -3,27 +3,24 @@
     python tests/soak.py --images 20000 --kills 10
 
 Prints what was measured, and exits with 1 where an input was lost, doubled or computed again, or rows differ from those
-of an unbroken run. The models are the real ones.
+of an unbroken run. The models are the real ones; with `--empty` a scanner takes their place that reads the file and
+gives a full row at once, which shows in a minute what the parent takes.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
-import resource
-import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cost
 import numpy as np
 from material import file_of, photo
 
@@ -38,13 +35,14 @@ import sys
 import jscan.run
 from jscan.cli import main
 jscan.run.SHARD_ROWS = {shard}
+if {empty}:
+    import cost
+    jscan.run.open_in_worker = cost.open_empty
 if __name__ == "__main__":
     main()
 """
 HOSTILE = 0.01
 COPIES = 0.01
-TURN = 1.0
-"""Seconds."""
 
 
 def make_images(folder: Path, count: int, seed: int) -> None:
@@ -99,20 +97,25 @@ class Watched:
     """The most, in KiB."""
 
 
-def watched(command: list[str], out: Path, kill_after: float | None = None) -> Watched:
-    """The command's end; killed so long after its first row, where that is given."""
+def watched(command: list[str], out: Path, log: Path | None = None, kill_after: int | None = None) -> Watched:
+    """The command's end; killed when its log tells of so many rows, where that is given."""
     started = time.monotonic()
     first = peak = 0
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as process:
         while process.poll() is None:
             time.sleep(0.1)
             now = _resident(process.pid)
             peak = max(peak, now)
             if not first and next((out.parent / f"{out.name}.run").glob("0*.parquet"), None):
                 first = now
-            if kill_after is not None and time.monotonic() - started > kill_after:
+            if kill_after is not None and log is not None and _lines(log) > kill_after:
                 process.kill()
     return Watched(process.returncode, time.monotonic() - started, first, peak)
+
+
+def _lines(log: Path) -> int:
+    return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
 def _resident(pid: int) -> int:
@@ -147,100 +150,16 @@ def logged(log: Path) -> list[str]:
     return [e["path"] for e in events if e["event"] == "row"]
 
 
-def cost(images: Path, to: Path) -> None:
-    """Nothing; the file then holds the processor seconds of a plain loop over the images, its start aside."""
-    from jscan.scan import Scanner
-
-    scanner = Scanner(device="cpu", threads=1)
-    paths = sorted(p for p in images.rglob("*") if p.is_file())
-    scanner.scan(paths[0])  # which opens the models
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    for path in paths:
-        scanner.scan(path)
-    to.write_text(json.dumps(_processor(resource.getrusage(resource.RUSAGE_SELF)) - _processor(before)))
-
-
-def _processor(used: resource.struct_rusage) -> float:
-    return used.ru_utime + used.ru_stime
-
-
-def overhead(base: Path, count: int, seed: int) -> None:
-    """Nothing; prints what supervision and journal cost, over images that are all there once.
-
-    The plain loop and the scan take turns on one core, a second each, so that whatever else the machine does falls on
-    both: one after the other, two plain loops differed by 20 %. The start of either is left out; that of a scan is the
-    time of one over a single image, the median of three.
-    """
-    main = base / "plain.py"
-    main.write_text(MAIN.format(shard=1000))
-    images, few, said = base / "plain", base / "few", base / "plain.json"
-    rng = np.random.default_rng(seed + 1)
-    images.mkdir()
-    for i in range(count):
-        noise = rng.integers(0, 8, (96, 96, 3), dtype=np.uint8)
-        (images / f"{i:05}.jpg").write_bytes(file_of(photo()[100:196, 100:196] // 2 + noise, quality=85))
-    few.mkdir()
-    shutil.copy(images / "00000.jpg", few / "0.jpg")
-    loop = [sys.executable, "-c", "import sys; from pathlib import Path; from soak import cost"]
-    loop[-1] += "; cost(*map(Path, sys.argv[1:]))"
-    with _one_core():
-        starts = [in_turns([_scan(main, few, base / f"few{i}.parquet", 1)])[0] for i in range(3)]
-        _, whole = in_turns([[*loop, str(images), str(said)], _scan(main, images, base / "plain.parquet", 1)])
-    plain: float = json.loads(said.read_text())
-    start = sorted(starts)[1]
-    more = whole - start - plain
-    print(f"processor time over {count} images: {plain:.2f} s in a plain loop, {whole - start:.2f} s in jscan scan")
-    print(f"(its start, {start:.2f} s, left out; between {min(starts):.2f} and {max(starts):.2f} s in three)")
-    print(f"supervision and journal: {1000 * more / count:.2f} ms an image, {100 * more / plain:+.1f} %", flush=True)
-
-
-def in_turns(commands: list[list[str]]) -> list[float]:
-    """Processor seconds that each command took, its children with it; one of them runs at a time, for `TURN` each."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
-    running = [subprocess.Popen(c, env=environment, start_new_session=True) for c in commands]
-    took: dict[int, float] = {}
-    for process in running:
-        os.killpg(process.pid, signal.SIGSTOP)
-    while len(took) < len(running):
-        for process in running:
-            if process.pid in took:
-                continue
-            os.killpg(process.pid, signal.SIGCONT)
-            until = time.monotonic() + TURN
-            while process.pid not in took and time.monotonic() < until:
-                time.sleep(0.01)
-                ended, status, used = os.wait4(process.pid, os.WNOHANG)
-                if ended:
-                    process.returncode = os.waitstatus_to_exitcode(status)
-                    took[ended] = _processor(used)
-            if process.pid not in took:
-                os.killpg(process.pid, signal.SIGSTOP)
-    return [took[process.pid] for process in running]
-
-
-@contextlib.contextmanager
-def _one_core() -> Iterator[None]:
-    """A context in which this process and its children have one core: threads that spin beside are not measured."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 def _scan(main: Path, images: Path, out: Path, workers: int) -> list[str]:
     options = ["--out", str(out), "--workers", str(workers), "--device", "cpu", "--quiet"]
     return [sys.executable, str(main), "scan", str(images), *options]
 
 
-def soak(base: Path, images: int, kills: int, seed: int, workers: int, plain: int) -> bool:
+def soak(base: Path, images: int, kills: int, seed: int, workers: int, *, empty: bool) -> bool:
     """Whether all held."""
     main = base / "main.py"
-    main.write_text(MAIN.format(shard=min(1000, max(10, images // 100))))
+    main.write_text(MAIN.format(shard=min(1000, max(10, images // 100)), empty=empty))
     make_images(base / "in", images, seed)
-    if plain:
-        overhead(base, plain, seed)
     whole, broken = base / "whole.parquet", base / "broken.parquet"
     run = watched(_scan(main, base / "in", whole, workers), whole)
     growth = (run.peak - run.first) / 1024
@@ -255,8 +174,9 @@ def soak(base: Path, images: int, kills: int, seed: int, workers: int, plain: in
         log.unlink(missing_ok=True)
         command = [*_scan(main, base / "in", broken, workers), "--json-log", str(log)]
         last = number == kills
-        patience = None if last else run.seconds * chance.uniform(0.3, 1.7) / (kills + 1) + 4
-        end = watched(command, broken, patience)
+        # By rows and not by time: however fast the machine, there are as many kills as were asked for.
+        rows = None if last else int(images * chance.uniform(0.1, 1.0) / (kills + 1))
+        end = watched(command, broken, log, rows)
         made = logged(log)
         again += len(there & set(made))
         total += len(made)
@@ -283,9 +203,12 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plain", type=int, default=2000, help="images of the comparison with a plain loop; 0: none")
+    parser.add_argument("--empty", action="store_true", help="with a scanner that computes nothing")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="jscan-soak-") as base:
-        good = soak(Path(base), given.images, given.kills, given.seed, given.workers, given.plain)
+        if given.plain and not given.empty:
+            cost.report(Path(base), given.plain, 96, given.seed, times=1)
+        good = soak(Path(base), given.images, given.kills, given.seed, given.workers, empty=given.empty)
     return 0 if good else 1
 
 

@@ -143,6 +143,19 @@ def test_an_item_is_tried_again_alone(tmp_path: Path) -> None:
     assert notes[tries[1] + 1][1:] == (3, "end"), "something ran beside the second try"
 
 
+def test_workers_that_are_killed_while_they_are_idle_cost_nothing() -> None:
+    def items() -> Iterator[str]:
+        yield from "ab"
+        time.sleep(1)  # both are idle by then
+        for process in active_children():
+            process.kill()
+        yield from "cd"
+
+    outcomes = sorted(run(_task, items(), init=_state, workers=2), key=lambda o: o.index)
+    assert [o.value for o in outcomes] == [f"state {i}" for i in "abcd"]
+    assert not active_children()
+
+
 def test_items_are_drawn_only_as_they_are_needed() -> None:
     drawn = 0
 

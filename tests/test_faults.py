@@ -93,9 +93,12 @@ def test_a_run_killed_at_any_step_goes_on(tmp_path: Path, update: bool) -> None:
         make_inputs(tmp_path / "in", b="ok 0.3", h="ok 0.4", i="ok 0.5", j="ok 0.9")
         (tmp_path / "in" / "a.jpg").unlink()
 
+    shutil.copytree(tmp_path / "maps", tmp_path / "maps-before")
+
     def anew() -> None:
-        shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        shutil.copytree(tmp_path / "before", tmp_path / "out")
+        for name, before in (("out", "before"), ("maps", "maps-before")):
+            shutil.rmtree(tmp_path / name, ignore_errors=True)
+            shutil.copytree(tmp_path / before, tmp_path / name)
 
     def count() -> None:
         killer = Killer(None)
@@ -106,6 +109,7 @@ def test_a_run_killed_at_any_step_goes_on(tmp_path: Path, update: bool) -> None:
     assert forked(count) == 0
     steps = int((tmp_path / "steps").read_text())
     expected = results(tmp_path)
+    maps = sorted(os.listdir(tmp_path / "maps"))
     assert steps > 40
     for at in range(1, steps + 1):
         anew()
@@ -117,6 +121,9 @@ def test_a_run_killed_at_any_step_goes_on(tmp_path: Path, update: bool) -> None:
         status = forked(killed)
         assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, f"step {at} of {steps}"
         there = _committed(tmp_path)
+        for shard in (tmp_path / "out" / "r.parquet.run").glob("0*.parquet"):
+            for row in parquet.read_results(shard):
+                assert row.status != "ok" or (tmp_path / "maps" / f"{row.sha256}.npz").exists(), "a row before its maps"
         done = (tmp_path / "out" / "r.parquet.manifest.json").exists() and not update and not there
         if done and verify(tmp_path / "out" / "r.parquet").count == 0:
             # Only the empty folder of the run was still to be removed.
@@ -125,6 +132,7 @@ def test_a_run_killed_at_any_step_goes_on(tmp_path: Path, update: bool) -> None:
         else:
             run = scan(tmp_path, **options)
             assert run.scanned <= len(expected) - there, f"step {at} of {steps}: computed again what was finished"
+        assert [n for n in sorted(os.listdir(tmp_path / "maps")) if not n.endswith(".tmp")] == maps, f"step {at}"
         if at % 5:
             assert results(tmp_path) == expected, f"step {at} of {steps}"
         else:
@@ -309,10 +317,10 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, number: signal.Signals, afte
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-import fake_scanner, jscan.run
+import fake_scanner, jscan.run, jscan.worker
 from jscan.cli import main
 jscan.run.SHARD_ROWS = 2
-jscan.run.open_in_worker = fake_scanner.open_fake
+jscan.run.open_in_worker = jscan.worker.open_scanner = fake_scanner.open_fake
 if __name__ == "__main__":
     main()
 """
@@ -354,15 +362,18 @@ def test_processes_killed_and_a_second_run_meanwhile(tmp_path: Path) -> None:
 # --- the disk ---------------------------------------------------------------------------------------------------------
 
 
+def mounted_small(place: Path) -> bool:
+    """Whether a file system of 1 MB is mounted there."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "jscan-test", str(place)]
+    return bool(shutil.which("mount")) and not subprocess.run(command, capture_output=True, check=False).returncode
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB."""
     disk = tmp_path / "out"
     disk.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "jscan-test", str(disk)], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode != 0:
+    if not mounted_small(disk):
         pytest.skip("no file system can be mounted here")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=False)
@@ -392,6 +403,37 @@ def test_a_full_disk_costs_nothing_that_is_finished(tmp_path: Path, small_disk: 
 
 
 @pytest.mark.usefixtures("_fake")
+def test_a_full_disk_of_the_maps_costs_nothing_that_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that cannot write stops the run; no row stands without its maps."""
+    disk = tmp_path / "maps"
+    disk.mkdir()
+    if not mounted_small(disk):
+        pytest.skip("no file system can be mounted here")
+    try:
+        make_inputs(tmp_path / "in", **CONTENTS)
+        scan(tmp_path, maps=tmp_path / "elsewhere")
+        expected, each = results(tmp_path), max(p.stat().st_size for p in (tmp_path / "elsewhere").iterdir())
+        shutil.rmtree(tmp_path / "out")
+        free = os.statvfs(disk)
+        pages = -(-each // free.f_frsize)
+        (disk / "filler").write_bytes(bytes((free.f_bavail - 2 * pages) * free.f_frsize))  # room for two
+        with pytest.raises(OutputError, match=r"maps/\w+\.npz could not be written: No space left") as caught:
+            scan(tmp_path, maps=disk)
+        assert caught.value.exit_code == 12
+        assert not (tmp_path / "out" / "r.parquet").exists()
+        assert not [n for n in os.listdir(disk) if n.endswith(".tmp")]
+        there = _committed(tmp_path)
+        (disk / "filler").unlink()
+        assert scan(tmp_path, maps=disk).scanned <= 7 - there
+        assert_whole(tmp_path, expected)
+        assert len(list(disk.glob("*.npz"))) == len(list((tmp_path / "elsewhere").iterdir()))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+@pytest.mark.usefixtures("_fake")
 def test_a_torn_shard_is_scanned_again(tmp_path: Path) -> None:
     make_inputs(tmp_path / "in", **CONTENTS)
     scan(tmp_path, engine=in_this_process)
@@ -401,6 +443,26 @@ def test_a_torn_shard_is_scanned_again(tmp_path: Path) -> None:
         scan(tmp_path, engine=in_this_process, progress=Interrupts(7, signal.SIGINT))
     shard = tmp_path / "out" / "r.parquet.run" / "00000001.parquet"
     shard.write_bytes(shard.read_bytes()[:-9])
+    assert 1 <= scan(tmp_path, engine=in_this_process).scanned <= 3
+    assert_whole(tmp_path, expected)
+
+
+@pytest.mark.usefixtures("_fake")
+def test_a_shard_with_a_damaged_page_is_scanned_again(tmp_path: Path) -> None:
+    """Its footer is whole, and says where the page lies; the page's checksum does not fit."""
+    make_inputs(tmp_path / "in", **CONTENTS)
+    scan(tmp_path, engine=in_this_process)
+    expected = results(tmp_path)
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        scan(tmp_path, engine=in_this_process, progress=Interrupts(7, signal.SIGINT))
+    shard = tmp_path / "out" / "r.parquet.run" / "00000001.parquet"
+    column = parquet.SCHEMA.names.index("path_bytes")
+    with parquet.reader(shard) as stored:
+        chunk = stored.metadata.row_group(0).column(column)
+    data = bytearray(shard.read_bytes())
+    data[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
+    shard.write_bytes(data)
     assert 1 <= scan(tmp_path, engine=in_this_process).scanned <= 3
     assert_whole(tmp_path, expected)
 

@@ -11,6 +11,7 @@ import os
 import random
 import socket
 import struct
+import sys
 import time
 import zipfile
 import zlib
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from material import file_of, photo
@@ -290,6 +292,24 @@ def test_an_error_of_the_disk_is_one_row(tmp_path: Path) -> None:
     run, (first, second) = scan(tmp_path / "out", Path("/proc/self/mem"), tmp_path / "a.jpg")
     assert run.errors == 1
     assert (first["error_code"], second["status"]) == ("os_error", "ok") and "EIO" in first["error"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is kept by Linux")
+def test_an_image_for_which_the_memory_does_not_suffice_is_one_row(tmp_path: Path) -> None:
+    """144 MP, more than a worker may take: neither a crash nor a retry that takes the neighbour with it."""
+    (tmp_path / "large.png").write_bytes(file_of(np.zeros((12_000, 12_000), np.uint8), "PNG"))
+    (tmp_path / "small.jpg").write_bytes(jpeg())
+    run, (large, small) = scan(tmp_path / "out", tmp_path / "large.png", tmp_path / "small.jpg", max_memory=110)
+    assert (large["status"], large["error_code"], small["status"]) == ("error", "memory", "ok")
+    assert len(large["sha256"]) == 64 and "memory" in large["error"] and run.errors == 1
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no device that never ends")
+def test_a_device_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    run, (device, picture) = scan(tmp_path / "out", Path("/dev/zero"), tmp_path / "a.jpg", timeout=30.0)
+    assert (device["status"], device["error_code"], picture["status"]) == ("skipped", "not_regular", "ok")
+    assert "a device" in device["error"] and run.errors == 0
 
 
 @pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="root may read everything")

@@ -23,9 +23,10 @@ LAYERS = {
     2: ("scan", "ledger", "journal", "tally", "outputs"),
     3: ("engine",),
     4: ("manifest", "unpack", "worker"),
-    5: ("assemble",),
-    6: ("run", "verify"),
-    7: ("cli", "show", "__main__"),
+    5: ("assemble", "inputs", "rows"),
+    6: ("known", "verify"),
+    7: ("run",),
+    8: ("cli", "show", "__main__"),
 }  # fmt: skip
 OUTERMOST = max(LAYERS)
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}

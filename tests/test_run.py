@@ -5,24 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import signal
 import threading
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fake_scanner
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_scanner import make_inputs
 from packing import tar_of, zip_of
 
 import jscan.run
-from jscan import stages
+from jscan import __version__, stages, weights
 from jscan.config import ScanConfig, devices
 from jscan.engine.local import run as local_engine
 from jscan.errors import DeviceError, LockedError, ModelError, OutputError, UsageError
+from jscan.journal import Journal
 from jscan.records import ScanRecord
 from jscan.run import RunSummary, run_scan
 
@@ -133,8 +137,38 @@ def test_the_manifest_says_what_the_run_was(tmp_path: Path, scan: Callable[..., 
     assert manifest["device"] == "auto"
     assert manifest["limits"] == {"max_pixels": 1000, "timeout": 120.0, "max_memory": 4096, "limit": None}
     assert manifest["arguments"]["sources"] == [str(tmp_path / "in")]
-    assert manifest["libraries"]["numpy"]
-    assert manifest["started"] <= manifest["ended"]
+    versions = manifest["libraries"]
+    assert {"numpy", "pillow", "simplejpeg", "pyarrow"} <= set(versions)
+    assert {"onnxruntime", "onnxruntime-gpu"} & set(versions)
+    assert versions["pyarrow"] == pa.__version__
+    assert (manifest["jscan"], manifest["python"]) == (__version__, platform.python_version())
+    assert (manifest["host"], manifest["platform"]) == (platform.node(), platform.platform())
+    assert manifest["model_digests"] == {name: weights.manifest(name)["digest"] for name in weights.names()}
+    began, ended = (datetime.fromisoformat(manifest[name]) for name in ("started", "ended"))
+    assert began <= ended and began.utcoffset() == ended.utcoffset() == timedelta(0)
+    beside = json.loads((tmp_path / "out.parquet.manifest.json").read_text())
+    file = beside.pop("file")
+    assert beside == manifest
+    assert file["sha256"] == hashlib.sha256((tmp_path / "out.parquet").read_bytes()).hexdigest()
+
+
+def test_the_manifest_has_the_digests_of_the_shards(
+    tmp_path: Path, scan: Callable[..., RunSummary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jscan.run, "SHARD_ROWS", 2)
+    make_inputs(tmp_path / "in", a="ok 0.9", b="error", c="ok 0.1")
+    seen: dict[str, str] = {}
+    clear = Journal.clear
+
+    def noted(self: Journal) -> None:
+        seen.update({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in self.folder.glob("0*")})
+        clear(self)
+
+    monkeypatch.setattr(Journal, "clear", noted)
+    scan()
+    shards = json.loads((tmp_path / "out.parquet.manifest.json").read_text())["shards"]
+    assert {s["name"]: s["sha256"] for s in shards} == seen
+    assert [s["rows"] for s in shards] == [2, 1]
 
 
 def test_an_empty_folder_gives_an_empty_file(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
@@ -197,6 +231,21 @@ def test_evidence_is_never_written_to(tmp_path: Path, scan: Callable[..., RunSum
         scan(maps=tmp_path / name)
     with pytest.raises(UsageError, match="--json-log"):
         scan(json_log=tmp_path / name)
+    assert [p.name for p in folder.iterdir()] == ["a.jpg"]
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs symbolic links")
+def test_a_link_is_no_way_into_the_evidence(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.9")
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "out.link").symlink_to(folder / "new.parquet")
+    for out in (tmp_path / "link" / "out.parquet", tmp_path / "out.link"):
+        with pytest.raises(UsageError, match="lies inside"):
+            scan(out=out)
+        with pytest.raises(UsageError, match="lies inside"):
+            scan(sources=(tmp_path / "link",), out=out)
+    with pytest.raises(UsageError, match="--heatmaps"):
+        scan(heatmaps=tmp_path / "link" / "deep")
     assert [p.name for p in folder.iterdir()] == ["a.jpg"]
 
 
@@ -420,6 +469,20 @@ def test_an_update_of_what_did_not_change_scans_nothing(tmp_path: Path, scan: Ca
     run = scan(update=True, rehash=True)
     assert (run.scanned, run.max_score) == (3, 0.7)
     assert by_name(tmp_path / "out.parquet")["a.jpg"] == without_times(before[0])
+
+
+def test_damaged_results_are_not_updated(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.1", b="ok 0.2")
+    scan()
+    out = tmp_path / "out.parquet"
+    chunk = pq.read_metadata(out).row_group(0).column(pq.read_schema(out).names.index("path_bytes"))
+    data = bytearray(out.read_bytes())
+    data[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
+    out.write_bytes(data)
+    with pytest.raises(UsageError, match="damaged.*--restart"):
+        scan(update=True)
+    assert out.read_bytes() == data
+    assert scan(update=True, restart=True).scanned == 2
 
 
 def test_an_update_with_other_options_is_refused(

@@ -255,10 +255,10 @@ def run(
 
 
 def _wait(crew: _Crew[Item], timeout: float | None) -> frozenset[Any]:
-    """The pipes that can be read and the sentinels of the dead; none, often enough to see who hangs."""
-    events: list[Any] = [e for w in crew.members for e in (w.pipe, w.process.sentinel)]
+    """The pipes that can be read, which those of the dead can; none, often enough to see who hangs."""
+    pipes = [w.pipe for w in crew.members]
     before = time.monotonic()
-    ready = wait(events, BEAT_SECONDS if timeout is None else min(BEAT_SECONDS, timeout / 4))
+    ready = wait(pipes, BEAT_SECONDS if timeout is None else min(BEAT_SECONDS, timeout / 4))
     passed = time.monotonic() - before
     if passed > 2 * BEAT_SECONDS:
         crew.excuse(passed)  # this process was stopped (Ctrl-Z), and the workers with it
@@ -270,7 +270,7 @@ def _hear(worker: _Worker[Item], ready: frozenset[Any], timeout: float | None) -
 
     The system is asked about a worker only where `ready` names it, or where it is about to be given up.
     """
-    dead = worker.process.sentinel in ready or (not ready and not worker.process.is_alive())
+    dead = not ready and not worker.process.is_alive()
     trouble = worker.overdue(time.monotonic(), timeout)
     try:
         # A dead worker's last words are still in the pipe: only when that is empty does its death count. So it is with

@@ -1,0 +1,93 @@
+"""The inputs of a run, as its options name them, and how many there are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from jscan import manifest
+from jscan.config import STDIN, ScanConfig
+from jscan.discover import discover, discover_list
+from jscan.errors import UsageError
+from jscan.journal import run_folder
+from jscan.members import ReadArchive
+from jscan.records import ImageRef
+from jscan.unpack import Unpacker
+
+COUNT_SECONDS = 5.0
+"""How long the end of a run waits for the count of the inputs, which nobody needs any more."""
+
+
+def references(config: ScanConfig, read: ReadArchive, *, wanted: Callable[[ImageRef], bool]) -> Iterator[ImageRef]:
+    """References to all inputs. Raises UsageError, at once, where a source or the list of them is not there."""
+    choice: dict[str, Any] = {
+        "include": config.include,
+        "exclude": config.exclude,
+        "limit": config.limit,
+        "wanted": wanted,
+        "read": read,
+    }
+    if config.files_from is None:
+        return discover(config.sources, **choice)
+    made = (
+        config.out,
+        config.heatmaps,
+        config.maps,
+        config.json_log,
+        manifest.beside(config.out),
+        run_folder(config.out),
+    )
+    leave_out = frozenset(os.fsencode(p.resolve()) for p in made if p is not None)
+    return _listed(_open_list(config.files_from), null=config.null, leave_out=leave_out, **choice)
+
+
+def _open_list(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
+    if path == STDIN:
+        return contextlib.nullcontext(sys.stdin.buffer)
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise UsageError(
+            f"--files-from {path} cannot be read: {error.strerror}; check the spelling of the path"
+        ) from error
+
+
+def _listed(opened: contextlib.AbstractContextManager[BinaryIO], **options: Any) -> Iterator[ImageRef]:
+    """The references of a list, which is closed at the end."""
+    with opened as names:
+        yield from discover_list(names, **options)
+
+
+@contextlib.contextmanager
+def counting(config: ScanConfig, read: ReadArchive | None, tell: Callable[[int], None] | None) -> Iterator[None]:
+    """A context beside which the inputs are counted, where there is somebody to tell; on a thread of its own."""
+    listed = config.files_from
+    if tell is None or (listed is not None and (listed == STDIN or not listed.is_file())):
+        # A list that comes through a pipe can be read once.
+        yield
+        return
+    stop = threading.Event()
+
+    def count() -> None:
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as the process of the unpacker is to have it
+        inputs = 0
+        with contextlib.closing(Unpacker(config.timeout or None)) as unpacker:
+            for inputs, _ in enumerate(references(config, read or unpacker, wanted=lambda ref: False), 1):  # noqa: B007
+                if stop.is_set():
+                    return
+        tell(inputs)
+
+    thread = threading.Thread(target=count, name="jscan-count", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(COUNT_SECONDS)  # not for ever: it may be waiting for an archive
