@@ -33,6 +33,13 @@ def main() -> None:
         run = str(o.runs / name)
         _step("train.fit", name, "--src", src, "--run", run, "--minutes", f"{share:g}")
         _step("train.export", name, "--src", src, "--run", run)
+        scout = str(o.runs / f"scout-{name}")
+        _step("train.fit_scout", name, "--src", src, "--run", scout)
+        _step("train.export_fast", "scout", name, "--src", src, "--run", scout)
+    reader = str(o.runs / "reader-q1")
+    _step("train.fit_reader", "q1", "--src", src, "--run", reader)
+    _step("train.export_fast", "reader", "q1", "--src", src, "--run", reader)
+    _step("train.export_fast", "reader", "qf", "--src", src)  # the shift of a last compression is hardly ever missed
     for name in ("jpeg", "pixels"):
         run, cases = str(o.runs / f"regions-{name}"), str(o.runs / f"cases-{name}")
         _step("train.cases", name, "--src", src, "--run", cases, "--cases", str(o.cases))
