@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -38,7 +39,7 @@ from train.measure_report import (
     write_text,
 )
 from train.measure_rows import IMAGE_ROWS, LOSSLESS_ROWS, MAIN_ROWS, Q1_ROWS
-from train.measure_sets import Images, image_sets
+from train.measure_sets import THOROUGH, Images, image_sets
 from train.measure_sizes import CONTRASTS, QF2, SIZES, measure_sizes
 from train.measure_sizes import WINDOWS_PER_SCAN as WINDOWS_PER_SQUARE
 from train.measure_speed import machine
@@ -139,6 +140,7 @@ def _command(o: argparse.Namespace, wanted: tuple[str, ...]) -> str:
     )
     parts += ["--main"] if o.main and "q1" in wanted else []
     parts += [f"--images {o.images}"] if o.images and set(OF_SETS) & set(wanted) else []
+    parts += ["--thorough"] if o.thorough else []
     parts += ["--full"] if o.full and "qf" in wanted else []
     parts += [f"--per-kind {o.per_kind}"] if "forge" in wanted else []
     return " ".join(parts)
@@ -160,6 +162,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="images of each set, evenly spread, that are used; all")
     parser.add_argument("--per-kind", type=int, help="files of each kind of forgery; 40")
     parser.add_argument("--full", action="store_true", help="QF and flag on whole images, not on their centres")
+    parser.add_argument("--thorough", action="store_true", help="without the shortcuts of the CPU, as on a GPU")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--record", action="store_true", help="write the figures into the models' manifests")
     o = parser.parse_args(arguments)
@@ -185,6 +188,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     o = _parse(arguments)
     cv2.setNumThreads(1)
+    if o.thorough:
+        os.environ[THOROUGH] = "1"  # the processes that measure inherit it
     sets = image_sets(o.data) if o.data and {*OF_SETS, "forge"} & set(o.only) else {}
     sets = {name: _spread(paths, o.images) for name, paths in sets.items()}
     measures: dict[str, Callable[[], Any]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -47,7 +48,11 @@ def load(path: Path) -> Pixels:
     return np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR), np.uint8)
 
 
+THOROUGH = "JSCAN_EVALUATE_THOROUGH"
+"""Variable of the environment by which `--thorough` reaches the processes that measure."""
+
+
 @cache
 def scanner() -> Scanner:
-    """This process's scanner, on the CPU with one thread."""
-    return Scanner(device="cpu")
+    """This process's scanner, on the CPU with one thread; thorough where the environment says so."""
+    return Scanner(device="cpu", thorough=THOROUGH in os.environ)
