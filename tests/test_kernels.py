@@ -1,0 +1,329 @@
+"""The compiled loops of the CPU's fast path, each against its definition in plain NumPy."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from material import photo, rng
+
+from jscan import comb, kernels
+from jscan.comb import STEPS_PER_UNIT, Band
+from jscan.fastwindows import Layout
+from jscan.jpegtables import Q1_OFFSET, ZIGZAG, dct_basis
+from train.comb import Comb, blocks_per_shift, q1_bands, qf_bands
+
+BASIS = np.ascontiguousarray(dct_basis(), np.float32)
+BANDS = (
+    Band((1,), tuple(range(1, 12)), (2.0,)),  # 12 functions fill a register and a half
+    Band((2, 5), (3, 4, 5)),  # 3 of them, of two coefficients: what is added must not spoil what follows
+    Band((4, 9, 13), tuple(range(2, 17)), (0.5, 2.0)),  # 17: one in a third register
+    Band((63,), (2, 3), (0.5,)),
+)
+LIMITS = [(48, 64), (19, 41), (48, 3), (1, 64), (9, 8), (0, 64)]
+"""Rows and columns of block positions that lie inside the image, of a tile of 3 x 4 cells."""
+
+
+def tile() -> npt.NDArray[np.float32]:
+    """(55, 71) pixels around 0 of a tile of 3 x 4 cells, out of a compressed photograph."""
+    file = cv2.imencode(".jpg", photo(), [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+    grey = np.asarray(cv2.imdecode(file, cv2.IMREAD_GRAYSCALE))
+    return grey[43:98, 61:132].astype(np.float32) - np.float32(128)
+
+
+def coefficients(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """(rows, cols, 8, 8) DCT of the block that begins at each pixel."""
+    blocks = np.lib.stride_tricks.sliding_window_view(pixels.astype(np.float64), (8, 8))
+    basis = dct_basis().astype(np.float64)
+    return np.asarray(np.einsum("ua,yxab,vb->yxuv", basis, blocks, basis, optimize=True))
+
+
+def looked_up(c: npt.NDArray[np.float64], table: npt.NDArray[np.float32]) -> tuple[Any, Any]:
+    """(rows, cols, n) functions of |c|, and by how much they may be off where |c| lies between two rows of the table."""
+    place = np.abs(c) * STEPS_PER_UNIT + 0.5
+    row = np.floor(place).astype(np.int64)
+    other = np.where(place - row < 0.5, np.maximum(row - 1, 0), row + 1)
+    edge = np.minimum(place - row, row + 1 - place) < 1e-3
+    return table[row].astype(np.float64), np.abs(table[other] - table[row]) * edge[..., None]
+
+
+def by_cell(values: npt.NDArray[Any], rows: int, cols: int) -> npt.NDArray[np.float64]:
+    """(cells down, 8, cells across, 8, n) sums over the positions (48, 64, n) inside `rows` and `cols`."""
+    inside = values.copy()
+    inside[rows:], inside[:, cols:] = 0, 0
+    return inside.reshape(3, 2, 8, 4, 2, 8, -1).sum((1, 4))
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_scout_sums_equal_their_definition(limits: tuple[int, int]) -> None:
+    pixels, dct = tile(), coefficients(tile())
+    project = rng(1).normal(0, 1, (sum(b.size for b in BANDS), kernels.SCOUT_SIZE))
+    tables, begin, row, at = [], [], 0, 0
+    wanted, slack = np.zeros((48, 64, 8)), np.zeros((48, 64, 8))
+    for band in BANDS:
+        table = (band.table() @ project[at : at + band.size]).astype(np.float32)
+        for i in band.coefs:
+            begin.append(row)
+            found = looked_up(dct[..., ZIGZAG[i][0], ZIGZAG[i][1]], table)
+            wanted += found[0]
+            slack += found[1]
+        tables.append(table)
+        row, at = row + len(table), at + band.size
+    out = np.zeros((3, 8, 4, 8, 8), np.float32)
+    kernels.scout_sums(
+        pixels, *limits, BASIS, *Layout(BANDS).frequencies, np.array(begin, np.int32), np.concatenate(tables), out
+    )
+    slack = by_cell(slack, *limits)
+    assert (slack == 0).mean() > 0.5
+    assert (np.abs(out - by_cell(wanted, *limits)) <= slack + 1e-4).all()
+    assert np.abs(out).max() > 1 or limits[0] == 0
+
+
+def comb_sums(
+    pixels: npt.NDArray[np.float32], limits: tuple[int, int], shifts: npt.NDArray[np.int64], bands: tuple[Band, ...]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """What the kernel gives, without the padding. The arrays that it fills hold NaN before."""
+    layout = Layout(bands)
+    down, across = ((s - 7) // 16 for s in pixels.shape)
+    features = np.full((down, across, len(shifts), layout.width), np.nan, np.float32)
+    level = np.full((down, len(shifts), len(layout.coefs), across), np.nan, np.float32)
+    begin, padded, place, again, table = layout.rows
+    kernels.comb_sums(
+        pixels, *limits, BASIS, shifts, *layout.frequencies, begin, padded, place, again, table, features, level
+    )
+    return features[..., : sum(b.size for b in bands)], level
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_comb_sums_equal_their_definition(limits: tuple[int, int]) -> None:
+    pixels, dct = tile(), coefficients(tile())
+    shifts = np.array([0, 7, 63, 26, 56])
+    features, level = comb_sums(pixels, limits, shifts, BANDS)
+    at, k = 0, 0
+    for band in BANDS:
+        wanted, slack = np.zeros((48, 64, band.size)), np.zeros((48, 64, band.size))
+        for i in band.coefs:
+            c = dct[..., ZIGZAG[i][0], ZIGZAG[i][1]]
+            found = looked_up(c, band.table())
+            wanted += found[0]
+            slack += found[1]
+            loud = by_cell(np.abs(c)[..., None], *limits)[..., 0]
+            for s, shift in enumerate(shifts):
+                assert np.allclose(level[:, s, k], loud[:, shift // 8, :, shift % 8], rtol=1e-5, atol=1e-3)
+            k += 1
+        want, off = by_cell(wanted, *limits), by_cell(slack, *limits)
+        for s, shift in enumerate(shifts):
+            here = (slice(None), shift // 8, slice(None), shift % 8)
+            got = features[:, :, s, at : at + band.size]
+            assert (np.abs(got - want[here]) <= off[here] + 1e-4).all(), (band, shift)
+        at += band.size
+
+
+# Training compiles a loop for each size of band: of Q1's, which are many, a few of each kind will do.
+@pytest.mark.parametrize("bands", [q1_bands()[13:16] + q1_bands()[-2:], qf_bands()], ids=["q1", "qf"])
+def test_comb_sums_are_those_of_training(bands: tuple[Band, ...]) -> None:
+    """Of a window inside an image, and of one that is all there is."""
+    pixels = np.zeros((71, 71), np.float32)
+    pixels[:55] = tile()
+    pixels[55:] = tile()[:16]
+    for side in (71, 64):
+        patch = (pixels[:side, :side] + 128).astype(np.uint8)
+        wanted, energy = Comb(bands)(patch[None], np.float32)
+        given = np.zeros((71, 71), np.float32)
+        given[:side, :side] = pixels[:side, :side]
+        features, level = comb_sums(given, (side - 7, side - 7), np.arange(64), bands)
+        blocks = blocks_per_shift(side - 7)
+        got = features.sum((0, 1)) / blocks[:, None]
+        # A value on the edge between two rows of the table may fall on either side, in one block of 49 or 64.
+        off = np.abs(got - wanted[0])
+        assert np.quantile(off, 0.98) < 1e-4 and off.max() < 0.03
+        loud, k = level.sum((0, 1, 3)) / blocks.sum(), 0
+        for b, band in enumerate(bands):
+            assert np.log1p(loud[k : k + len(band.coefs)].mean()) == pytest.approx(energy[0, b], abs=1e-4)
+            k += len(band.coefs)
+
+
+@pytest.mark.parametrize("bands", [BANDS, q1_bands(), qf_bands()], ids=["some", "q1", "qf"])
+def test_rows_of_a_band_lie_inside_the_table(bands: tuple[Band, ...]) -> None:
+    begin, padded, place, again, table = Layout(bands).rows
+    assert padded.max() <= kernels.MOST_ROWS and (table[-kernels.MOST_ROWS :] == 0).all()
+    assert begin[-1] + (comb.ROWS + 1) * padded[-1] == len(table) - kernels.MOST_ROWS
+    assert (place + padded * comb.REGISTER).max() <= Layout(bands).width
+    k = 0
+    for band in bands:
+        for i in range(len(band.coefs)):
+            own = table[begin[k] : begin[k] + (comb.ROWS + 1) * padded[k]].reshape(comb.ROWS + 1, -1)
+            assert again[k] == (i > 0) and np.array_equal(own[:, : band.size], band.table())
+            assert (own[:, band.size :] == 0).all()
+            k += 1
+
+
+def test_the_largest_coefficients_have_a_row() -> None:
+    """Blocks of black or white pixels, and the patterns that a single coefficient answers to most."""
+    extremes = [np.full((8, 8), -128.0), np.full((8, 8), 127.0)]
+    signs = np.sign(np.einsum("ua,vb->uvab", dct_basis(), dct_basis()).reshape(64, 8, 8))
+    extremes += [np.where(sign > 0, 127.0, -128.0) for sign in signs]
+    # A constant function of every coefficient: a row beyond the table, or one of its zeros, would be seen.
+    layout = Layout(tuple(Band((i,), (1,)) for i in range(64)))
+    begin, padded, place, again, table = layout.rows
+    table = np.where(np.arange(len(table)) % (comb.ROWS + 1) < comb.ROWS, np.float32(1), np.float32(np.nan))
+    table = np.repeat(table[:, None], comb.REGISTER, axis=1)
+    for block in extremes:
+        pixels = np.tile(block, (3, 3))[:23, :23].astype(np.float32)
+        features, level = np.empty((1, 1, 1, layout.width), np.float32), np.empty((1, 1, 64, 1), np.float32)
+        kernels.comb_sums(
+            pixels, 16, 16, BASIS, np.array([0]), *layout.frequencies, begin, padded, place, again, table, features,
+            level,
+        )  # fmt: skip
+        assert (features[..., :64] == 4).all() and level.max() <= 4 * 1024 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(("step", "shape"), [(1, (7, 9)), (2, (7, 9)), (1, (4, 4)), (3, (11, 4))])
+def test_window_sums(step: int, shape: tuple[int, int]) -> None:
+    cells = rng(2).normal(0, 1, (*shape, 5)).astype(np.float32)
+    rows, cols = ((n - 4) // step + 1 for n in shape)
+    out = np.full((rows, cols, 5), np.nan, np.float32)
+    kernels.window_sums(cells, step, out)
+    for r in range(rows):
+        for c in range(cols):
+            y, x = step * r, step * c
+            assert np.allclose(out[r, c], cells[y : y + 4, x : x + 4].sum((0, 1)), atol=1e-5)
+
+
+def test_some_window_sums() -> None:
+    cells = rng(3).normal(0, 1, (8, 6, 7)).astype(np.float32)
+    rows, cols = np.array([4, 0, 2, 2]), np.array([2, 0, 1, 1])
+    out = np.full((4, 7), np.nan, np.float32)
+    kernels.some_window_sums(cells, rows, cols, out)
+    for k in range(4):
+        y, x = rows[k], cols[k]
+        assert np.allclose(out[k], cells[y : y + 4, x : x + 4].sum((0, 1)), atol=1e-5)
+
+
+# --- posteriors in half precision ---------------------------------------------------------------------------
+
+
+def log_posteriors(groups: tuple[int, ...], shape: tuple[int, int] = (3, 5)) -> npt.NDArray[np.float16]:
+    """Some sharp, some vague; a few as low as they become."""
+    logits = rng(4).normal(0, 1, (*shape, groups[-1])) * rng(5).uniform(0.1, 12, (*shape, 1))
+    parts = [logits[..., a:b] - np.log(np.exp(logits[..., a:b]).sum(2, keepdims=True)) for a, b in pairwise(groups)]
+    return np.maximum(np.concatenate(parts, axis=2), -30).astype(np.float16)
+
+
+def test_every_half_number_has_its_value() -> None:
+    given = np.array([0.0, -0.0, 1.0, -30.0, -4.156, 0.333, 65504.0, 6e-8], np.float16)
+    bits = given.view(np.uint16)
+    assert np.array_equal(kernels.VALUE[bits], given.astype(np.float32))
+    assert np.allclose(kernels.EXP[bits[:6]], np.exp(given[:6].astype(np.float64)), rtol=1e-6)
+    assert len(kernels.VALUE) == 65536 and np.array_equal(kernels.of_half(lambda x: 2 * x)[bits[:6]], 2.0 * given[:6])
+
+
+def test_weighted_sums_and_planes() -> None:
+    logp = log_posteriors((0, 100), (4, 6))
+    weight = rng(6).random((4, 6)).astype(np.float32)
+    total = np.full(100, 2.0)
+    kernels.weighted_sums(logp.view(np.uint16), kernels.EXP, weight, total)
+    wanted = (np.exp(logp.astype(np.float64)) * weight[..., None]).sum((0, 1))
+    assert np.allclose(total, 2 + wanted, rtol=1e-5, atol=1e-6)
+    out = np.full((100, 4, 6), np.nan, np.float32)
+    kernels.planes(logp.view(np.uint16), kernels.VALUE, out)
+    assert np.array_equal(out, logp.transpose(2, 0, 1).astype(np.float32))
+
+
+@pytest.mark.parametrize("base", ["fine", "middle", "coarse"])
+def test_q1_facts_equal_their_definition(base: str) -> None:
+    """At both ends of the steps, too, where those near the background's are cut off."""
+    logp, (rows, cols) = log_posteriors(Q1_OFFSET), (3, 5)
+    most = np.diff(Q1_OFFSET)
+    table = {"fine": np.ones(15, np.int64), "middle": (most + 1) // 2, "coarse": most}[base]
+    near = np.maximum(table // 12, 1)
+    tables = np.stack([rng(7).integers(0, most) for _ in range(6)]) + np.array(Q1_OFFSET[:-1])
+    logs = np.concatenate([np.log(np.arange(1, m + 1)) for m in most]).astype(np.float32)
+    floored = kernels.of_half(lambda x: np.log(np.exp(x) + np.float32(0.01)))
+    at, sure, mean_log = (np.full((15, rows, cols), np.nan, np.float32) for _ in range(3))
+    joint = np.full((6, rows, cols), np.nan, np.float32)
+    kernels.q1_facts(
+        logp.view(np.uint16), kernels.VALUE, kernels.EXP, floored, np.array(Q1_OFFSET), logs, table, near, tables,
+        at, sure, mean_log, joint,
+    )  # fmt: skip
+    exact = logp.astype(np.float64)
+    for g, (a, b) in enumerate(pairwise(Q1_OFFSET)):
+        p, steps = np.exp(exact[..., a:b]), np.arange(1, b - a + 1)
+        inside = p[..., np.abs(steps - table[g]) <= near[g]].sum(axis=2)
+        assert np.allclose(at[g], np.log(inside + 3e-4), atol=1e-4), g
+        assert np.allclose(sure[g], exact[..., a:b].max(axis=2), atol=1e-6), g
+        assert np.allclose(mean_log[g], p @ np.log(steps), atol=1e-4), g
+    assert np.allclose(joint, np.log(np.exp(exact) + 0.01)[..., tables].sum(axis=3).transpose(2, 0, 1), atol=1e-3)
+
+
+def test_q1_steps_equal_their_definition() -> None:
+    logp, pull = log_posteriors(Q1_OFFSET, (9, 11)), 0.1
+    steps, sure = np.full((9, 11, 15), -1, np.int16), np.full((9, 11), np.nan, np.float32)
+    kernels.q1_steps(
+        logp.view(np.uint16), kernels.VALUE, kernels.EXP, np.array(Q1_OFFSET), np.float32(pull), steps, sure
+    )
+    exact, likely = logp.astype(np.float64), np.zeros((9, 11))
+    for g, (a, b) in enumerate(pairwise(Q1_OFFSET)):
+        part, k = exact[..., a:b], np.arange(b - a)
+        p = np.exp(part)
+        mean = (p @ k)[..., None]
+        deviation = np.sqrt(np.maximum((p @ (k * k))[..., None] - mean * mean, 0))
+        worth = np.maximum(part, -8) - pull * (k - mean) ** 2 / (deviation + 0.5)
+        got = np.take_along_axis(worth, steps[..., g, None].astype(np.int64) - 1, axis=2)[..., 0]
+        # Of two steps that are worth the same in float32 either may be taken.
+        assert (got >= worth.max(axis=2) - 1e-3).all(), g
+        assert (steps[..., g] == worth.argmax(axis=2) + 1).mean() > 0.97
+        likely += p.max(axis=2) / 15
+    assert np.allclose(sure, likely, atol=1e-5)
+
+
+# --- the trace of single blocks -----------------------------------------------------------------------------
+
+
+def test_the_cosine_is_exact_to_a_millionth() -> None:
+    turns = np.concatenate([np.linspace(-3, 3, 60_001), np.arange(-40, 41) / 4, [0.4999999, 0.5000001, 511.5]])
+    turns = turns.astype(np.float32)
+    got = np.array([kernels._cosine(t) for t in turns])
+    assert np.abs(got - np.cos(2 * np.pi * turns.astype(np.float64))).max() < 1e-6
+
+
+def traced(clipped: bool) -> tuple[Any, Any, Any, Any]:
+    """Pixels (61, 86) of which some are black or white, steps (8, 8), |c| that count, and strengths."""
+    luma = (tile() + 128).astype(np.uint8)
+    luma = np.ascontiguousarray(np.pad(luma, ((0, 6), (0, 15)), mode="reflect"))
+    luma = np.clip(luma, 1, 254)
+    if clipped:
+        luma[20, 33], luma[41, 70] = 0, 255
+    steps = rng(8).integers(1, 12, (8, 8)).astype(np.float32)
+    # No share of a step on which a coefficient can lie exactly: there, either answer would do.
+    least = np.where(steps > 1, 0.7131 * steps, 1e6).astype(np.float32)
+    strength = rng(9).uniform(0, 0.95, (8, 8)).astype(np.float32)
+    return luma, steps, least, strength
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize("first", [(0, 0), (3, 6), (7, 7)])
+def test_cosine_sums_and_ratios_equal_their_definition(first: tuple[int, int], clipped: bool) -> None:
+    luma, steps, least, strength = traced(clipped)
+    rows, cols = ((s - f) // 8 for s, f in zip(luma.shape, first, strict=True))
+    dct = coefficients(luma.astype(np.float32) - 128)[first[0] :: 8, first[1] :: 8]
+    assert dct.shape[:2] == (rows, cols)
+    whole = luma[first[0] : first[0] + 8 * rows, first[1] : first[1] + 8 * cols].reshape(rows, 8, cols, 8)
+    counts = ~((whole == 0) | (whole == 255)).any(axis=(1, 3))
+    assert (~counts).sum() == (2 if clipped else 0)
+    cosine = np.cos(2 * np.pi * dct / steps)
+    speaks = (np.abs(dct) > least) & counts[..., None, None]
+    assert (np.abs(np.abs(dct) - least) > 2e-5).all()
+    total, count = np.zeros(64), np.zeros(64)
+    turned, waves = np.ascontiguousarray(BASIS.T), (1 / steps).ravel()
+    kernels.cosine_sums(luma, *first, BASIS, turned, waves, least.ravel(), total, count)
+    assert np.array_equal(count, speaks.sum((0, 1)).ravel()) and count.max() > 5
+    assert np.allclose(total, (speaks * cosine).sum((0, 1)).ravel(), atol=2e-3)
+    out = np.full((rows, cols), np.nan, np.float32)
+    kernels.ratios(luma, *first, BASIS, turned, waves, least.ravel(), strength.ravel(), out)
+    assert np.allclose(out, (speaks * strength * (strength - 2 * cosine)).sum((2, 3)), atol=5e-3)
+    assert (out[~counts] == 0).all() and np.ptp(out) > 1

@@ -1,0 +1,95 @@
+"""Looking at every second window first: which these are, and where their neighbours do not agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from jscan import sparse
+from jscan.jpegtables import Q1_OFFSET
+
+TABLE = (6, 5, 5, 5, 5, 6, 8, 8, 7, 6, 7, 8, 8, 9, 11)
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"), [(1, [0]), (2, [0, 1]), (3, [0, 2]), (4, [0, 2, 3]), (7, [0, 2, 4, 6]), (8, [0, 2, 4, 6, 7])]
+)
+def test_every_second_one_and_the_last(count: int, wanted: list[int]) -> None:
+    assert sparse.axis(count).tolist() == wanted
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_those_between_lie_between(count: int) -> None:
+    first = sparse.axis(count)
+    before, behind = sparse.between(count)
+    for k in range(count):
+        a, b = first[before[k]], first[behind[k]]
+        assert (a == b == k) if k in first else (a == k - 1 and b == k + 1)
+
+
+def answers(rows: int = 4, cols: int = 5) -> dict[str, npt.NDArray[Any]]:
+    """The same sure answer in every window."""
+    logp = np.full((rows, cols, Q1_OFFSET[-1]), np.log(0.001), np.float32)
+    for start, step in zip(Q1_OFFSET[:-1], TABLE, strict=True):
+        logp[..., start + step - 1] = np.log(0.95)
+    shift = np.full((rows, cols, 64), np.log(0.001), np.float32)
+    shift[..., 21] = np.log(0.937)
+    return {"logp": logp, "shift": shift, "present": np.full((rows, cols), 0.9, np.float32)}
+
+
+def found(seen: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
+    return sparse.disagreement(seen["logp"], seen["shift"], seen["present"], Q1_OFFSET)
+
+
+def of_another_shift(seen: dict[str, npt.NDArray[Any]], at: Any, p: float = 0.9) -> None:
+    seen["shift"][at] = np.log((1 - p) / 63)
+    seen["shift"][at][..., 40] = np.log(p)
+
+
+def of_other_steps(seen: dict[str, npt.NDArray[Any]], at: Any, groups: int, p: float = 0.95) -> None:
+    for start, step in list(zip(Q1_OFFSET[:-1], TABLE, strict=True))[:groups]:
+        seen["logp"][at][..., start + step - 1] = np.log(0.001)
+        seen["logp"][at][..., start + step] = np.log(p)
+
+
+def around(row: int, col: int, rows: int = 4, cols: int = 5) -> npt.NDArray[np.bool_]:
+    """The squares that have this window at a corner."""
+    out = np.zeros((rows - 1, cols - 1), bool)
+    out[max(row - 1, 0) : row + 1, max(col - 1, 0) : col + 1] = True
+    return out
+
+
+def test_windows_that_say_the_same_agree() -> None:
+    assert not found(answers()).any()
+
+
+@pytest.mark.parametrize("at", [(0, 0), (1, 2), (3, 4), (0, 4), (3, 0), (2, 4)])
+@pytest.mark.parametrize("what", ["present", "shift", "steps"])
+def test_one_that_says_otherwise_is_seen_in_its_squares(at: tuple[int, int], what: str) -> None:
+    seen = answers()
+    if what == "present":
+        seen["present"][at] -= np.float32(sparse.PRESENT_APART + 0.01)
+    elif what == "shift":
+        of_another_shift(seen, at)
+    else:
+        of_other_steps(seen, at, 3)  # of 15; 2 of them are below STEPS_APART
+    assert np.array_equal(found(seen), around(*at))
+
+
+def test_small_differences_are_none() -> None:
+    seen = answers()
+    seen["present"][1, 1] -= np.float32(sparse.PRESENT_APART - 0.01)
+    of_other_steps(seen, (1, 3), 2)
+    of_another_shift(seen, (2, 2), p=0.45)  # not sure of it
+    assert not found(seen).any()
+
+
+def test_without_a_compression_steps_and_shift_say_nothing() -> None:
+    seen = answers()
+    seen["present"][:] = 0.1
+    of_another_shift(seen, (1, 1))
+    of_other_steps(seen, (2, 2), 9)
+    assert not found(seen).any()
