@@ -230,11 +230,9 @@ def _between(
     r, c = (x.ravel() for x in np.meshgrid(rows, cols, indexing="ij"))
     seen = {k: v.reshape(len(rows), len(cols), *v.shape[1:]) for k, v in look(r, c).items()}
     groups = Q1_OFFSET if seen["logp"].shape[2] == Q1_OFFSET[-1] else (0, seen["logp"].shape[2])
-    squares = sparse.disagreement(seen["logp"], seen["shift"], seen["present"], groups)
+    square = sparse.disagreement(seen["logp"], seen["shift"], seen["present"], groups)
     (above, below), (left, right) = sparse.between(shape[0]), sparse.between(shape[1])
     # A window on a line between two of the first ones lies in two squares, one of which is enough.
-    square = np.zeros((len(rows) + 1, len(cols) + 1), bool)
-    square[: len(rows) - 1, : len(cols) - 1] = squares
     ask = square[np.ix_(above, left)] | square[np.ix_(np.maximum(below - 1, 0), np.maximum(right - 1, 0))] | unusual
     ask[first] = False
     out = {}

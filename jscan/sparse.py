@@ -39,10 +39,10 @@ def between(count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
 def disagreement(
     logp: FloatArray, shift: FloatArray, present: FloatArray, groups: Sequence[int]
 ) -> npt.NDArray[np.bool_]:
-    """(rows, cols) which windows have a neighbour, among those that surround it, that disagrees with another of them.
+    """(r, c) where two windows disagree among the four at (i, j), (i, j + 1), (i + 1, j) and (i + 1, j + 1).
 
     `logp` (r, c, K), `shift` (r, c, 64) and `present` (r, c) are of the windows looked at first; `groups` are the
-    borders of the posteriors in `logp`. The answer, (r - 1, c - 1), is for the squares between four of them.
+    borders of the posteriors in `logp`. In the last row and column two windows are left of the four, in the corner one.
     """
     steps = np.stack([logp[..., a:b].argmax(axis=2) for a, b in pairwise(groups)], axis=2)
     sure_steps = np.mean([logp[..., a:b].max(axis=2) for a, b in pairwise(groups)], axis=0) > np.log(SURE)
@@ -57,8 +57,12 @@ def disagreement(
         found: npt.NDArray[np.bool_] = (np.abs(present[a] - present[b]) > PRESENT_APART) | moved | other
         return found
 
-    low, high = slice(None, -1), slice(1, None)
-    corners = ((low, low), (low, high), (high, low), (high, high))
-    first = corners[0]
-    out = apart(first, corners[1]) | apart(first, corners[2]) | apart(first, corners[3])
-    return out | apart(corners[1], corners[2])
+    low, high, each = slice(None, -1), slice(1, None), slice(None)
+    across, down = np.zeros(there.shape, bool), np.zeros(there.shape, bool)
+    across[:, low] = apart((each, low), (each, high))
+    down[low] = apart((low, each), (high, each))
+    out = across | down
+    out[low] |= across[high]
+    out[:, low] |= down[:, high]
+    out[low, low] |= apart((low, low), (high, high)) | apart((low, high), (high, low))
+    return out

@@ -43,7 +43,7 @@ def coefficients(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 def looked_up(c: npt.NDArray[np.float64], table: npt.NDArray[np.float32]) -> tuple[Any, Any]:
-    """(rows, cols, n) functions of |c|, and by how much they may be off where |c| lies between two rows of the table."""
+    """(rows, cols, n) functions of |c|, and how far off they may be where |c| lies between two rows of the table."""
     place = np.abs(c) * STEPS_PER_UNIT + 0.5
     row = np.floor(place).astype(np.int64)
     other = np.where(place - row < 0.5, np.maximum(row - 1, 0), row + 1)

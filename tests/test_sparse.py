@@ -56,9 +56,10 @@ def of_other_steps(seen: dict[str, npt.NDArray[Any]], at: Any, groups: int, p: f
 
 
 def around(row: int, col: int, rows: int = 4, cols: int = 5) -> npt.NDArray[np.bool_]:
-    """The squares that have this window at a corner."""
-    out = np.zeros((rows - 1, cols - 1), bool)
+    """The squares that have this window at a corner, and not it alone."""
+    out = np.zeros((rows, cols), bool)
     out[max(row - 1, 0) : row + 1, max(col - 1, 0) : col + 1] = True
+    out[-1, -1] = False
     return out
 
 
@@ -93,3 +94,23 @@ def test_without_a_compression_steps_and_shift_say_nothing() -> None:
     of_another_shift(seen, (1, 1))
     of_other_steps(seen, (2, 2), 9)
     assert not found(seen).any()
+
+
+@pytest.mark.parametrize("pair", [((1, 2), (2, 2)), ((2, 1), (2, 2)), ((1, 1), (2, 2)), ((1, 2), (2, 1))])
+def test_every_pair_of_a_square_is_compared(pair: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    """Where no other window is sure of anything, so that only these two can disagree."""
+    seen = answers()
+    seen["shift"][:] = np.log(1 / 64)
+    of_another_shift(seen, pair[0])
+    of_another_shift(seen, pair[1])
+    assert not found(seen).any()
+    seen["shift"][pair[1]] = seen["shift"][pair[1]][::-1]
+    assert np.array_equal(found(seen), around(*pair[0]) & around(*pair[1])) and found(seen)[1, 1]
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (6, 1)])
+def test_a_single_row_or_column_of_windows(shape: tuple[int, int]) -> None:
+    seen = answers(*shape)
+    assert not found(seen).any()
+    of_another_shift(seen, (0, 3) if shape[0] == 1 else (3, 0))
+    assert np.flatnonzero(found(seen)).tolist() == [2, 3]
