@@ -167,7 +167,7 @@ class FastWindows:
                 of_image += candidates.evidence(shift)
         whole = np.argsort(-of_image, kind="stable")[:OF_IMAGE]
         for tile, of_tile, best, sure in found:
-            ranked = [*whole, *np.argsort(-of_tile, kind="stable")]
+            ranked = [*whole, *(k for k in np.argsort(-of_tile, kind="stable") if of_tile[k] > candidates.LEAST)]
             unusual = (sure & (best != whole[0])).reshape(tile.shape)
             yield tile, candidates.choose(ranked, MOST, self._strata), unusual
 
