@@ -15,8 +15,11 @@ import numpy.typing as npt
 
 SHIFTS = 64
 CLAIM = 0.15
-"""Posterior of a window beyond which it speaks for a shift. In tiles of 32 x 32 windows with a pasted part of 64 x 64 pixels,
-the part's shift was among the tile's first three in 0.75 of cases; with 3 / 64, three times chance, in 0.56."""
+"""Posterior of a window beyond which it speaks for a shift.
+
+In tiles of 32 x 32 windows with a pasted part of 64 x 64 pixels, the part's shift was among the tile's first three
+in 0.75 of cases; with 3 / 64, three times chance, in 0.56.
+"""
 LEAST = 0.1
 """What windows must say beyond that, together, for a shift to be looked at."""
 

@@ -22,7 +22,9 @@ REACH = 7
 STRIP = 64
 """Rows of windows that are refined together."""
 SHOWN = 0.7
-"""Probability of a first compression that some window of a strip must reach: else there is nothing to be refined."""
+"""Probability from which a window shows a first compression."""
+FEW = 0.01
+"""Share of the windows of a strip that must: else there is next to nothing that neighbours could say to each other."""
 LOWEST = -30.0
 """Log-posteriors below this are cut off, as those of the windows are."""
 
@@ -50,7 +52,7 @@ def refine(
     table = np.array([q2[:N_COEFS]], np.float32)
     logp, shift, present = np.empty_like(found.logp), np.empty_like(found.shift), np.empty_like(found.present)
     for read, answered, inside in _strips(len(present)):
-        if not (found.present[read] > SHOWN).any():
+        if (found.present[read] > SHOWN).mean() < FEW:
             logp[answered], shift[answered] = found.logp[answered], found.shift[answered]
             present[answered] = found.present[answered]
             continue

@@ -402,16 +402,18 @@ def _cosine(turns: Any) -> Any:
 
 @_compiled
 def cosine_sums(
-    pixels: Any, dy: int, dx: int, basis: Any, turned: Any, waves: Any, least: Any, total: Any, count: Any
+    pixels: Any, dy: int, dx: int, every: int, basis: Any, turned: Any, waves: Any, least: Any, total: Any, count: Any
 ) -> None:
     """Adds up cos(2 pi c / q) of the blocks of an image from (`dy`, `dx`) on, and counts them, for each coefficient.
+
+    Of the rows of blocks every `every`-th is read.
 
     `pixels` (H, W) uint8; `waves` (64,) 1 / q and `least` (64,) the |c| from which a coefficient counts, at 8 * down +
     along. Blocks with black or white pixels do not count. `total` and `count` are (64,) float64.
     """
     half, c = np.empty(64, np.float32), np.empty(64, np.float32)
     some, number = np.empty(64, np.float32), np.empty(64, np.float32)
-    for y in range(dy, pixels.shape[0] - 7, 8):
+    for y in range(dy, pixels.shape[0] - 7, 8 * every):
         some[:] = 0
         number[:] = 0
         for x in range(dx, pixels.shape[1] - 7, 8):

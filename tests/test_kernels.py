@@ -320,7 +320,7 @@ def test_cosine_sums_and_ratios_equal_their_definition(first: tuple[int, int], c
     assert (np.abs(np.abs(dct) - least) > 2e-5).all()
     total, count = np.zeros(64), np.zeros(64)
     turned, waves = np.ascontiguousarray(BASIS.T), (1 / steps).ravel()
-    kernels.cosine_sums(luma, *first, BASIS, turned, waves, least.ravel(), total, count)
+    kernels.cosine_sums(luma, *first, 1, BASIS, turned, waves, least.ravel(), total, count)
     assert np.array_equal(count, speaks.sum((0, 1)).ravel()) and count.max() > 5
     assert np.allclose(total, (speaks * cosine).sum((0, 1)).ravel(), atol=2e-3)
     out = np.full((rows, cols), np.nan, np.float32)
