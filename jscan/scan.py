@@ -364,7 +364,7 @@ class Scanner:
         last = lastjpeg.estimate(luma, look.found, look.base.shift) if fraction > 0.5 else None
         del look  # its posteriors are as large as those that follow
         if fraction <= 0.5:
-            return estimate if consistency.score >= 0.5 else self._resized(luma, estimate)
+            return estimate if consistency.regions else self._resized(luma, estimate)
         if last is None or min(luma.shape[0] - last.origin[0], luma.shape[1] - last.origin[1]) < tiling.WINDOW:
             return replace(estimate, last=last)
         # The pixels were a JPEG: estimate what came before it, on its grid and with its table.
