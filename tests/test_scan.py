@@ -100,7 +100,7 @@ def test_a_jpeg(scanner: Scanner, tmp_path: Path) -> None:
     assert row.size == len(data) and row.sha256 is not None and len(row.sha256) == 64
     assert (row.format, row.components, row.subsampling, row.progressive) == ("jpeg", 3, "4:2:0", False)
     assert (row.q2_luma, row.qf2, row.qf_mean) == (Q2, 88, 88)
-    assert row.models == scanner.models and len(row.models) == 5
+    assert row.models == scanner.models and len(set(row.models)) == 9
     assert row.decode_ms is not None and row.decode_ms > 0 and row.estimate_ms is not None and row.estimate_ms > 0
     maps = by_path.maps
     assert maps is not None

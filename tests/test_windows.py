@@ -16,7 +16,7 @@ from jscan import q1map, qfmap, tiling, weights
 from jscan.jpegtables import standard_table
 from jscan.records import WindowPosteriors
 from jscan.tiling import STRIDE, WINDOW
-from jscan.windows import LOWEST, run_windows
+from jscan.windows import LOWEST, AllShifts
 
 
 class Probe:
@@ -53,7 +53,7 @@ def test_windows_lie_where_the_geometry_says(
     with_side(monkeypatch, side)
     luma = rng().integers(0, 256, (150, 203)).astype(np.uint8)
     luma.setflags(write=False)
-    found = run_windows(Probe(), luma, origin)  # type: ignore[arg-type]
+    found = AllShifts(Probe())(luma, origin)  # type: ignore[arg-type]
     rows, cols = tiling.window_grid(150 - origin[0], 203 - origin[1])
     assert found.present.shape == (rows, cols) and found.origin == origin and found.size == (150, 203)
     assert found.logp.dtype == np.float16 and found.shift.shape == (rows, cols, 64)
@@ -68,21 +68,21 @@ def test_windows_lie_where_the_geometry_says(
 
 
 def test_log_posteriors_stay_within_half_precision() -> None:
-    found = run_windows(Probe(), np.zeros((64, 64), np.uint8))  # type: ignore[arg-type]
+    found = AllShifts(Probe())(np.zeros((64, 64), np.uint8))  # type: ignore[arg-type]
     assert found.logp.min() == LOWEST and found.shift.min() == LOWEST
     assert np.isfinite(found.logp).all()
 
 
 def test_further_inputs_reach_the_model() -> None:
     probe = Probe()
-    q1map.estimate(probe, np.zeros((64, 80), np.uint8), tuple(range(1, 65)))  # type: ignore[arg-type]
+    q1map.estimate(AllShifts(probe), np.zeros((64, 80), np.uint8), tuple(range(1, 65)))  # type: ignore[arg-type]
     (q2,) = (inputs["q2"] for inputs in probe.inputs)
     assert q2.dtype == np.float32 and q2.tolist() == [list(range(1, 16))]
 
 
 def test_too_small_for_a_window() -> None:
     with pytest.raises(ValueError, match="no window"):
-        run_windows(Probe(), np.zeros((70, 70), np.uint8), (7, 0))  # type: ignore[arg-type]
+        AllShifts(Probe())(np.zeros((70, 70), np.uint8), (7, 0))  # type: ignore[arg-type]
 
 
 def luma_of_photo() -> npt.NDArray[np.uint8]:
@@ -94,13 +94,13 @@ def luma_of_photo() -> npt.NDArray[np.uint8]:
 
 @pytest.mark.parametrize("name", [q1map.MODEL, qfmap.MODEL])
 def test_tiled_equals_untiled(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    model, luma = weights.load(name), luma_of_photo()
+    look, luma = AllShifts(weights.load(name)), luma_of_photo()
     q2 = tuple(standard_table(85).tolist())
 
     def estimated(side: int) -> WindowPosteriors:
         with monkeypatch.context() as patched:
             with_side(patched, side)
-            return qfmap.estimate(model, luma) if name == qfmap.MODEL else q1map.estimate(model, luma, q2, (2, 5))
+            return qfmap.estimate(look, luma) if name == qfmap.MODEL else q1map.estimate(look, luma, q2, (2, 5))
 
     whole = estimated(100)
     for side in (1, 4):

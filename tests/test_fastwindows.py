@@ -1,0 +1,394 @@
+"""The fast path of the CPU: the same windows, grids and tables are found as by looking at every shift."""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+from material import photo, rng
+
+from jscan import candidates, comb, fastwindows, qfmap, sparse, tiling, weights
+from jscan.candidates import SHIFTS
+from jscan.fastwindows import FastWindows
+from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, ZIGZAG, dct_basis, standard_table
+from jscan.q1map import decode
+from jscan.records import WindowPosteriors
+from jscan.scan import FEW_WINDOWS, Q1, QF, Kind, Scanner
+from jscan.weights import Model
+from jscan.windows import AllShifts
+from train import fit, graphs, published
+from train.dataset import TASKS
+from train.export import prior_logit
+
+KINDS = {"q1": Q1, "qf": QF}
+EACH = pytest.mark.parametrize("name", sorted(KINDS))
+CROP = (3, 6)
+"""Pixels cut off between two compressions."""
+PLACE = (-CROP[0] % 8) * 8 + -CROP[1] % 8
+"""Where the blocks of the first compression begin then."""
+
+
+def grey(pixels: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
+    """(H, W) luma of a compressed picture, read-only."""
+    file = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    out = np.asarray(cv2.imdecode(file, cv2.IMREAD_GRAYSCALE), np.uint8)
+    out.setflags(write=False)
+    return out
+
+
+@cache
+def double(name: str, qf1: int, qf2: int) -> npt.NDArray[np.uint8]:
+    """A photograph that was compressed twice, on two grids."""
+    picture = cv2.cvtColor(photo(name), cv2.COLOR_RGB2GRAY)
+    return grey(np.ascontiguousarray(grey(picture, qf1)[CROP[0] :, CROP[1] :]), qf2)
+
+
+def inputs(name: str, qf2: int) -> dict[str, npt.NDArray[np.float32]]:
+    return {"q2": standard_table(qf2)[None, :N_COEFS].astype(np.float32)} if name == "q1" else {}
+
+
+@cache
+def fast(name: str, threads: int = 1) -> FastWindows:
+    """As a scan makes it, of the models that are shipped."""
+    kind: Kind = KINDS[name]
+    scout, reader = (weights.load(n, threads=threads) for n in (kind.scout, kind.reader))
+    bands = [comb.from_manifest(weights.manifest(n)) for n in (kind.scout, kind.reader)]
+    return FastWindows(scout, bands[0], reader, bands[1], kind.strata)
+
+
+@cache
+def slow(name: str) -> AllShifts:
+    return AllShifts(weights.load(KINDS[name].model))
+
+
+def same(a: WindowPosteriors, b: WindowPosteriors) -> bool:
+    fields = ("logp", "shift", "present")
+    return all(np.array_equal(getattr(a, f), getattr(b, f)) for f in fields) and (a.origin, a.size) == (
+        b.origin,
+        b.size,
+    )
+
+
+# --- against all shifts -------------------------------------------------------------------------------------
+
+
+@cache
+def with_the_same_weights(name: str) -> FastWindows:
+    """A reader of the comb model's own weights; the one that is shipped was moved a little by training."""
+    bands = TASKS[name]().bands()
+    net: Any = fit.build(name)
+    published.restore(net, bands, weights.folder() / KINDS[name].model / "model.onnx")
+    graph = graphs.reader_onnx(net.eval(), bands, prior_logit(name))
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    reader = Model("own", "CPU", session, tuple(o.name for o in session.get_outputs()))
+    scout = KINDS[name].scout
+    return FastWindows(
+        weights.load(scout), comb.from_manifest(weights.manifest(scout)), reader, bands, KINDS[name].strata
+    )
+
+
+@EACH
+@pytest.mark.parametrize("origin", [(0, 0), (5, 2)])
+def test_at_all_shifts_and_windows_the_answers_are_those_of_the_comb_model(
+    monkeypatch: pytest.MonkeyPatch, name: str, origin: tuple[int, int]
+) -> None:
+    """In several tiles, with windows that reach beyond the image's edges."""
+    luma = np.concatenate([double("coffee", 75, 90)[:171, :90], double("astronaut", 85, 80)[100:271, 3:126]], axis=1)
+    monkeypatch.setattr(fastwindows, "MOST", SHIFTS)
+    monkeypatch.setattr(fastwindows, "TILE", 3)
+    monkeypatch.setattr(sparse, "axis", np.arange)
+    got = with_the_same_weights(name)(luma, origin, **inputs(name, 90))
+    wanted = slow(name)(luma, origin, **inputs(name, 90))
+    assert got.present.shape == wanted.present.shape == tiling.window_grid(171 - origin[0], 213 - origin[1])
+    assert (got.origin, got.size) == (wanted.origin, wanted.size) == (origin, luma.shape)
+    # A coefficient on the edge between two rows of a table may fall on either side, and answers are kept in half
+    # precision; 3e-4 was measured.
+    for field in ("logp", "shift"):
+        p, q = (np.exp(getattr(x, field).astype(np.float64)) for x in (got, wanted))
+        assert np.abs(p - q).max() < 1e-3
+        assert np.ptp(q, axis=(0, 1)).max() > 0.2  # windows differ, or little was compared
+    assert np.abs(got.present - wanted.present).max() < 1e-3 and (name == "qf" or np.ptp(wanted.present) > 0.05)
+
+
+def truth(name: str, qf1: int, qf2: int, found: WindowPosteriors) -> tuple[float, float]:
+    """Shares of windows with the right shift, and of right steps (Q1) or qualities within 2 (QF)."""
+    if name == "q1":
+        steps = np.minimum(standard_table(qf1)[:N_COEFS], Q1_MAX)
+        return float((found.shift.argmax(2) == PLACE).mean()), float((decode(found.logp) == steps).mean())
+    return (
+        float((found.shift.argmax(2) == 0).mean()),
+        float((np.abs(qfmap.quality(found)[0] - qf2) <= 2).mean()),
+    )
+
+
+@EACH
+@pytest.mark.parametrize(
+    ("photograph", "qf1", "qf2"), [("astronaut", 75, 90), ("coffee", 60, 85), ("astronaut", 85, 90)]
+)
+def test_shift_and_table_are_found_as_often(name: str, photograph: str, qf1: int, qf2: int) -> None:
+    luma = double(photograph, qf1, qf2)
+    (got, more), (wanted, most) = (
+        truth(name, qf1, qf2, look(luma, **inputs(name, qf2))) for look in (fast(name), slow(name))
+    )
+    assert wanted > 0.8 and most > 0.8  # or little was to be found
+    assert got >= wanted - 0.01 and more >= most - 0.01
+
+
+PART = (slice(480, 640), slice(600, 760))
+"""Where a part of another picture is pasted in."""
+PLACE_OF_PART = 4 * 8 + 7
+"""Where its blocks begin: it is cut out of a picture that lost 4 rows and a column."""
+
+
+@cache
+def mosaic() -> npt.NDArray[np.uint8]:
+    """(656, 784) of several photographs, compressed on one grid; a part of the lower right corner lies on another.
+
+    The part is pasted out of a picture of the same quality before the last compression.
+    """
+    parts = [cv2.cvtColor(photo(n), cv2.COLOR_RGB2GRAY)[: 16 * 20, : 16 * 24] for n in ("astronaut", "coffee")]
+    ground = np.block([[parts[0], parts[1]], [parts[1][:, ::-1], parts[0][::-1]]])
+    ground = np.pad(ground, ((CROP[0], 16), (CROP[1], 16)), mode="reflect")
+    ground = grey(ground, 70)[CROP[0] :, CROP[1] :].copy()
+    donor = grey(cv2.cvtColor(photo("chelsea"), cv2.COLOR_RGB2GRAY), 70)[4:, 1:]
+    ground[PART] = donor[: PART[0].stop - PART[0].start, : PART[1].stop - PART[1].start]
+    return grey(ground, 90)
+
+
+def test_a_part_on_another_grid_is_found_by_its_own_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the image names but its own shift, as a larger one would."""
+    monkeypatch.setattr(fastwindows, "TILE", 16)
+    monkeypatch.setattr(fastwindows, "OF_IMAGE", 1)
+    luma, places = mosaic(), []
+    real = candidates.choose
+
+    def choosing(ranked: Any, most: int, strata: candidates.Strata) -> candidates.Candidates:
+        places.append(real(ranked, most, strata).place.tolist())
+        return real(ranked, most, strata)
+
+    monkeypatch.setattr(candidates, "choose", choosing)
+    best = fast("q1")(luma, **inputs("q1", 90)).shift.argmax(2)
+    rows, cols = best.shape
+    across = -(-cols // 16)
+    assert len(places) == -(-rows // 16) * across == 9 and all(PLACE in p for p in places)
+    of_part = [PLACE_OF_PART in p for p in places]
+    assert of_part[across + 2] and of_part[2 * across + 2] and not all(of_part)
+    # Windows that lie in the part, and those that do not touch it.
+    inside = (slice(PART[0].start // 16, (PART[0].stop - 64) // 16 + 1), slice(38, (PART[1].stop - 64) // 16 + 1))
+    assert (best[inside] == PLACE_OF_PART).mean() > 0.9
+    far = np.ones(best.shape, bool)
+    far[(PART[0].start - 64) // 16 :, (PART[1].start - 64) // 16 :] = False
+    assert (best[far] == PLACE).mean() > 0.98
+
+
+# --- the same answer every time -----------------------------------------------------------------------------
+
+
+@EACH
+def test_two_runs_are_the_same_to_the_last_bit(name: str) -> None:
+    luma, first = double("coffee", 60, 85), fast(name)(double("coffee", 60, 85), **inputs(name, 85))
+    assert same(first, fast(name)(luma, **inputs(name, 85)))
+    assert same(first, fast.__wrapped__(name)(luma, **inputs(name, 85)))
+    assert np.isfinite(first.logp).all() and np.isfinite(first.shift).all()
+
+
+@EACH
+def test_threads_change_nothing(name: str) -> None:
+    """Neither those that a model shares its work out to, nor several images at once."""
+    pictures = [double("coffee", 60, 85), double("astronaut", 75, 90)[:200], double("coffee", 60, 85)[100:]]
+    alone = [fast(name)(luma, **inputs(name, 85)) for luma in pictures]
+    out: list[WindowPosteriors | None] = [None] * len(pictures)
+
+    def work(k: int) -> None:
+        out[k] = fast(name)(pictures[k], **inputs(name, 85))
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(pictures))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(b is not None and same(a, b) for a, b in zip(alone, out, strict=True))
+    several = fast(name, threads=3)(pictures[0], **inputs(name, 85))
+    assert same(alone[0], several)
+
+
+# --- its parts ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("valid", [(112, 96), (105, 90), (57, 57), (64, 3)])
+def test_blocks_of_windows(valid: tuple[int, int]) -> None:
+    shifts = np.array([0, 9, 63, 56])
+    got = fastwindows._blocks(tiling.Tile(5, 7, 9, 10), valid, shifts)
+    assert got.shape == (4, 3, 4) and got.dtype == np.float32
+    for r in range(4):
+        for c in range(3):
+            for s, (dy, dx) in enumerate(divmod(int(s), 8) for s in shifts):
+                inside = [
+                    (y, x)
+                    for y in range(16 * r + dy, 16 * r + 64, 8)
+                    for x in range(16 * c + dx, 16 * c + 64, 8)
+                    if y < valid[0] and x < valid[1]
+                ]
+                assert got[r, c, s] == max(1, len(inside))
+
+
+class Spy:
+    """Hands on what a scout is asked."""
+
+    def __init__(self, scout: Model) -> None:
+        self.session, self._scout, self.asked = scout.session, scout, []  # type: ignore[var-annotated]
+
+    def __call__(self, **given: npt.NDArray[Any]) -> dict[str, Any]:
+        self.asked.append(given)
+        return self._scout(**given)
+
+
+@EACH
+def test_the_scout_is_asked_what_it_was_trained_on(name: str) -> None:
+    basis = dct_basis()
+    kind, luma = KINDS[name], np.ascontiguousarray(double("coffee", 75, 90)[: 64 + 7 + 32, : 64 + 7 + 48])
+    spy = Spy(weights.load(kind.scout))
+    bands, more = (comb.from_manifest(weights.manifest(n)) for n in (kind.scout, kind.reader))
+    FastWindows(spy, bands, weights.load(kind.reader), more, kind.strata)(luma, **inputs(name, 90))  # type: ignore[arg-type]
+    first, asked = spy.asked  # the first time for the projection alone
+    project = weights.load(kind.scout)(**first)["projection"]
+    rows, cols = tiling.window_grid(*luma.shape)
+    sums = asked["sums"].reshape(rows, cols, SHIFTS, -1)
+    blocks = asked["blocks"].reshape(rows, cols, SHIFTS)
+    for r, c in ((0, 0), (2, 3), (1, 2)):
+        assert (blocks[r, c] == 64).all()
+        patch, at, wanted = luma[16 * r : 16 * r + 71, 16 * c : 16 * c + 71] - np.float32(128), 0, np.zeros((64, 64, 8))
+        dct = np.einsum("ua,yxab,vb->yxuv", basis, np.lib.stride_tricks.sliding_window_view(patch, (8, 8)), basis)
+        for band in bands:
+            for i in band.coefs:
+                c_i = np.abs(dct[..., ZIGZAG[i][0], ZIGZAG[i][1]])
+                row = np.floor(c_i * comb.STEPS_PER_UNIT + 0.5).astype(np.int64)
+                wanted += (band.table() @ project[at : at + band.size])[row]
+            at += band.size
+        by_shift = wanted.reshape(8, 8, 8, 8, 8).sum((0, 2)).reshape(SHIFTS, 8)
+        # A coefficient on the edge between two rows may fall on either side.
+        off = np.abs(sums[r, c] - by_shift)
+        assert np.median(off) < 1e-3 and (off.max(axis=0) < 0.02 * np.ptp(by_shift, axis=0)).all()
+    assert asked["blocks"].min() < 64  # of windows that reach beyond the image
+
+
+def look_of(p: npt.NDArray[np.float64], asked: list[tuple[int, int]]) -> Any:
+    """A reader's answers out of probabilities (rows, cols, 100); the shift is always the same."""
+
+    def look(r: npt.NDArray[np.int64], c: npt.NDArray[np.int64]) -> dict[str, Any]:
+        asked.extend(zip(r.tolist(), c.tolist(), strict=True))
+        shift = np.full((len(r), SHIFTS), np.log(1 / SHIFTS), np.float32)
+        logp = np.log(p[r, c]).astype(np.float32)
+        return {"logp": logp, "shift": shift, "present": p[r, c, 0].astype(np.float32)}
+
+    return look
+
+
+def smooth_field(rows: int, cols: int) -> npt.NDArray[np.float64]:
+    p = rng(5).uniform(0.5, 1, (rows, cols, 100))
+    p[..., 0] = 30 + rng(6).uniform(0, 1, (rows, cols))
+    return np.asarray(p / p.sum(axis=2, keepdims=True))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (5, 1), (4, 7), (5, 6), (2, 2)])
+def test_between_agreeing_windows_their_mean_is_taken(shape: tuple[int, int]) -> None:
+    p, asked = smooth_field(*shape), []
+    out = fastwindows._between(shape, look_of(p, asked), np.zeros(shape, bool))  # type: ignore[arg-type]
+    rows, cols = (sparse.axis(n).tolist() for n in shape)
+    assert sorted(asked) == [(r, c) for r in rows for c in cols]
+    assert out["logp"].shape == (*shape, 100) and out["shift"].shape == (*shape, 64) and out["present"].shape == shape
+    for r in range(shape[0]):
+        for c in range(shape[1]):
+            near = [
+                (y, x) for y in rows for x in cols if abs(y - r) <= (r not in rows) and abs(x - c) <= (c not in cols)
+            ]
+            mean = np.mean([p[n] for n in near], axis=0)
+            assert np.allclose(np.exp(out["logp"][r, c]), mean, atol=1e-6)
+            assert out["present"][r, c] == pytest.approx(mean[0], abs=1e-6)
+    assert np.allclose(np.exp(out["shift"]), 1 / 64)
+
+
+@pytest.mark.parametrize(
+    ("shape", "odd", "wanted"),
+    [
+        ((5, 7), (2, 4), {(r, c) for r in range(1, 4) for c in range(3, 6)} - {(2, 4)}),
+        ((5, 7), (0, 0), {(0, 1), (1, 0), (1, 1)}),
+        ((1, 7), (0, 4), {(0, 3), (0, 5)}),
+        ((7, 1), (6, 0), {(5, 0)}),
+    ],
+)
+def test_around_one_that_disagrees_windows_are_asked(
+    shape: tuple[int, int], odd: tuple[int, int], wanted: set[tuple[int, int]]
+) -> None:
+    p = smooth_field(*shape)
+    p[odd] = np.roll(p[odd], 40)
+    asked: list[tuple[int, int]] = []
+    unusual = np.zeros(shape, bool)
+    out = fastwindows._between(shape, look_of(p, asked), unusual)
+    first = {(r, c) for r in sparse.axis(shape[0]).tolist() for c in sparse.axis(shape[1]).tolist()}
+    # Windows on the sides of a square that holds the odd one are asked as well: they lie in that square.
+    assert len(asked) == len(set(asked)) and wanted <= set(asked) - first
+    assert all(max(abs(r - odd[0]), abs(c - odd[1])) <= 2 for r, c in set(asked) - first)
+    for r, c in asked:
+        assert np.allclose(np.exp(out["logp"][r, c]), p[r, c], rtol=1e-4)
+
+
+def test_a_window_that_stands_out_is_asked() -> None:
+    p, asked = smooth_field(5, 5), []  # type: ignore[var-annotated]
+    unusual = np.zeros((5, 5), bool)
+    unusual[1, 3], unusual[2, 2] = True, True  # the second one is looked at anyway
+    out = fastwindows._between((5, 5), look_of(p, asked), unusual)
+    assert len(asked) == 10 and asked[-1] == (1, 3)
+    assert np.allclose(np.exp(out["logp"][1, 3]), p[1, 3], rtol=1e-4)
+
+
+def test_too_small_for_a_window() -> None:
+    with pytest.raises(ValueError, match="no window"):
+        fast("qf")(np.zeros((70, 70), np.uint8), (7, 0))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 300), (79, 65)])
+@EACH
+def test_few_windows(name: str, shape: tuple[int, int]) -> None:
+    luma = np.ascontiguousarray(double("coffee", 75, 90)[: shape[0], : shape[1]])
+    luma.setflags(write=False)
+    got, wanted = (look(luma, **inputs(name, 90)) for look in (fast(name), slow(name)))
+    assert got.present.shape == wanted.present.shape == tiling.window_grid(*shape)
+    # The reader's weights are not quite those of the comb model.
+    assert np.abs(got.present - wanted.present).mean() < 0.05
+    assert (got.shift.argmax(2) == wanted.shift.argmax(2)).mean() >= 0.9
+
+
+@EACH
+def test_flat_and_stark_pixels(name: str) -> None:
+    stark = np.kron(rng(1).integers(0, 2, (30, 30)), np.ones((8, 8))).astype(np.uint8) * 255
+    for luma in (np.zeros((200, 240), np.uint8), np.full((200, 240), 255, np.uint8), stark):
+        found = fast(name)(luma, **inputs(name, 90))
+        for part in (found.logp, found.shift, found.present):
+            assert np.isfinite(part).all()
+        groups = Q1_OFFSET if name == "q1" else (0, 100)
+        for a, b in pairwise(groups):
+            assert np.allclose(np.exp(found.logp[..., a:b].astype(np.float32)).sum(2), 1, atol=0.02)
+        assert np.allclose(np.exp(found.shift.astype(np.float32)).sum(2), 1, atol=0.02)
+
+
+def test_what_a_scan_looks_with() -> None:
+    """The fast way for many windows, all shifts for few, and wherever that was asked for."""
+    large, small = np.zeros((64 + 16 * 7, 64 + 16 * 7), np.uint8), np.zeros((64 + 16 * 7, 64 + 16 * 6), np.uint8)
+    assert FEW_WINDOWS == 64
+    scanner, thorough = Scanner(device="cpu"), Scanner(device="cpu", thorough=True)
+    look = scanner.windows(QF, large)
+    assert isinstance(look, FastWindows) and scanner.windows(QF, large) is look
+    assert isinstance(scanner.windows(QF, small), AllShifts) and isinstance(thorough.windows(QF, large), AllShifts)
+    named = {label.partition("@")[0] for label in scanner.models}
+    assert named - {label.partition("@")[0] for label in thorough.models} == {
+        "q1-scout", "q1-reader", "qf-scout", "qf-reader",
+    }  # fmt: skip
+    assert {*thorough.models} <= {*scanner.models}

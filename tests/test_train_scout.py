@@ -1,0 +1,215 @@
+"""Training scouts and readers, and the graphs that are written of them; short runs on a few windows."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from material import photo, rng
+
+from jscan import candidates, comb, q1map, qfmap, weights
+from jscan.jpegtables import Q1_OFFSET
+from train import export_fast, fit, fit_reader, fit_scout
+from train.dataset import TASKS
+from train.export import TOLERANCE, prior_logit
+from train.graphs import reader_onnx, scout_onnx
+from train.networks.comb import centre
+
+NAMES = pytest.mark.parametrize("name", sorted(TASKS))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photographs as PNG."""
+    home = tmp_path_factory.mktemp("images")
+    for name in ("astronaut", "coffee"):
+        cv2.imwrite(str(home / f"{name}.png"), photo(name)[..., ::-1])
+    return home
+
+
+def network(name: str) -> Any:
+    """A comb network that nobody trained, its weights enlarged so that windows and shifts differ."""
+    torch.manual_seed(0)
+    net = fit.build(name)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(3.5)
+        net.trunk.place.normal_()
+    return net.eval()
+
+
+def test_a_scout_sees_single_coefficients_only() -> None:
+    for name, count in (("q1", 28), ("qf", 15)):
+        bands = fit_scout.bands(name)
+        assert [b.coefs for b in bands] == [(i,) for i in range(count)]
+        assert fit_scout.build(name).project.in_features == sum(b.size for b in bands)
+
+
+@NAMES
+def test_the_scout_s_graph_equals_torch(name: str) -> None:
+    torch.manual_seed(1)
+    bands, net = fit_scout.bands(name), fit_scout.build(name).eval()
+    with torch.no_grad():
+        net.place.normal_()
+        net.project.weight.mul_(4)
+    model = scout_onnx(net, bands)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    features = rng(2).normal(0, 1, (5, 64, sum(b.size for b in bands))).astype(np.float32)
+    blocks = rng(3).integers(1, 65, (5, 64)).astype(np.float32)
+    q2 = rng(4).integers(1, 30, (1, 15)).astype(np.float32)
+    table = {"q2": q2} if name == "q1" else {}
+    more = (torch.from_numpy(q2).expand(5, 15),) if name == "q1" else ()
+    project = session.run(["projection"], {"sums": np.zeros((1, 64, 8), np.float32), "blocks": blocks[:1], **table})[0]
+    assert np.array_equal(project, net.project.weight.detach().numpy().T)
+    sums = (features @ project) * blocks[..., None]
+    shift = session.run(["shift"], {"sums": sums.astype(np.float32), "blocks": blocks, **table})[0]
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(features), *more).log_softmax(1).numpy()
+    assert np.abs(shift - wanted).max() < 1e-3 < np.ptp(wanted, axis=0).max()
+
+
+@NAMES
+def test_a_reader_of_some_shifts_equals_torch(name: str) -> None:
+    """What the comparison of the export leaves out: shifts that stand for others, and blocks at an image's edge."""
+    bands, net = TASKS[name]().bands(), network(name)
+    strata = fit_reader.STRATA[name]
+    chosen = candidates.choose([42, 9, 63, 5, 21], 5, strata)
+    n, shifts, size = 6, len(chosen.place), sum(b.size for b in bands)
+    features = rng(5).normal(0, 0.3, (n, shifts, size)).astype(np.float32)
+    blocks = rng(6).integers(1, 65, (n, shifts)).astype(np.float32)
+    coefs = [len(b.coefs) for b in bands]
+    level = rng(7).gamma(2, 4, (n, sum(coefs))).astype(np.float32)
+    energy = np.log1p(np.stack([part.mean(axis=1) for part in np.split(level, np.cumsum(coefs)[:-1], axis=1)], axis=1))
+    q2 = rng(8).integers(1, 30, (1, 15)).astype(np.float32)
+    sums = np.pad(features * blocks[..., None], ((0, 0), (0, 0), (0, comb.padding(bands))), constant_values=7.0)
+    model = reader_onnx(net, bands, prior_logit(name))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feed = {"features": sums, "blocks": blocks, "place": chosen.place, "stands_for": chosen.stands_for, "level": level}
+    if name == "q1":
+        feed["q2"] = q2
+    logp, shift, present = session.run(["logp", "shift", "present"], feed)
+    held = torch.from_numpy(features)
+    stands_for = torch.from_numpy(chosen.stands_for)[None].expand(n, shifts)
+    mean = (held * stands_for[..., None]).sum(1) / 64
+    some = (torch.from_numpy(chosen.place)[None].expand(n, shifts), stands_for)
+    table = (torch.from_numpy(q2).expand(n, 15),) if name == "q1" else ()
+    with torch.no_grad():
+        logits, scores, odds = net.read(
+            4 * (held - mean[:, None]), mean, torch.from_numpy(energy.astype(np.float32)), *table, some
+        )
+    groups = Q1_OFFSET if name == "q1" else (0, 100)
+    for a, b in pairwise(groups):
+        wanted = logits[:, a:b].softmax(1).numpy()
+        assert np.abs(np.exp(logp[:, a:b]) - wanted).max() < 1e-3
+    assert np.abs(np.exp(shift) - scores.softmax(1).numpy()).max() < 1e-3
+    assert np.abs(present - (odds - prior_logit(name)).sigmoid().numpy()).max() < 1e-3
+    assert np.ptp(np.exp(shift), axis=0).max() > 0.01
+
+
+@NAMES
+def test_a_shift_that_stands_for_others_counts_as_all_of_them(name: str) -> None:
+    """Where all shifts of a kind are alike, a sample of them says what all 64 do."""
+    net, strata = network(name), fit_reader.STRATA[name]
+    with torch.no_grad():
+        for members in strata.members:
+            net.trunk.place[list(members)] = net.trunk.place[members[0]].clone()
+    size = sum(b.size for b in TASKS[name]().bands())
+    full = torch.zeros(2, 64, size)
+    for k, members in enumerate(strata.members):
+        full[:, list(members)] = torch.from_numpy(rng(10 + k).normal(0, 0.3, (2, 1, size))).float()
+    full[:, 42] = torch.from_numpy(rng(20).normal(0, 0.5, (2, size))).float()
+    chosen = candidates.choose([42], 5, strata)
+    energy = torch.ones(2, len(TASKS[name]().bands()))
+    table = (torch.full((2, 15), 5.0),) if name == "q1" else ()
+    some = tuple(torch.from_numpy(x)[None].expand(2, len(x)) for x in (chosen.place, chosen.stands_for))
+    with torch.no_grad():
+        wanted = net.read(*centre(full), energy, *table)
+        picked = full[:, chosen.place]
+        mean = (picked * some[1][..., None]).sum(1) / 64
+        got = net.read(4 * (picked - mean[:, None]), mean, energy, *table, some)
+    assert torch.allclose(got[0], wanted[0], atol=1e-3) and torch.allclose(got[2], wanted[2], atol=1e-3)
+    spread = np.exp(chosen.spread(got[1].log_softmax(1).numpy()))
+    assert np.abs(spread - wanted[1].softmax(1).numpy()).max() < 1e-4
+
+
+def test_what_a_reader_is_trained_on() -> None:
+    """The features and the mean of the shifts looked at, and the true shift's place among them or its stand-in's."""
+    strata = candidates.GRID_KNOWN
+    raw = torch.from_numpy(rng(1).normal(0, 1, (3, 64, 5))).float()
+    chosen = candidates.choose([42, 9], 2, strata)
+    some = tuple(torch.from_numpy(np.stack([x] * 3)) for x in (chosen.place, chosen.stands_for))
+    place = chosen.place.tolist()
+    # One that was looked at; one apart from the last grid that was not; one in its rows that was not.
+    batch = {"shift": torch.tensor([42, 19, 6]), "other": torch.zeros(3)}
+    out = fit_reader.reduced(batch, some, raw, strata)  # type: ignore[arg-type]
+    assert place[out["shift"][0]] == 42
+    assert place[out["shift"][1]] in (29, 50, 12) and place[out["shift"][2]] == 3
+    picked = raw[:, place].numpy()
+    mean = (picked * chosen.stands_for[:, None]).sum(1) / 64
+    assert np.allclose(out["mean"], mean, atol=1e-5)
+    assert np.allclose(out["centred"], 4 * (picked - mean[:, None]), atol=1e-5) and out["other"] is batch["other"]
+
+
+@NAMES
+def test_a_scout_is_trained_and_written(name: str, folder: Path, tmp_path: Path) -> None:
+    path = fit_scout.fit(name, folder, tmp_path / "run", windows=300, workers=1)
+    assert path == tmp_path / "run" / "last.pt"
+    saved = torch.load(path, weights_only=True)
+    assert saved["windows"] == 300 and np.isfinite(saved["loss"])
+    assert set(saved["found"]) == {"among_1", "among_4", "among_8"}
+    began = fit_scout.build(name).state_dict()
+    assert any(not torch.equal(v, began[k]) for k, v in saved["net"].items())
+    export_fast.export_scout(name, path.parent, folder, tmp_path / "out")
+    home = tmp_path / "out" / export_fast.SCOUT[name]
+    said = json.loads((home / "manifest.json").read_text())
+    assert comb.from_manifest(said) == fit_scout.bands(name) and said["training"]["windows"] == 300
+    shipped = json.loads((weights.folder() / export_fast.SCOUT[name] / "manifest.json").read_text())
+    assert (said["inputs"], said["outputs"], said["bands"]) == tuple(shipped[k] for k in ("inputs", "outputs", "bands"))
+    net = fit_scout.build(name)
+    net.load_state_dict(saved["net"])
+    net.eval()
+    model = scout_onnx(net, fit_scout.bands(name))
+    assert export_fast.compare_scout(net, model, name, folder, count=6) < TOLERANCE
+    other = fit_scout.build(name).eval()
+    with torch.no_grad():
+        other.score.weight.mul_(40)
+    assert export_fast.compare_scout(other, model, name, folder, count=6) > TOLERANCE
+
+
+@NAMES
+def test_a_reader_is_trained_and_written(
+    name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "BATCH", 16)
+    how = {"workers": 1, "replay": 4.0, "ring_size": 64}
+    path = fit_reader.train(name, folder, tmp_path / "run", minutes=0.02, **how)  # type: ignore[arg-type]
+    saved = torch.load(path, weights_only=True)
+    state = saved["state"]
+    assert state["steps"] > 0 and np.isfinite(state["loss"]) and state["windows"] >= 64
+    # The same command again has nothing left to do; a longer one goes on.
+    assert fit_reader.train(name, folder, tmp_path / "run", minutes=0.02, **how) == path  # type: ignore[arg-type]
+    assert torch.load(path, weights_only=True)["state"] == state
+    export_fast.export_reader(name, path.parent, 0.3, folder, tmp_path / "out")
+    home = tmp_path / "out" / export_fast.READER[name]
+    said = json.loads((home / "manifest.json").read_text())
+    assert comb.from_manifest(said) == TASKS[name]().bands() and said["training"]["share_of_the_way"] == 0.3
+    shipped = json.loads((weights.folder() / export_fast.READER[name] / "manifest.json").read_text())
+    assert (said["inputs"], said["outputs"], said["bands"]) == tuple(shipped[k] for k in ("inputs", "outputs", "bands"))
+    assert said["training"]["from"] == weights.label({"q1": q1map.MODEL, "qf": qfmap.MODEL}[name])
+
+
+def test_the_reader_s_comparison_sees_another_network(folder: Path) -> None:
+    name = "qf"
+    net, bands = network(name), TASKS[name]().bands()
+    model = reader_onnx(net, bands, prior_logit(name))
+    assert export_fast.compare_reader(name, net, model, folder, count=6) < TOLERANCE
+    with torch.no_grad():
+        net.head[0].weight.mul_(-1)
+    assert export_fast.compare_reader(name, net, model, folder, count=6) > TOLERANCE
