@@ -119,7 +119,8 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch, n
     for threads in (1, 2, 3):
         model = weights.load(name, threads=threads)
         assert model.threads == threads
-        found.append(qfmap.estimate(model, luma) if name == qfmap.MODEL else q1map.estimate(model, luma, q2))
+        look = AllShifts(model)
+        found.append(qfmap.estimate(look, luma) if name == qfmap.MODEL else q1map.estimate(look, luma, q2))
     for other in found[1:]:
         for part in ("logp", "shift", "present"):
             assert np.array_equal(getattr(found[0], part), getattr(other, part)), part
@@ -135,5 +136,5 @@ def test_tiles_are_computed_by_the_threads_of_the_model(monkeypatch: pytest.Monk
             return super().__call__(**inputs)
 
     luma = rng().integers(0, 256, (64 + 3 * STRIDE,) * 2).astype(np.uint8)
-    alone, both = run_windows(Probe(), luma), run_windows(Meeting(2), luma)  # type: ignore[arg-type]
+    alone, both = (AllShifts(model)(luma) for model in (Probe(), Meeting(2)))  # type: ignore[arg-type]
     assert np.array_equal(alone.logp, both.logp) and np.array_equal(alone.present, both.present)
