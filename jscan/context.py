@@ -21,9 +21,9 @@ REACH = 7
 """Windows by which an answer depends on its neighbours, to each side."""
 STRIP = 64
 """Rows of windows that are refined together."""
-SHOWN = 0.7
+SHOWN = 0.5
 """Probability from which a window shows a first compression."""
-FEW = 0.01
+FEW = 0.03
 """Share of the windows of a strip that must: else there is next to nothing that neighbours could say to each other."""
 LOWEST = -30.0
 """Log-posteriors below this are cut off, as those of the windows are."""
@@ -43,8 +43,12 @@ def refine(
     q2: tuple[int, ...],
     texture: npt.NDArray[np.float32],
     saturated: npt.NDArray[np.float32],
+    *,
+    everywhere: bool = False,
 ) -> WindowPosteriors:
     """The Q1 posteriors of an image's windows, refined; `texture` and `saturated` (R, C) tell what the windows show.
+
+    Strips in which FEW windows show a first compression are left as they are, unless `everywhere` is asked for.
 
     Works through the image in strips of rows, so that memory stays bounded: the answers are a second copy of the
     posteriors, in half precision, and nothing else grows with the image.
@@ -52,7 +56,7 @@ def refine(
     table = np.array([q2[:N_COEFS]], np.float32)
     logp, shift, present = np.empty_like(found.logp), np.empty_like(found.shift), np.empty_like(found.present)
     for read, answered, inside in _strips(len(present)):
-        if (found.present[read] > SHOWN).mean() < FEW:
+        if not everywhere and (found.present[read] > SHOWN).mean() < FEW:
             logp[answered], shift[answered] = found.logp[answered], found.shift[answered]
             present[answered] = found.present[answered]
             continue

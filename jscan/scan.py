@@ -145,6 +145,7 @@ class Scanner:
             if self.provider == "CPU" and not thorough:
                 self._names += (Q1.scout, Q1.reader, QF.scout, QF.reader)
         self._fast = Q1.scout in self._names
+        self._thorough = thorough
         for name in self._names:
             weights.check(name)
         self.models = tuple(weights.label(name) for name in self._names)
@@ -304,12 +305,13 @@ class Scanner:
         found = q1map.estimate(self.windows(Q1, luma), luma, q2, origin)
         pixels = history.content(luma, found)
         base = history.background(found)
-        seen = trace.blocks(luma, found, base.table, base.shift)
+        seen = trace.blocks(luma, found, base.table, base.shift, all_rows=self._thorough)
         channels = history.jpeg_channels(found, base, q2, pixels, trace.around_windows(seen, found))
         missing = trace.around_cells(seen, found.size)
         mute, consistency = self._compare(suspicion.JPEG_MODEL, found, base, channels, pixels, missing)
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
-        found = context.refine(self._model(context.MODEL), found, q2, pixels.texture, pixels.saturated)
+        refiner = self._model(context.MODEL)
+        found = context.refine(refiner, found, q2, pixels.texture, pixels.saturated, everywhere=self._thorough)
         decoded, sure = q1map.decode_surely(found.logp)
         covered = np.where(mute, 0, _q1_coverage(found, sure))
         cells = _Cells(found)

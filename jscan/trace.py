@@ -48,10 +48,18 @@ class Blocks:
     """Row and column, 0 to 7, at which the first of them begins."""
 
 
-def blocks(luma: npt.NDArray[np.uint8], found: WindowPosteriors, table: tuple[int, ...], shift: int) -> Blocks:
+def blocks(
+    luma: npt.NDArray[np.uint8],
+    found: WindowPosteriors,
+    table: tuple[int, ...],
+    shift: int,
+    *,
+    all_rows: bool = False,
+) -> Blocks:
     """What the blocks of an image (H, W) say of the background's first compression.
 
-    `table` (15,) and `shift` (dy * 8 + dx, seen from the windows' origin) are those of that compression.
+    `table` (15,) and `shift` (dy * 8 + dx, seen from the windows' origin) are those of that compression. How strong it
+    is is measured on ENOUGH blocks of a large image, or on `all_rows` of them.
     """
     zigzag = standard_table(round(nearest_qf(table))).astype(np.float32)
     zigzag[:N_COEFS] = table
@@ -59,7 +67,7 @@ def blocks(luma: npt.NDArray[np.uint8], found: WindowPosteriors, table: tuple[in
     steps[[BLOCK * u + v for u, v in ZIGZAG]] = zigzag
     first = [(s + o) % BLOCK for s, o in zip(divmod(shift, BLOCK), found.origin, strict=True)]
     away = [(f + BLOCK // 2) % BLOCK for f in first]
-    here, elsewhere = (_mean_cosines(luma, steps, place) for place in (first, away))
+    here, elsewhere = (_mean_cosines(luma, steps, place, all_rows) for place in (first, away))
     strength = np.clip(here - np.maximum(elsewhere, 0), 0, STRONGEST)
     strength[strength < FAINT] = 0
     against = np.empty([(side - f) // BLOCK for side, f in zip(luma.shape, first, strict=True)], np.float32)
@@ -117,11 +125,11 @@ def _read(steps: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.
 
 
 def _mean_cosines(
-    luma: npt.NDArray[np.uint8], steps: npt.NDArray[np.float32], first: list[int]
+    luma: npt.NDArray[np.uint8], steps: npt.NDArray[np.float32], first: list[int], all_rows: bool
 ) -> npt.NDArray[np.float32]:
     """(64,) mean cosine of each coefficient, 0 where fewer than FEWEST speak."""
     total, count = np.zeros(len(steps)), np.zeros(len(steps))
     waves, least = _read(steps)
-    every = max(1, luma.size // (BLOCK * BLOCK * ENOUGH))
+    every = 1 if all_rows else max(1, luma.size // (BLOCK * BLOCK * ENOUGH))
     kernels.cosine_sums(luma, first[0], first[1], every, BASIS, TURNED, waves, least, total, count)
     return np.asarray(np.where(count < FEWEST, 0, total / np.maximum(count, 1)), np.float32)
