@@ -8,6 +8,7 @@ computed at a few grid shifts only. Numba compiles them when they are first call
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 # Without it, LLVM adds up a row of eight functions one by one; it is read when Numba is imported.
@@ -17,7 +18,19 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-_compiled = numba.njit(fastmath=True, nogil=True, boundscheck=False, cache=True)
+_HOW: dict[str, Any] = {"fastmath": True, "nogil": True, "boundscheck": False}
+
+
+def _compiled(loop: Callable[..., None]) -> Any:
+    """The loop, compiled when it is first called and kept on disk; for this process alone where nothing can be written.
+
+    Numba raises RuntimeError where neither the folder of this file nor a cache of the user's can be written to.
+    """
+    try:
+        return numba.njit(cache=True, **_HOW)(loop)
+    except RuntimeError:
+        return numba.njit(**_HOW)(loop)
+
 
 MOST_ROWS = 8
 """Rows of zeros at the end of a table: as many as the functions of a coefficient fill at most."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -327,3 +329,21 @@ def test_cosine_sums_and_ratios_equal_their_definition(first: tuple[int, int], c
     kernels.ratios(luma, *first, BASIS, turned, waves, least.ravel(), strength.ravel(), out)
     assert np.allclose(out, (speaks * strength * (strength - 2 * cosine)).sum((2, 3)), atol=5e-3)
     assert (out[~counts] == 0).all() and np.ptp(out) > 1
+
+
+# --- where nothing can be written ---------------------------------------------------------------------------
+
+NOWHERE = """
+import numba.core.caching as caching
+caching.CacheImpl._locator_classes = []  # as where no folder can be written to
+import numpy as np
+from jscan import kernels
+out = np.zeros((1, 2), np.float32)
+kernels.some_window_sums(np.ones((4, 4, 2), np.float32), np.array([0]), np.array([0]), out)
+print(out.tolist())
+"""
+
+
+def test_loops_are_compiled_where_nothing_can_be_kept() -> None:
+    done = subprocess.run([sys.executable, "-c", NOWHERE], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[[16.0, 16.0]]", done.stderr
