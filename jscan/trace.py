@@ -120,8 +120,11 @@ def _summed(seen: Blocks, reach: int) -> npt.NDArray[np.float32]:
 
 
 def _read(steps: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """1 / q, and the least |c| that counts; a step of 1 says nothing."""
-    return np.float32(1) / steps, np.where(steps > 1, SPEAKS * steps, np.float32(np.inf)).astype(np.float32)
+    """1 / q, and the least |c| that counts; a step of 1 says nothing: no |c| reaches what stands there.
+
+    It is not infinity, as loops that are compiled for fast arithmetic need not compare with it rightly.
+    """
+    return np.float32(1) / steps, np.where(steps > 1, SPEAKS * steps, np.float32(1e6)).astype(np.float32)
 
 
 def _mean_cosines(
