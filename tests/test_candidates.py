@@ -78,8 +78,9 @@ def test_a_candidate_keeps_its_posterior() -> None:
 
 def test_votes_and_evidence_equal_their_definition() -> None:
     p = rng(3).dirichlet(np.full(SHIFTS, 0.1), 7)
+    assert ((p > candidates.CLAIM).sum(axis=1) > 1).any() and p.min() < candidates.CLAIM
     shift = np.log(np.maximum(p, 1e-9)).astype(np.float32)
-    assert np.allclose(candidates.votes(shift), np.maximum(p - 3 / 64, 0).sum(axis=0), atol=1e-5)
+    assert np.allclose(candidates.votes(shift), np.maximum(p - candidates.CLAIM, 0).sum(axis=0), atol=1e-5)
     assert np.allclose(candidates.evidence(shift), np.log(p + 0.01).sum(axis=0), atol=1e-4)
 
 
