@@ -32,6 +32,8 @@ CELLS = WINDOW // STRIDE
 """Cells along a side of a window."""
 TILE = 32
 """Windows along a side of a tile: the shifts looked at are chosen tile by tile."""
+STRIP = 8 * TILE
+"""Windows across that the scout looks at together."""
 MOST = 5
 """Shifts of a tile that are looked at, besides the last grid's own and the sample."""
 STANDS_OUT = 0.3
@@ -143,7 +145,7 @@ class FastWindows:
         """Every tile with the shifts that are worth a look there, and its windows that stand out."""
         found: list[tuple[tiling.Tile, npt.NDArray[np.float64], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]] = []
         of_image = np.zeros(64)
-        for strip in tiling.tiles(rows, cols, TILE, cols):
+        for strip in tiling.tiles(rows, cols, TILE, STRIP):
             pixels, valid = _cut(luma, strip, origin)
             across = strip.shape[1] + CELLS - 1
             down = strip.shape[0] + CELLS - 1
@@ -161,7 +163,7 @@ class FastWindows:
                         blocks=np.ascontiguousarray(blocks[here]).reshape(-1, 64),
                         **inputs,
                     )["shift"]
-                moved = tiling.Tile(strip.row, tile.col, strip.row_end, tile.col_end)
+                moved = tiling.Tile(strip.row, strip.col + tile.col, strip.row_end, strip.col + tile.col_end)
                 best, sure = shift.argmax(axis=1).astype(np.uint8), shift.max(axis=1) > np.log(STANDS_OUT)
                 found.append((moved, candidates.votes(shift), best, sure))
                 of_image += candidates.evidence(shift)

@@ -95,6 +95,8 @@ Q1 = Kind(q1map.MODEL, q1map.SCOUT, q1map.READER, candidates.GRID_KNOWN)
 QF = Kind(qfmap.MODEL, qfmap.SCOUT, qfmap.READER, candidates.GRID_UNKNOWN)
 TILED = frozenset(name for kind in (Q1, QF) for name in (kind.model, kind.scout, kind.reader))
 """Models that run tile by tile, and may share a tile out to several threads."""
+CONFIRMED = 0.4
+"""Score from which what the fast way found is looked for again with all shifts and windows: nobody is accused by it."""
 FEW_WINDOWS = 64
 """Windows of an image below which the fast way gains nothing: its choice of shifts wants many."""
 
@@ -175,10 +177,10 @@ class Scanner:
                 )
         return self._loaded[name]
 
-    def windows(self, kind: Kind, luma: npt.NDArray[np.uint8]) -> Windows:
-        """What looks at the windows of these pixels: the fast way, unless they are few or it was not wanted."""
+    def windows(self, kind: Kind, luma: npt.NDArray[np.uint8], *, fast: bool = True) -> Windows:
+        """What looks at the windows of these pixels: the fast way, unless they are few or it is not wanted."""
         rows, cols = (max(0, s - tiling.WINDOW) // tiling.STRIDE + 1 for s in luma.shape)
-        if not self._fast or rows * cols < FEW_WINDOWS:
+        if not fast or not self._fast or rows * cols < FEW_WINDOWS:
             return AllShifts(self._model(kind.model))
         if kind not in self._looks:
             from jscan.fastwindows import FastWindows  # its compiler takes half a second to import
@@ -301,8 +303,21 @@ class Scanner:
         return _Estimate(nothing, maps, notes, q1=table)
 
     def _jpeg(self, luma: npt.NDArray[np.uint8], q2: tuple[int, ...], origin: tuple[int, int] = (0, 0)) -> _Estimate:
-        """Estimates from the double compression of a JPEG whose blocks begin at `origin`."""
-        found = q1map.estimate(self.windows(Q1, luma), luma, q2, origin)
+        """Estimates from the double compression of a JPEG whose blocks begin at `origin`.
+
+        The fast way settles images in which it finds nothing; where it may have found something all is looked at.
+        """
+        look = self.windows(Q1, luma)
+        estimate = self._from_windows(look, luma, q2, origin)
+        if isinstance(look, AllShifts) or estimate.consistency.score < CONFIRMED:
+            return estimate
+        return self._from_windows(self.windows(Q1, luma, fast=False), luma, q2, origin)
+
+    def _from_windows(
+        self, look: Windows, luma: npt.NDArray[np.uint8], q2: tuple[int, ...], origin: tuple[int, int]
+    ) -> _Estimate:
+        """Estimates from what `look` says of the windows of a JPEG."""
+        found = q1map.estimate(look, luma, q2, origin)
         pixels = history.content(luma, found)
         base = history.background(found)
         seen = trace.blocks(luma, found, base.table, base.shift, all_rows=self._thorough)
@@ -333,9 +348,12 @@ class Scanner:
         table, place = _background_facts(found, base, mute)
         return _Estimate(consistency, maps, q1=table, grid_shift=place, double_fraction=base.fraction)
 
-    def _look(self, luma: npt.NDArray[np.uint8]) -> _Look:
-        """What the last compression of decoded pixels says."""
-        found = qfmap.estimate(self.windows(QF, luma), luma)
+    def _look(self, luma: npt.NDArray[np.uint8], *, fast: bool = False) -> _Look:
+        """What the last compression of decoded pixels says.
+
+        Not the fast way where it decides: judged by it, some photographs without any compression scored above 0.5.
+        """
+        found = qfmap.estimate(self.windows(QF, luma, fast=fast), luma)
         pixels, base = history.content(luma, found), history.background(found)
         channels = history.pixel_channels(found, base, pixels)
         mute, consistency = self._compare(suspicion.PIXEL_MODEL, found, base, channels, pixels)
@@ -390,7 +408,7 @@ class Scanner:
         """The estimate, or a stronger one if the pixels, or a part of them, were resized after a compression."""
         height, width = luma.shape
         for period in rescaled.candidates(luma):
-            best: tuple[_Look, float] | None = None
+            best: tuple[float, float, tuple[float, float]] | None = None
             tries = itertools.product(FINE_SCALES, PHASES)
             for fine, phase in itertools.islice(tries, max(1, FINE_SEARCH // luma.size)):
                 factor = tiling.BLOCK / period * fine
@@ -399,12 +417,13 @@ class Scanner:
                     continue
                 if size[0] * size[1] > MAX_ENLARGED or max(size) > rescaled.LONGEST:
                     return replace(estimate, notes=("The image is too large to look for parts that were resized.",))
-                look = self._look(rescaled.restore(luma, factor, phase))
-                if best is None or _found(look) > _found(best[0]):
-                    best = look, factor
+                shown = _found(self._look(rescaled.restore(luma, factor, phase), fast=True))
+                if best is None or shown > best[0]:
+                    best = shown, factor, phase
             if best is None:
                 continue
-            look, factor = best
+            _, factor, phase = best
+            look = self._look(rescaled.restore(luma, factor, phase))
             said = f"compressed as JPEG and then resized to {100 / factor:.0f} %"
             if look.base.fraction > 0.5:
                 return replace(estimate, notes=(f"The image was {said}; regions of other scales are not looked for.",))
