@@ -36,10 +36,7 @@ def main() -> None:
         scout = str(o.runs / f"scout-{name}")
         _step("train.fit_scout", name, "--src", src, "--run", scout)
         _step("train.export_fast", "scout", name, "--src", src, "--run", scout)
-    reader = str(o.runs / "reader-q1")
-    _step("train.fit_reader", "q1", "--src", src, "--run", reader)
-    _step("train.export_fast", "reader", "q1", "--src", src, "--run", reader)
-    _step("train.export_fast", "reader", "qf", "--src", src)  # the shift of a last compression is hardly ever missed
+        _step("train.export_fast", "reader", name, "--src", src)
     for name in ("jpeg", "pixels"):
         run, cases = str(o.runs / f"regions-{name}"), str(o.runs / f"cases-{name}")
         _step("train.cases", name, "--src", src, "--run", cases, "--cases", str(o.cases))

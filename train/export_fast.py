@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(TASKS))
     parser.add_argument("--src", type=Path, required=True, help="folder of images to compare on")
     parser.add_argument("--run", type=Path, help="folder of what was trained")
-    parser.add_argument("--share", type=float, default=0.3, help="how far a reader goes from its model to its run")
+    parser.add_argument("--share", type=float, default=1.0, help="how far a reader goes from its model to its run")
     parser.add_argument("--out", type=Path, default=Path("weights"))
     o = parser.parse_args()
     if o.what == "reader":
