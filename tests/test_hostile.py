@@ -7,6 +7,7 @@ formats one by one in test_decode.py, archives in test_archives.py, faults of wo
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import random
 import socket
@@ -17,6 +18,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +328,12 @@ def test_a_file_without_permission_is_one_row(tmp_path: Path) -> None:
 # --- the collection of hostile files --------------------------------------------------------------------------------
 
 
+def alone(check: Callable[..., None], *arguments: Any) -> None:
+    """Runs a check in a process of its own, whose largest child is then a worker of its scans and of no other test."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(check, *arguments).result()
+
+
 def check_collection(tmp_path: Path, every: int) -> None:
     """Scans every so-many-th file of the collection as an archive and as a folder, and compares."""
     files, chosen = tmp_path / "files", tmp_path / "chosen.zip"
@@ -354,10 +362,10 @@ def check_collection(tmp_path: Path, every: int) -> None:
 
 @pytest.mark.skipif(not HOSTILE.exists(), reason="the collection of hostile files is not here")
 def test_a_part_of_the_collection(tmp_path: Path) -> None:
-    check_collection(tmp_path, every=16)
+    alone(check_collection, tmp_path, 16)
 
 
 @pytest.mark.full
 @pytest.mark.skipif(not HOSTILE.exists(), reason="the collection of hostile files is not here")
 def test_the_whole_collection(tmp_path: Path) -> None:
-    check_collection(tmp_path, every=1)
+    alone(check_collection, tmp_path, 1)

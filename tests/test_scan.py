@@ -125,12 +125,12 @@ def test_small_parts_are_judged_by_the_blocks_of_the_background(
     once[120:152, 200:232] = photo("coffee")[40:72, 100:132]
     result = scanner.scan(file_of(once, quality=95))
     assert result.maps is not None and result.record.grid_shift == (5, 3)
-    (missing,) = told
+    missing = told[-1]  # where the fast way found something, all is looked at once more
     assert missing is not None and missing.shape == result.maps.suspicion.shape
     row, col = np.unravel_index(int(missing.argmax()), missing.shape)
     assert 120 <= 8 * row + 4 < 152 and 200 <= 8 * col + 4 < 232
     scanner.scan(photo("coffee")[:100, :100])
-    assert told[1] is None
+    assert told[-1] is None
 
 
 def test_the_same_by_every_way_in(scanner: Scanner, tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_the_shift_map_is_seen_from_the_corner(
     right = posteriors(Q2[:N_COEFS], 7 * 8, present=0.2, p=0.5, **size)
     middle = left.present.shape[1] // 2
     monkeypatch.setattr(q1map, "estimate", lambda *_: mixed(left, right, slice(None), slice(middle, None)))
-    monkeypatch.setattr(context, "refine", lambda model, found, *_: found)
+    monkeypatch.setattr(context, "refine", lambda model, found, *_, everywhere: found)
     maps = scanner._jpeg(luma, Q2, origin).maps
     for col, (dy, dx), p in ((0, (3, 4), 0.9 * 0.8), (-1, (7, 0), 0.2 * 0.5)):
         assert tuple(maps.shift[:, 0, col]) == ((dy + origin[0]) % 8, (dx + origin[1]) % 8)
