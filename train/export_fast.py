@@ -3,8 +3,8 @@
     python -m train.export_fast reader q1 --src FOLDER [--run runs/reader-q1]
     python -m train.export_fast scout q1 --src FOLDER --run runs/scout-q1
 
-A reader has the weights of `weights/q1-comb` or `weights/qf-comb`, moved towards what `train.fit_reader` learned where its run
-is given. Either model is compared with torch on windows of the images in a folder.
+A reader has the weights of `weights/q1-comb` or `weights/qf-comb`, moved towards what `train.fit_reader` learned where
+its run is given. Either model is compared with torch on windows of the images in a folder.
 """
 
 from __future__ import annotations
