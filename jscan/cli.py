@@ -19,6 +19,7 @@ import typer
 from jscan import __version__
 from jscan.config import DEFAULT_MAX_MEMORY, DEFAULT_MAX_PIXELS, DEFAULT_TIMEOUT
 from jscan.errors import ExitCode, JscanError, SetupError, UsageError
+from jscan.limits import one_thread_for_linear_algebra
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -55,9 +56,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Never returns: runs the command line and exits with its code."""
-    # NumPy's linear algebra would start as many threads as there are cores, in every worker as well.
-    for library in ("OPENBLAS", "OMP", "MKL"):
-        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    one_thread_for_linear_algebra()
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks is shown escaped; it must not end the run.
         if hasattr(stream, "reconfigure"):

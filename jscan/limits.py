@@ -47,6 +47,15 @@ def forbid_core_dumps() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
+def one_thread_for_linear_algebra() -> None:
+    """Nothing; NumPy, in this process if it has not loaded it yet and in its children, starts no threads of its own.
+
+    It would start as many as there are cores, in every worker. What the user has set stays.
+    """
+    for library in ("OPENBLAS", "OMP", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+
 def _address_space() -> int | None:
     """Bytes of address space that the process has now, or None where the system does not say."""
     try:

@@ -20,10 +20,10 @@ LAYERS = {
         "rescaled", "score", "parquet", "heatmap",
         "papermap",
     ),
-    2: ("scan", "ledger", "journal", "tally", "outputs"),
+    2: ("scan", "ledger", "journal", "tally", "outputs", "installed"),
     3: ("engine",),
     4: ("manifest", "unpack", "worker"),
-    5: ("assemble", "inputs", "rows"),
+    5: ("assemble", "inputs", "rows", "workplace"),
     6: ("known", "verify"),
     7: ("run",),
     8: ("cli", "show", "__main__"),
@@ -55,6 +55,8 @@ SIBLINGS = {
     ("regions", "score"),
 }
 NEVER = {"torch", "ray", "matplotlib", "train"}
+BUT = {("engine/ray.py", "ray")}
+"""Who may import one of these all the same, inside functions; a scan without it does not, says tests/test_cli.py."""
 
 
 def modules() -> list[Path]:
@@ -96,7 +98,7 @@ def test_imports_point_down(path: Path) -> None:
     for module, line in imports(path):
         where = f"{path.relative_to(PACKAGE.parent)}:{line} imports {module}"
         top, _, rest = module.partition(".")
-        assert top not in NEVER, where
+        assert top not in NEVER or (path.relative_to(PACKAGE).as_posix(), top) in BUT, where
         if top != "jscan":
             continue
         other = rest.partition(".")[0]

@@ -167,11 +167,13 @@ def run(
     workers: int,
     timeout: float | None = None,
     answer: Callable[[Item, Any], Any] = no_answer,
+    before_second_try: Callable[[], None] = lambda: None,
 ) -> Generator[Outcome[Item, Result], None, None]:
     """A generator of the outcomes, in the order in which they come; see `jscan.engine.Engine`.
 
     There is always at least one child process, so that a crash never takes the caller with it. An item whose worker
     dies or hangs is tried once more while nothing else runs, for it may have died of its neighbours' hunger for memory.
+    `before_second_try` returns when nothing runs elsewhere either, for a caller that shares the machine with others.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
@@ -196,6 +198,7 @@ def run(
                 else:
                     crew.hand_out(_Ticket(*drawn))
             if suspects and not crew.busy():
+                before_second_try()
                 crew.hand_out(suspects.popleft())
             if not crew.busy():
                 break
@@ -236,8 +239,11 @@ def run(
                     worker.times = payload
                 elif kind == "ask":
                     ticket.asked = payload
+                    before = time.monotonic()
+                    answered = answer(ticket.item, payload)
+                    crew.excuse(time.monotonic() - before)  # who answers may be another machine, and busy
                     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                        worker.pipe.send(answer(ticket.item, payload))
+                        worker.pipe.send(answered)
                 elif kind == "done":
                     worker.ticket = None
                     yield Outcome(ticket.index, ticket.item, "done", value=payload, asked=ticket.asked)
