@@ -174,7 +174,13 @@ def scan(
     null: Annotated[bool, typer.Option("--null", help="The names in that list end in NUL bytes.")] = False,
     heatmaps: Annotated[Path | None, typer.Option(help="Folder for <sha256>.png, the photo with its overlay.")] = None,
     maps: Annotated[Path | None, typer.Option(help="Folder for <sha256>.npz, the maps themselves.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes, or actors of --ray; 0: one per core.")] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Work on a Ray cluster: auto, local, host:port or ray://host:port; see the README."
+        ),
+    ] = None,
     device: Annotated[
         str,
         typer.Option(
@@ -255,6 +261,7 @@ def scan(
         rehash=rehash,
         json_log=json_log,
         profile_stages=profile_stages,
+        ray=ray,
     )
     with _progress(quiet=quiet, asked=device) as progress:
         run = run_scan(config, progress=progress)

@@ -32,7 +32,7 @@ class ScanConfig:
     maps: Path | None = None
     """Folder for `<sha256>.npz`, or None."""
     workers: int = 0
-    """Processes; 0 chooses one per core."""
+    """Processes; 0 chooses one per core, on a Ray cluster one per CPU, or per GPU where these compute."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, or GPUs by their numbers, such as `cuda:0,1`."""
     estimator: str = "comb"
@@ -67,6 +67,8 @@ class ScanConfig:
     """File to which events are appended, one JSON object a line, or None."""
     profile_stages: bool = False
     """Whether it is measured which stage of the work takes how long."""
+    ray: str | None = None
+    """Address of the Ray cluster that the workers work on: `auto`, `local`, host:port or `ray://host:port`; or None."""
 
     def __post_init__(self) -> None:
         if not self.sources and self.files_from is None:
@@ -119,7 +121,7 @@ def devices(text: str) -> tuple[str, ...]:
     return named
 
 
-FREE = frozenset({"out", "workers", "overwrite", "restart", "update", "rehash", "json_log", "profile_stages"})
+FREE = frozenset({"out", "workers", "overwrite", "restart", "update", "rehash", "json_log", "profile_stages", "ray"})
 """Options that may differ between a run and the one that goes on where it was killed: no row depends on them."""
 FREE_IN_UPDATES = FREE | {"timeout", "max_memory"}
 """The same for an update of a finished run: inputs that failed are scanned again anyway."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,15 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jscan import __version__
+from jscan import __version__, installed
 from jscan.atomic import replacing
 from jscan.config import ScanConfig
 from jscan.errors import OutputError
 from jscan.journal import Header, Shard, digest
 from jscan.tally import Tally
-
-LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "simplejpeg", "pyarrow", "onnxruntime", "onnxruntime-gpu")
-"""Distributions whose versions stand in the manifest."""
 
 
 class InputsDigest:
@@ -47,7 +43,14 @@ def beside(out: Path) -> Path:
 
 
 def build(
-    config: ScanConfig, header: Header, tally: Tally, inputs: InputsDigest, shards: Sequence[Shard], *, workers: int
+    config: ScanConfig,
+    header: Header,
+    tally: Tally,
+    inputs: InputsDigest,
+    shards: Sequence[Shard],
+    *,
+    workers: int,
+    engine: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What the run was, as values that JSON knows."""
     return {
@@ -55,7 +58,7 @@ def build(
         "previous_run_id": header.previous,
         "jscan": __version__,
         "python": platform.python_version(),
-        "libraries": {name: version for name in LIBRARIES if (version := _version(name)) is not None},
+        "libraries": installed.libraries(),
         "models": sorted(tally.models),
         "model_digests": dict(header.models),
         "device": config.device,
@@ -73,6 +76,7 @@ def build(
             "limit": config.limit,
         },
         "workers": workers,
+        "engine": dict(engine),
         "inputs": inputs.as_dict(),
         "rows": tally.rows,
         "by_status": dict(sorted(tally.by_status.items())),
@@ -122,11 +126,3 @@ def read_beside(out: Path) -> dict[str, Any]:
 def relative(sources: Iterable[Path]) -> bool:
     """Whether any of the sources depends on where the run was started."""
     return not all(source.is_absolute() for source in sources)
-
-
-def _version(distribution: str) -> str | None:
-    """The installed version, or None."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -16,16 +16,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from jscan import __version__, manifest, outputs, parquet, stages, weights
+from jscan import __version__, manifest, outputs, parquet, stages
 from jscan.assemble import assemble
 from jscan.atomic import remove_leftovers
 from jscan.config import FREE, FREE_IN_UPDATES, ScanConfig
 from jscan.engine import Engine, Outcome
-from jscan.engine.local import run as local_engine
 from jscan.errors import OutputError, SetupError, UsageError
 from jscan.inputs import counting, references
+from jscan.installed import model_digests
 from jscan.journal import Header, Journal, Shard, locked
 from jscan.known import Known
 from jscan.ledger import Ledger
@@ -38,6 +38,7 @@ from jscan.stages import Times, stage
 from jscan.tally import Finding, Tally
 from jscan.unpack import Unpacker
 from jscan.worker import Receipt, open_in_worker, scan_one
+from jscan.workplace import Workplace, workplace
 
 SHARD_ROWS = 1000
 """Rows held in memory before they are committed."""
@@ -132,7 +133,7 @@ def run_scan(
     config: ScanConfig,
     *,
     progress: Progress | None = None,
-    engine: Engine = local_engine,
+    engine: Engine | None = None,
     read: ReadArchive | None = None,
 ) -> RunSummary:
     """What the run came to; `config.out` and the folders hold the results when it returns.
@@ -141,8 +142,9 @@ def run_scan(
     opened, where an output cannot be written or exists already; UsageError for a source that does not exist, an output
     inside a source, or a run to go on with that had other options; ModelError and DeviceError from the workers;
     LockedError where another run is writing the same output. After any of these, and after KeyboardInterrupt, nothing
-    new stands under the name `config.out`; finished rows wait in `<out>.run/`. Heatmaps and maps stay. Archives are
-    read by `read`: by default in a process of their own.
+    new stands under the name `config.out`; finished rows wait in `<out>.run/`. Heatmaps and maps stay. Inputs are
+    scanned by `engine`, by default the one of `config.ray` or of this machine; archives are read by `read`, by default
+    in a process of their own.
     """
     progress = progress or Silent()
     unpacker = Unpacker(config.timeout or None)
@@ -176,10 +178,11 @@ def run_scan(
         with (
             contextlib.closing(Ledger(journal.folder / "ledger")) as ledger,
             outputs.json_log(config.json_log) as log,
+            workplace(config, engine) as place,
             counting(config, read, progress.total if progress.wants_total else None),
         ):
-            run = _Run(config, header, journal, ledger, progress, log)
-            return run.over(refs, engine)
+            run = _Run(config, header, journal, ledger, progress, log, place)
+            return run.over(refs)
 
 
 def _header(config: ScanConfig) -> Header:
@@ -235,7 +238,14 @@ class _Run:
     """One run from its walk over the sources to its results."""
 
     def __init__(
-        self, config: ScanConfig, header: Header, journal: Journal, ledger: Ledger, progress: Progress, log: Log
+        self,
+        config: ScanConfig,
+        header: Header,
+        journal: Journal,
+        ledger: Ledger,
+        progress: Progress,
+        log: Log,
+        place: Workplace,
     ) -> None:
         self._config = config
         self._header = header
@@ -244,6 +254,7 @@ class _Run:
         self.known = Known(config, header, journal, ledger)
         self._progress = progress
         self._log = log
+        self._place = place
         self._rows: list[tuple[ScanRecord, bool]] = []
         self._since = time.monotonic()
         self._providers: set[str] = set()
@@ -251,19 +262,21 @@ class _Run:
         self._pixels = 0
         self._times: Times = {}
 
-    def over(self, refs: Iterable[ImageRef], engine: Engine) -> RunSummary:
+    def over(self, refs: Iterable[ImageRef]) -> RunSummary:
         """The summary; the results are written."""
-        config, clock = self._config, time.monotonic()
-        cores = usable_cores()
+        config, place, clock = self._config, self._place, time.monotonic()
+        cores = place.slots or usable_cores()
         workers = config.workers or min(cores, _most_inputs(config) or cores)
-        threads = max(1, cores // workers)  # so that all cores have work, and none has twice as much
-        how = (config.device, config.max_pixels, threads, config.max_memory, config.estimator, config.thorough)
+        # So that all cores have work, and none has twice as much; where each worker is given its own, it has that one.
+        threads = 1 if place.slots else max(1, cores // workers)
+        how = (place.device, config.max_pixels, threads, config.max_memory, config.estimator, config.thorough)
         init = partial(open_in_worker, *how)
         task = partial(scan_one, config.heatmaps, config.maps, config.profile_stages)
         self.known.remember()
-        about = {"arguments": config.options(), "jscan": __version__, "run_id": self._header.run_id}
+        about: dict[str, Any] = {"arguments": config.options(), "jscan": __version__, "run_id": self._header.run_id}
+        about["engine"] = place.about()
         self._log("run_started", {**about, "rows_there": sum(s.rows for s in self._journal.shards)})
-        outcomes = engine(
+        outcomes = place.engine(
             task,
             self._needed(refs),
             init=init,
@@ -379,7 +392,9 @@ class _Run:
             {shard.number: shard.path for shard in shards},
             None if header.previous is None else config.out,
             datetime.fromisoformat(header.started),
-            lambda tally, inputs: manifest.build(config, header, tally, inputs, shards, workers=workers),
+            lambda tally, inputs: manifest.build(
+                config, header, tally, inputs, shards, workers=workers, engine=self._place.about()
+            ),
             overwrite=config.overwrite or config.update,
         )
         manifest.write_beside(config.out, made)
@@ -426,8 +441,3 @@ def _most_inputs(config: ScanConfig) -> int | None:
         if not source.is_file() or may_be_archive(os.fsencode(source))[0]:
             return None
     return len(config.sources)
-
-
-def model_digests() -> dict[str, str]:
-    """SHA-256 of each model that is installed, by name, as its manifest states it. Raises ModelError."""
-    return {name: str(weights.manifest(name)["digest"]) for name in weights.names()}

@@ -71,7 +71,7 @@ def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from jscan.cli import app\n"
         "CliRunner().invoke(app, ['scan', '--help'])\n"
-        "heavy = 'numpy', 'cv2', 'onnxruntime', 'pyarrow', 'torch', 'PIL', 'rich.markdown'\n"
+        "heavy = 'numpy', 'cv2', 'onnxruntime', 'pyarrow', 'torch', 'ray', 'PIL', 'rich.markdown'\n"
         "print([m for m in heavy if m in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -111,7 +111,7 @@ def test_a_worker_loads_no_command_line_and_no_parquet() -> None:
     # A worker imports the main module, the engine, and what its callables need.
     code = (
         "import sys, jscan.__main__, jscan.engine.local, jscan.worker, jscan.scan, onnxruntime\n"
-        "print([m for m in ('typer', 'rich', 'pyarrow', 'jscan.run', 'jscan.cli', 'torch') if m in sys.modules])"
+        "print([m for m in ('typer', 'rich', 'pyarrow', 'jscan.run', 'jscan.cli', 'torch', 'ray') if m in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert answer.stdout == "[]\n"
