@@ -178,6 +178,14 @@ def test_no_gpu_is_said_and_never_passed_over(tmp_path: Path) -> None:
     assert answer.stderr == "jscan: --device cuda: no GPU can be used here\n"
 
 
+def test_a_cluster_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    answer = scan(tmp_path, "--ray", "local")
+    assert answer.exit_code == 2 and not (tmp_path / "out.parquet").exists()
+    assert "--ray needs Ray" in answer.stderr and "pip install 'jscan[ray]'" in answer.stderr
+
+
 def test_a_missing_path(tmp_path: Path) -> None:
     answer = scan(tmp_path)
     assert answer.exit_code == 2

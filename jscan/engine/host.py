@@ -24,9 +24,6 @@ from jscan import __version__, limits
 from jscan.engine import Ask, Outcome, local, take_place
 from jscan.engine.process import STOP_SECONDS, portable
 
-PULSE_SECONDS = 5.0
-"""After so long without anything to say a call comes back all the same, as a sign of life."""
-
 Message = tuple[str, Any]
 """To a host: `item`, `answer`, `alone` (go on with the second try). From it: `ready`, `refused`, `beat`, `ask`, `again`
 (a second try is due), `outcome`, `failed`. And what belongs to it."""
@@ -40,6 +37,8 @@ class Work:
     task: Callable[[Any, Any, Ask], Any]
     init: Callable[[], Any]
     timeout: float | None
+    pulse: float
+    """After so many seconds without anything to say a call comes back all the same, as a sign of life."""
     place: int
     """See `jscan.engine.place`."""
     folder: str
@@ -63,6 +62,7 @@ class Host:
         self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._outbox: SimpleQueue[Message] = SimpleQueue()
         self._engine: threading.Thread | None = None
+        self._pulse = 0.0
 
     def hello(self, version: str, *parts: bytes) -> bytes:
         """`ready` with the name of this machine, or `refused` with a sentence: another jscan would make other rows."""
@@ -83,6 +83,7 @@ class Host:
         if refused is not None:
             return pickle.dumps(("refused", f"the node {here} cannot take part: {refused}"))
         _become_quiet()
+        self._pulse = work.pulse
         self._engine = threading.Thread(target=self._work, args=(work,), name="engine", daemon=True)
         self._engine.start()
         return pickle.dumps(("ready", here))
@@ -102,7 +103,7 @@ class Host:
                 said = f"{type(error).__name__}: {error}"
                 return pickle.dumps(("outcome", Outcome(0, None, "raised", error=portable(error), message=said)))
         try:
-            return pickle.dumps(self._outbox.get(timeout=PULSE_SECONDS))
+            return pickle.dumps(self._outbox.get(timeout=self._pulse))
         except Empty:
             return pickle.dumps(("beat", None))
 

@@ -11,10 +11,12 @@ import importlib.metadata
 import math
 import os
 import pickle
+import re
 import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -32,10 +34,12 @@ from jscan.errors import DeviceError, EngineError, SetupError, UsageError
 
 MAX_ACTORS_AN_ITEM = 3
 """An item whose actor is lost so often counts as crashed."""
-MAX_LOSSES_A_PLACE = 3
-"""A place that loses so many actors, one after another, without an outcome in between is given up."""
+MAX_LOSSES_A_PLACE = 10
+"""A place that loses so many actors, one after another, without one that brings an outcome is given up."""
 WAKE_SECONDS = 5.0
 """The caller looks at the clock after so long, whether or not somebody has said something."""
+PULSE_SECONDS = 5.0
+"""Between two signs of life of an actor that has nothing else to say."""
 SILENT_SECONDS = 90.0
 """An actor that says nothing for so long, not even `beat`, is lost, whatever Ray thinks of it."""
 CONNECT_SECONDS = 10.0
@@ -77,13 +81,13 @@ class Cluster:
         self.cores = max(1, gpus if self.device == "cuda" else sum(int(n.cpus) for n in nodes))
         """Actors that can work at the same time: one for each CPU, or for each GPU."""
         self._gpus = gpus
-        self._nodes = nodes
+        self.nodes = nodes
         self._facts = facts
         self._worked: set[str] = set()
 
     def about(self) -> dict[str, Any]:
         """The engine, the nodes when the run began, and those that have worked so far, for the manifest."""
-        nodes = [{"host": n.host, "address": n.address, "cpus": n.cpus, "gpus": n.gpus} for n in self._nodes]
+        nodes = [{"host": n.host, "address": n.address, "cpus": n.cpus, "gpus": n.gpus} for n in self.nodes]
         return {
             "name": "ray",
             "version": importlib.metadata.version("ray"),
@@ -147,7 +151,6 @@ class Cluster:
                             if ticket.losses < MAX_ACTORS_AN_ITEM:
                                 again.appendleft(ticket)
                             else:
-                                crew.losses[actor.place] = 0  # it was the item
                                 yield ticket.crashed()
                         crew.replace(actor, value)
                     elif ticket is None or kind == "beat":
@@ -186,7 +189,7 @@ class Cluster:
         expected = dict(self._facts())
 
         def hire(place: int) -> _Actor[Any]:
-            work = Work(task, init, timeout, place, os.getcwd(), self._facts, expected)
+            work = Work(task, init, timeout, PULSE_SECONDS, place, os.getcwd(), self._facts, expected)
             handle = remote.remote()
             return _Actor(handle, place, handle.hello.remote(__version__, *_parts(pickle.dumps(work))))
 
@@ -339,14 +342,19 @@ def _parts(data: bytes) -> list[bytes]:
 
 
 def _received(actor: _Actor[Any]) -> Message:
-    """What the actor said, or ("lost", why)."""
+    """What the actor said, or ("lost", why), or ("refused", why) where there is no such class."""
     import ray
 
     reply, actor.reply = actor.reply, None
     try:
         said: Message = pickle.loads(ray.get(reply))
     except ray.exceptions.RayError as error:
-        return "lost", _in_one_line(error)
+        if "raised in its creation task" not in str(error):
+            return "lost", _in_one_line(error)
+        # `Host` itself raises nothing there, so it is not on that machine, or is another one.
+        found = re.search(r"\bip=([^,)]+)", str(error))
+        node, last = found[1] if found else "of an actor", str(error).strip().splitlines()[-1].strip()
+        return "refused", f"the node {node} cannot take part: is jscan {__version__} installed there? Ray says: {last}"
     return said
 
 
@@ -371,7 +379,7 @@ def connected(address: str, *, device: str, cores: int, facts: Callable[[], Mapp
     this process is connected already, that connection is used and stays. Raises UsageError where Ray is not installed
     or nothing answers, and DeviceError.
     """
-    _prepare(address)
+    prepare(address)
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -380,7 +388,7 @@ def connected(address: str, *, device: str, cores: int, facts: Callable[[], Mapp
         if not ray.is_initialized():
             folder = stack.enter_context(_folder()) if address == "local" else None
             stack.callback(ray.shutdown)
-            with _same_sigterm():
+            with _same_sigterm(), _silence():
                 _connect(address, cores, folder)
         nodes = tuple(
             Node(n["NodeManagerHostname"], n["NodeManagerAddress"], have.get("CPU", 0.0), have.get("GPU", 0.0))
@@ -391,13 +399,14 @@ def connected(address: str, *, device: str, cores: int, facts: Callable[[], Mapp
         yield Cluster(nodes, device, facts)
 
 
-def _prepare(address: str) -> None:
+def prepare(address: str) -> None:
     """Nothing; Ray reports nothing to its makers, and a cluster of one's own is for this process alone.
 
-    Ray takes these from the environment alone, when it is imported.
+    Ray takes these from the environment alone, and some of them when it is imported: who did that before has a local
+    cluster with Ray's own choices.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if address == "local":
+    if address == "local" and "ray" not in sys.modules:
         # Without this Ray listens on all interfaces even where it was told 127.0.0.1, but on Windows and macOS.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         # Other users of this machine can reach 127.0.0.1 too. Left alone, Ray keeps a token in the home folder.
@@ -425,8 +434,12 @@ def _connect(address: str, cores: int, folder: Path | None) -> None:
             _knock(address)
             ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
-        what = "cannot be started" if folder is not None else "cannot be reached"
-        raise UsageError(f"--ray {address}: the cluster {what}: {_in_one_line(error)}") from error
+        if folder is not None:
+            raise UsageError(f"--ray local: the cluster cannot be started: {_in_one_line(error)}") from error
+        raise UsageError(
+            f"--ray {address}: the cluster cannot be reached: {_in_one_line(error)} (one that asks for a token needs "
+            "RAY_AUTH_MODE=token in the environment)"
+        ) from error
 
 
 def _knock(address: str) -> None:
@@ -442,9 +455,22 @@ def _folder() -> Iterator[Path]:
     shared = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="jscan-", dir=shared if len(shared) < MAX_FOLDER_LENGTH else "/tmp"))
     try:
-        yield folder
+        yield folder / "r"  # Ray opens the folder that it is given to everybody
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """A context in which nothing is printed on stderr: Ray's C++ complains there, line upon line, of what it raises."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextlib.contextmanager
