@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,12 +45,19 @@ def workplace(config: ScanConfig, engine: Engine | None = None) -> Iterator[Work
     from jscan.engine.ray import connected
 
     cores = config.workers or usable_cores()
-    with connected(config.ray, device=config.device, cores=cores, facts=_facts(config)) as cluster:
+    folder = os.getcwd() if _any_relative(config) else None
+    with connected(config.ray, device=config.device, cores=cores, facts=_facts(config), folder=folder) as cluster:
         yield Workplace(cluster.run, cluster.device, cluster.cores, cluster.about)
 
 
 def _this_machine() -> dict[str, Any]:
     return {"name": "local", "worked": [platform.node()]}
+
+
+def _any_relative(config: ScanConfig) -> bool:
+    """Whether workers may be given a path that depends on where the run was started."""
+    written = [p for p in (config.heatmaps, config.maps) if p is not None]
+    return config.files_from is not None or not all(p.is_absolute() for p in (*config.sources, *written))
 
 
 def _facts(config: ScanConfig) -> Callable[[], dict[str, str]]:

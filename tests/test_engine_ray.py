@@ -105,6 +105,10 @@ class TestProtocol(ProtocolTests):
 # --- lost actors and machines -----------------------------------------------------------------------------------------
 
 
+def _quick(state: str, item: str, ask: Ask) -> str:
+    return f"{state} {item}"
+
+
 def _tells_who_it_is(state: str, item: str, ask: Ask) -> str:
     """Tells its actor's and its own process, and works for a while."""
     ask((os.getppid(), os.getpid()))
@@ -145,6 +149,20 @@ def test_what_is_killed_costs_at_most_itself(run: Engine, alive: Alive, which: i
     assert said in found["d"].message
     assert isinstance(found["d"].asked, tuple), "the question outlives who put it"
     assert alive() == 0
+
+
+def test_actors_that_are_killed_while_they_are_idle_cost_nothing(run: Engine, mark: str) -> None:
+    def items() -> Iterator[str]:
+        yield from "abc"
+        time.sleep(3)  # all three are idle by then
+        idle = [p for p, command in marked(mark) if command.startswith("ray::Host")]
+        assert len(idle) == 3
+        for process in idle:
+            os.kill(process, signal.SIGKILL)
+        yield from "def"
+
+    found = by_item(run(_quick, items(), init=_state, workers=3))
+    assert [found[i].value for i in "abcdef"] == [f"state {i}" for i in "abcdef"]
 
 
 def test_an_actor_that_gives_no_sign_of_life_is_lost(run: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +226,14 @@ def _parent(pid: int) -> int:
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return 0
+
+
+def test_a_cluster_without_room_ends_the_run(monkeypatch: pytest.MonkeyPatch, cluster: engine.Cluster) -> None:
+    monkeypatch.setattr(engine, "START_SECONDS", 1.0)
+    monkeypatch.setattr(engine, "WAKE_SECONDS", 0.5)
+    with_gpus = engine.Cluster((engine.Node("a", "10.0.0.1", 8, 1),), "cuda", dict)  # which this one has not
+    with pytest.raises(EngineError, match="no room for an actor"):
+        list(with_gpus.run(_quick, "abc", init=_state, workers=1))
 
 
 # --- who may take part ------------------------------------------------------------------------------------------------

@@ -41,8 +41,8 @@ class Work:
     """After so many seconds without anything to say a call comes back all the same, as a sign of life."""
     place: int
     """See `jscan.engine.place`."""
-    folder: str
-    """Where relative paths begin."""
+    folder: str | None
+    """Where relative paths begin, or None where there are none."""
     facts: Callable[[], Mapping[str, str]]
     """Says what must be the same on all machines, by name."""
     expected: Mapping[str, str]
@@ -74,7 +74,8 @@ class Host:
         else:
             try:
                 work: Work = pickle.loads(b"".join(parts))
-                os.chdir(work.folder)
+                if work.folder is not None:
+                    os.chdir(work.folder)
                 found = work.facts()
             except Exception as error:
                 refused = f"{type(error).__name__}: {error}"

@@ -36,6 +36,8 @@ MAX_ACTORS_AN_ITEM = 3
 """An item whose actor is lost so often counts as crashed."""
 MAX_LOSSES_A_PLACE = 10
 """A place that loses so many actors, one after another, without one that brings an outcome is given up."""
+AVOID_SECONDS = 60.0
+"""For so long an item whose actor was lost does not go to one that was on the same machine before."""
 WAKE_SECONDS = 5.0
 """The caller looks at the clock after so long, whether or not somebody has said something."""
 PULSE_SECONDS = 5.0
@@ -68,9 +70,16 @@ class Cluster:
     """A Ray cluster that this process is connected to; `run` is an Engine.
 
     `facts` says what must be the same on all machines, by name; an actor that finds something else there stops the run.
+    All work in `folder`, where that is not None.
     """
 
-    def __init__(self, nodes: tuple[Node, ...], device: str, facts: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(
+        self,
+        nodes: tuple[Node, ...],
+        device: str,
+        facts: Callable[[], Mapping[str, str]],
+        folder: str | None = None,
+    ) -> None:
         gpus = int(sum(n.gpus for n in nodes))
         if device.startswith("cuda:"):
             raise UsageError(f"--device {device} does not go with --ray, which shares out the GPUs; say --device cuda")
@@ -83,6 +92,7 @@ class Cluster:
         self._gpus = gpus
         self.nodes = nodes
         self._facts = facts
+        self._folder = folder
         self._worked: set[str] = set()
 
     def about(self) -> dict[str, Any]:
@@ -117,29 +127,31 @@ class Cluster:
         if first is None:
             return
         again: deque[_Ticket[Item]] = deque([_Ticket(*first)])
-        exhausted = finished = False
+        exhausted = False
         crew: _Crew[Item] = _Crew(self._hire(task, init, timeout, workers), workers)
         try:
             crew.fill()
             while True:
                 for actor in crew.free():
-                    if not again and not exhausted:
+                    ticket = next((t for t in again if t.may_go_to(actor)), None)
+                    if ticket is not None:
+                        again.remove(ticket)
+                    elif not exhausted:
                         before = time.monotonic()
                         drawn = next(source, None)
                         crew.excuse(time.monotonic() - before)
                         exhausted = drawn is None
-                        if drawn is not None:
-                            again.append(_Ticket(*drawn))
-                    if not again:
-                        break
-                    actor.give(again.popleft())
+                        ticket = None if drawn is None else _Ticket(*drawn)
+                    if ticket is not None:
+                        actor.give(ticket)
                 if exhausted and not again and not crew.busy():
                     break
                 crew.let_second_tries_begin()
                 for actor, (kind, value) in crew.hear():
                     ticket = actor.ticket
                     if kind == "ready":
-                        actor.node = value
+                        actor.node, actor.since = value, time.monotonic()
+                        actor.ready = actor.since
                     elif kind == "refused":
                         raise EngineError(value)
                     elif kind == "failed":
@@ -147,7 +159,7 @@ class Cluster:
                     elif kind == "lost":
                         crew.lose(actor)
                         if ticket is not None:
-                            ticket.losses += 1
+                            ticket.lose(actor)
                             if ticket.losses < MAX_ACTORS_AN_ITEM:
                                 again.appendleft(ticket)
                             else:
@@ -166,9 +178,8 @@ class Cluster:
                         crew.losses[actor.place] = 0
                         self._worked.add(actor.node)
                         yield replace(value, index=ticket.index, item=ticket.item, asked=ticket.asked)
-            finished = True
         finally:
-            crew.dismiss(now=not finished)
+            crew.dismiss()
 
     def _hire(
         self, task: Callable[..., Any], init: Callable[[], Any], timeout: float | None, workers: int
@@ -189,21 +200,34 @@ class Cluster:
         expected = dict(self._facts())
 
         def hire(place: int) -> _Actor[Any]:
-            work = Work(task, init, timeout, PULSE_SECONDS, place, os.getcwd(), self._facts, expected)
+            work = Work(task, init, timeout, PULSE_SECONDS, place, self._folder, self._facts, expected)
             handle = remote.remote()
             return _Actor(handle, place, handle.hello.remote(__version__, *_parts(pickle.dumps(work))))
 
         return hire
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Ticket(Generic[Item]):
     """An item on its way."""
 
     index: int
     item: Item
     losses: int = 0
+    """Actors that were lost while they worked on it."""
+    where: str = ""
+    """The machine of the last of them."""
+    when: float = 0.0
     asked: Any = None
+
+    def lose(self, actor: _Actor[Item]) -> None:
+        """Nothing; the actor that had it is gone."""
+        self.losses += 1
+        self.where, self.when = actor.node, time.monotonic()
+
+    def may_go_to(self, actor: _Actor[Item]) -> bool:
+        """Whether it need not be feared that the actor is gone too, with its machine, and that nobody knows yet."""
+        return actor.node != self.where or actor.ready > self.when or time.monotonic() > self.when + AVOID_SECONDS
 
     def crashed(self) -> Outcome[Item, Any]:
         """What became of the item, which cost too many actors."""
@@ -224,6 +248,8 @@ class _Actor(Generic[Item]):
     """When it was last spoken to."""
     node: str = ""
     """The name of its machine; empty until it is ready."""
+    ready: float = 0.0
+    """When that was."""
     ticket: _Ticket[Item] | None = None
     waits: bool = False
     """Whether it wants to be alone on its machine, for a second try."""
@@ -283,6 +309,7 @@ class _Crew(Generic[Item]):
 
         expected = [a for a in self.members if a.reply is not None]
         if not expected:
+            time.sleep(WAKE_SECONDS / 5)  # all are idle, and not yet to be trusted with what is left
             return
         before = time.monotonic()
         replies = [a.reply for a in expected]
@@ -323,7 +350,7 @@ class _Crew(Generic[Item]):
         for actor in self.members:
             actor.since += seconds
 
-    def dismiss(self, *, now: bool) -> None:
+    def dismiss(self) -> None:
         """Nothing; all actors are gone, and their worker processes before them, where they can be reached."""
         import ray
 
@@ -371,8 +398,15 @@ def _in_one_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def connected(address: str, *, device: str, cores: int, facts: Callable[[], Mapping[str, str]]) -> Iterator[Cluster]:
-    """The cluster at this address, for as long as the context lasts.
+def connected(
+    address: str,
+    *,
+    device: str,
+    cores: int,
+    facts: Callable[[], Mapping[str, str]],
+    folder: str | None = None,
+) -> Iterator[Cluster]:
+    """The cluster at this address, for as long as the context lasts; `facts` and `folder` are those of `Cluster`.
 
     `auto` is the one that runs on this machine, `local` one of `cores` CPUs that is started here, bound to 127.0.0.1,
     and ended with the context; else host:port, from a machine of that cluster, or `ray://host:port`, from any. Where
@@ -386,17 +420,17 @@ def connected(address: str, *, device: str, cores: int, facts: Callable[[], Mapp
         raise UsageError(f"--ray needs Ray ({error}): pip install 'jscan[ray]'") from error
     with contextlib.ExitStack() as stack:
         if not ray.is_initialized():
-            folder = stack.enter_context(_folder()) if address == "local" else None
+            files = stack.enter_context(_folder()) if address == "local" else None
             stack.callback(ray.shutdown)
             with _same_sigterm(), _silence():
-                _connect(address, cores, folder)
+                _connect(address, cores, files)
         nodes = tuple(
             Node(n["NodeManagerHostname"], n["NodeManagerAddress"], have.get("CPU", 0.0), have.get("GPU", 0.0))
             for n in ray.nodes()
             if n["Alive"]
             for have in [n["Resources"]]
         )
-        yield Cluster(nodes, device, facts)
+        yield Cluster(nodes, device, facts, folder)
 
 
 def prepare(address: str) -> None:
@@ -414,19 +448,19 @@ def prepare(address: str) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def _connect(address: str, cores: int, folder: Path | None) -> None:
+def _connect(address: str, cores: int, files: Path | None) -> None:
     """Nothing; this process is connected. Raises UsageError."""
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
     try:
-        if folder is not None:
+        if files is not None:
             ray.init(
                 address="local",
                 num_cpus=cores,
                 include_dashboard=False,
                 object_store_memory=STORE_BYTES,
-                _temp_dir=str(folder),
+                _temp_dir=str(files),
                 _node_ip_address="127.0.0.1",
                 **quiet,
             )
@@ -434,7 +468,7 @@ def _connect(address: str, cores: int, folder: Path | None) -> None:
             _knock(address)
             ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
-        if folder is not None:
+        if files is not None:
             raise UsageError(f"--ray local: the cluster cannot be started: {_in_one_line(error)}") from error
         raise UsageError(
             f"--ray {address}: the cluster cannot be reached: {_in_one_line(error)} (one that asks for a token needs "
