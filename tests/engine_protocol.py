@@ -151,8 +151,8 @@ class ProtocolTests:
         assert [o.kind for o in outcomes] == ["raised", "raised"]
 
     def test_an_item_is_tried_again_alone(self, run: Engine, tmp_path: Path) -> None:
-        outcomes = list(run(partial(_dies_once, tmp_path), range(8), init=_state, workers=2))
-        assert sorted(o.value for o in outcomes if o.value is not None) == list(range(8))
+        outcomes = list(run(partial(_dies_once, tmp_path), range(100), init=_state, workers=2))
+        assert sorted(o.value for o in outcomes if o.value is not None) == list(range(100))
         notes = sorted(
             (int(stamp), int(item), path.read_text())
             for path in tmp_path.glob("*-*")

@@ -10,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import types
 import uuid
@@ -74,9 +75,11 @@ def machines(mark: str) -> Iterator[Any]:
     engine.prepare("local")
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    yield made
-    made.shutdown()
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:  # a short name, for sockets
+        os.environ["RAY_TMPDIR"] = folder
+        made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        yield made
+        made.shutdown()
     os.environ.clear()
     os.environ |= before
 
@@ -154,20 +157,20 @@ def test_what_is_killed_costs_at_most_itself(run: Engine, alive: Alive, which: i
 def test_actors_that_are_killed_while_they_are_idle_cost_nothing(run: Engine, mark: str) -> None:
     def items() -> Iterator[str]:
         yield from "abc"
-        time.sleep(3)  # all three are idle by then
+        time.sleep(2)  # all three are idle by then
         idle = [p for p, command in marked(mark) if command.startswith("ray::Host")]
         assert len(idle) == 3
         for process in idle:
             os.kill(process, signal.SIGKILL)
-        yield from "def"
+        yield "d"
 
     found = by_item(run(_quick, items(), init=_state, workers=3))
-    assert [found[i].value for i in "abcdef"] == [f"state {i}" for i in "abcdef"]
+    assert [found[i].value for i in "abcd"] == [f"state {i}" for i in "abcd"]
 
 
 def test_an_actor_that_gives_no_sign_of_life_is_lost(run: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "PULSE_SECONDS", 0.5)
-    monkeypatch.setattr(engine, "SILENT_SECONDS", 3.0)
+    monkeypatch.setattr(engine, "PULSE_SECONDS", 0.3)
+    monkeypatch.setattr(engine, "SILENT_SECONDS", 2.0)
     monkeypatch.setattr(engine, "WAKE_SECONDS", 1.0)
     killer = Killer(0, {"b": 1}, signal.SIGSTOP)
     found = by_item(run(_tells_who_it_is, "abc", init=_state, workers=1, answer=killer))
@@ -364,8 +367,8 @@ if __name__ == "__main__":
 """
 
 
-def own(folder: Path, mark: str, address: str) -> subprocess.Popen[str]:
-    """A scan of `folder/in` in a process of its own, which says `row` for each."""
+def own(folder: Path, mark: str, address: str, files: Path) -> subprocess.Popen[str]:
+    """A scan of `folder/in` in a process of its own, which says `row` for each; Ray's files lie below `files`."""
     script = folder / "main.py"
     script.write_text(OWN)
     clean = {n: v for n, v in os.environ.items() if not n.startswith("RAY_")}
@@ -375,8 +378,15 @@ def own(folder: Path, mark: str, address: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**clean, "PYTHONPATH": path, "HOME": str(folder), "TMPDIR": "/tmp", **dict([mark.split("=")])},
+        env={**clean, "PYTHONPATH": path, "HOME": str(folder), "TMPDIR": str(files), **dict([mark.split("=")])},
     )
+
+
+@pytest.fixture
+def files() -> Iterator[Path]:
+    """An empty folder with a short name."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 def listening(pids: set[int]) -> set[str]:
@@ -395,10 +405,10 @@ def listening(pids: set[int]) -> set[str]:
     return found
 
 
-def test_a_killed_scan_leaves_nobody_and_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_killed_scan_leaves_nobody_and_is_gone_on_with(tmp_path: Path, files: Path) -> None:
     mine = f"{MARK}={uuid.uuid4().hex}"
     make_inputs(tmp_path / "in", **{f"i{n}": f"slow {0.2 if n < 3 else 1 + n / 10}" for n in range(6)})
-    scan = own(tmp_path, mine, "local")
+    scan = own(tmp_path, mine, "local", files)
     assert scan.stdout is not None
     for _ in range(3):
         assert scan.stdout.readline() == "row\n"
@@ -410,33 +420,37 @@ def test_a_killed_scan_leaves_nobody_and_is_gone_on_with(tmp_path: Path) -> None
     scan.kill()
     _, complaints = scan.communicate()
     assert complaints == ""
+    (left,) = files.iterdir()
+    assert left.stat().st_mode & 0o077 == 0, "others cannot enter the folder of Ray's files"
     # The last two are Ray's own, which look only once a minute whether there is a cluster; they run no code of others.
     assert gone(mine, within=10, but="Agent"), marked(mine)
     assert not (tmp_path / ".ray").exists(), "no token is left in the home folder"
-    again = own(tmp_path, mine, "")
+    again = own(tmp_path, mine, "", files)
     out, _ = again.communicate(timeout=60)
     assert again.returncode == 0 and out.count("row") == 3
     assert [r.status for r in scan_of(tmp_path / "out.parquet")] == ["ok"] * 6
 
 
-def test_ctrl_c_ends_a_scan_and_its_cluster(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_scan_and_its_cluster(tmp_path: Path, files: Path) -> None:
     mine = f"{MARK}={uuid.uuid4().hex}"
     make_inputs(tmp_path / "in", a="ok 0.1", b="slow 60", c="slow 61")
-    before = set(Path("/tmp").glob("jscan-*"))
-    scan = own(tmp_path, mine, "local")
+    scan = own(tmp_path, mine, "local", files)
     assert scan.stdout is not None and scan.stdout.readline() == "row\n"
+    os.kill(next(p for p, command in marked(mine) if command.startswith("ray::Host")), signal.SIGKILL)
+    time.sleep(3)
     scan.send_signal(signal.SIGINT)
-    _, complaints = scan.communicate(timeout=60)
+    said, complaints = scan.communicate(timeout=60)
+    assert said == "", "Ray has nothing to say of an actor that died"
     assert "the same command goes on" in complaints.splitlines()[-1]
     assert gone(mine, within=10), marked(mine)
-    assert not [p for p in set(Path("/tmp").glob("jscan-*")) - before if (p / "r").exists()], "nor are there logs"
+    assert list(files.iterdir()) == [], "nor are there logs"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
-def test_a_cluster_that_is_not_there(tmp_path: Path, address: str) -> None:
+def test_a_cluster_that_is_not_there(tmp_path: Path, files: Path, address: str) -> None:
     started = time.monotonic()
     make_inputs(tmp_path / "in", a="ok 0.1")
-    scan = own(tmp_path, f"{MARK}={uuid.uuid4().hex}", address)
+    scan = own(tmp_path, f"{MARK}={uuid.uuid4().hex}", address, files)
     _, complaints = scan.communicate(timeout=60)
     assert f"UsageError: --ray {address}: the cluster cannot be reached" in complaints
     assert time.monotonic() - started < 30

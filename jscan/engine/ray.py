@@ -52,7 +52,7 @@ PARTS_A_CALL = 64
 """4 MiB: Ray puts no more than 10 MiB of arguments into one call."""
 STORE_BYTES = 100_000_000
 """Object store of a cluster of one's own; next to nothing is put there."""
-MAX_FOLDER_LENGTH = 30
+MAX_FOLDER_LENGTH = 25
 """Of characters in the name of the folder for Ray's files: its sockets below have names of 107 at most."""
 
 
@@ -440,6 +440,8 @@ def prepare(address: str) -> None:
     cluster with Ray's own choices.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # It prints on stdout that an actor has died, whatever it was told of logs, unless it is to skip all such lines.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     if address == "local" and "ray" not in sys.modules:
         # Without this Ray listens on all interfaces even where it was told 127.0.0.1, but on Windows and macOS.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
