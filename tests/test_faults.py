@@ -49,7 +49,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
 def scan(base: Path, **options: Any) -> RunSummary:
     """Scans `base/in` to `base/out/r.parquet`."""
     (base / "out").mkdir(exist_ok=True)
-    progress, engine = options.pop("progress", None), options.pop("engine", jscan.run.local_engine)
+    progress, engine = options.pop("progress", None), options.pop("engine", None)
     read = options.pop("read", members.read_archive if engine is in_this_process else None)
     given: dict[str, Any] = {"sources": (base / "in",), "out": base / "out" / "r.parquet", "workers": 1} | options
     return run_scan(ScanConfig(**given), progress=progress, engine=engine, read=read)
