@@ -407,11 +407,14 @@ def listening(pids: set[int]) -> set[str]:
 
 def test_a_killed_scan_leaves_nobody_and_is_gone_on_with(tmp_path: Path, files: Path) -> None:
     mine = f"{MARK}={uuid.uuid4().hex}"
-    make_inputs(tmp_path / "in", **{f"i{n}": f"slow {0.2 if n < 3 else 1 + n / 10}" for n in range(6)})
+    # No two alike: a copy that is committed before its original is not kept.
+    make_inputs(tmp_path / "in", **{f"i{n}": f"slow {n / 10 if n < 3 else 3 + n / 10}" for n in range(6)})
     scan = own(tmp_path, mine, "local", files)
     assert scan.stdout is not None
     for _ in range(3):
         assert scan.stdout.readline() == "row\n"
+    while len(list((tmp_path / "out.parquet.run").glob("0*.parquet"))) < 3:
+        time.sleep(0.05)  # a row is told of before it is committed
     running = marked(mine)
     assert sum("spawn_main" in command for _, command in running) == 2
     # 127.0.0.1, and the same as IPv6 writes it
