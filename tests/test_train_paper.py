@@ -58,8 +58,8 @@ def test_densenet_has_the_published_number_of_parameters() -> None:
 
 
 def test_uchida_has_the_published_number_of_parameters_and_field_of_view() -> None:
-    net = UchidaNet()
-    assert parameters(net) == 187_586
+    net = UchidaNet().eval()
+    assert sum(map(parameters, net.plain())) == 187_586
     pixels = torch.rand(1, 3, 65, 65, requires_grad=True)
     out = net(pixels)
     assert out.shape == (1, 2, 65, 65)
@@ -136,7 +136,7 @@ def test_every_config_can_be_read_and_built() -> None:
         config = paper_config.load(name)
         assert paper_config.from_values(name, json.loads(json.dumps(_plain(config)))) == config
         net: Any = paper_config.build(config)
-        assert (net.layers[-1].out_channels if name == "uchida" else net.last.out_features) == outputs[config.network]
+        assert (net.convs[-1].out_channels if name == "uchida" else net.last.out_features) == outputs[config.network]
     assert paper_config.load("densenet-qf90").qf1 == (60, 98) and paper_config.load("densenet-qf80").qf1 == (55, 98)
     assert [paper_config.load(f"densenet-qf{q}").qf2 for q in (80, 90)] == [80, 90]
 
@@ -194,6 +194,15 @@ def test_single_patches_are_what_their_label_says() -> None:
     plain = paper_patches.draw_single(replace(config, never=1.0), [red], image_weights([red]), random.Random(1), 60, 1)
     mean = plain["pixels"][0].mean((1, 2))
     assert mean[0] > mean[2]
+
+
+def test_qualities_rise_from_the_easy_ones() -> None:
+    config = replace(paper_config.load("uchida"), easy=0.5)
+    assert [config.most(p) for p in (0.0, 0.25, 0.5, 1.0)] == [12, 56, 100, 100]
+    assert replace(config, easy=0.0).most(0.0) == 100 and replace(config, qf=(30, 40)).most(0.0) == 30
+    batch = paper_patches.make_batch(config, IMAGES, WEIGHTS, random.Random(0), 40, progress=0.0)
+    of_compressed = batch["target"][batch["target"][:, 1] == 0, 0]
+    assert len(of_compressed) > 20 and of_compressed.min() >= 0.88
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

@@ -93,8 +93,10 @@ def build_onnx(net: Any, network: str) -> onnx.ModelProto:
     g = Graph()
     x = _scaled(g, network)
     if isinstance(net, UchidaNet):
-        for layer in net.layers:
-            x = _conv(g, x, layer) if isinstance(layer, torch.nn.Conv2d) else g.add("Relu", x)
+        *inner, last = net.plain()
+        for conv in inner:
+            x = g.add("Relu", _conv(g, x, conv))
+        x = _conv(g, x, last)
         shape = ["patches", "height", "width"]
         qf, uncompressed = (g.add("Squeeze", g.cut(x, 1, k, k + 1), g.ints(1)) for k in range(2))
         qf = g.add("Sub", g.scalar(100), g.add("Mul", qf, g.scalar(100)))
