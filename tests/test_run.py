@@ -477,7 +477,8 @@ def test_damaged_results_are_not_updated(tmp_path: Path, scan: Callable[..., Run
     out = tmp_path / "out.parquet"
     chunk = pq.read_metadata(out).row_group(0).column(pq.read_schema(out).names.index("path_bytes"))
     data = bytearray(out.read_bytes())
-    data[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
+    begin = chunk.data_page_offset if chunk.dictionary_page_offset is None else chunk.dictionary_page_offset
+    data[begin + chunk.total_compressed_size - 1] ^= 1
     out.write_bytes(data)
     with pytest.raises(UsageError, match="damaged.*--restart"):
         scan(update=True)
