@@ -461,7 +461,8 @@ def test_a_shard_with_a_damaged_page_is_scanned_again(tmp_path: Path) -> None:
     with parquet.reader(shard) as stored:
         chunk = stored.metadata.row_group(0).column(column)
     data = bytearray(shard.read_bytes())
-    data[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
+    begin = chunk.data_page_offset if chunk.dictionary_page_offset is None else chunk.dictionary_page_offset
+    data[begin + chunk.total_compressed_size - 1] ^= 1
     shard.write_bytes(data)
     assert 1 <= scan(tmp_path, engine=in_this_process).scanned <= 3
     assert_whole(tmp_path, expected)
