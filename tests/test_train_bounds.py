@@ -33,6 +33,14 @@ def test_larger_windows_lie_around_the_smaller_ones(sample: bounds.Sample) -> No
     assert {tuple(q) for q in sample.q1[:, 1:5].tolist()} <= tables and len(set(sample.shift.tolist())) > 4
 
 
+def test_aligned_windows_are_of_the_same_places(sample: bounds.Sample, tmp_path: Path) -> None:
+    path = tmp_path / "astronaut.png"
+    cv2.imwrite(str(path), photo()[..., ::-1])
+    aligned = bounds.draw([path], 95, 16, "test", aligned=True)
+    assert not aligned.shift.any() and np.array_equal(aligned.q1, sample.q1)
+    assert np.corrcoef(aligned.deviation, sample.deviation)[0, 1] > 0.8  # they are up to 7 pixels away
+
+
 def test_the_network_is_told_the_shift(sample: bounds.Sample) -> None:
     net = fit.build("q1").eval()
     restore(net, q1_bands(), Path(weights.folder()) / q1map.MODEL / "model.onnx")

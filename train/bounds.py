@@ -1,6 +1,6 @@
 """How far an estimator of windows could get: the Q1 network told the grid shift, larger windows, and flat ones apart.
 
-    python -m train.bounds DATA [--qf2 90] [--windows 2000]
+    python -m train.bounds DATA [--qf2 90] [--windows 2000] [--aligned]
 
 DATA is a folder of uncompressed images, its sub-folders are sets. The network is the published `q1-comb`, with its
 weights; nothing is trained. For the same places, shifts and QF1 it is shown 64 x 64 pixels, more pixels around them
@@ -74,8 +74,8 @@ class Sample:
         return np.ascontiguousarray(self.pixels[:, edge : edge + side, edge : edge + side])
 
 
-def draw(paths: list[Path], qf2: int, count: int, seed: str) -> Sample:
-    """`count` windows of random images, QF1 60 to 98, all 64 shifts."""
+def draw(paths: list[Path], qf2: int, count: int, seed: str, *, aligned: bool = False) -> Sample:
+    """`count` windows of random images, QF1 60 to 98, all 64 shifts, or, of the same, none."""
     rng = random.Random(seed)
     second = compress.standard(qf2)
     pixels, q1, shifts = [], [], []
@@ -84,6 +84,8 @@ def draw(paths: list[Path], qf2: int, count: int, seed: str) -> Sample:
         image = load(path)
         y, x = rng.randrange(image.shape[0] - SOURCE + 1), rng.randrange(image.shape[1] - SOURCE + 1)
         dy, dx, first = rng.randrange(8), rng.randrange(8), compress.standard(rng.randint(60, 98))
+        if aligned:
+            dy = dx = 0
         once = compress.recompress(np.ascontiguousarray(image[y : y + SOURCE, x : x + SOURCE]), first)
         piece = np.ascontiguousarray(once[dy : dy + MIDDLE, dx : dx + MIDDLE])
         twice = compress.recompress(piece, second, gray=True)
@@ -138,15 +140,17 @@ def main() -> None:
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of uncompressed images, or of sets")
     parser.add_argument("--qf2", type=int, default=90)
     parser.add_argument("--windows", type=int, default=2000, help="windows of each set")
+    parser.add_argument("--aligned", action="store_true", help="both compressions on one grid")
     o = parser.parse_args()
     torch.set_num_threads(1)
     net: Any = fit.build("q1")
     restore(net, q1_bands(), weights.folder() / q1map.MODEL / "model.onnx")
     net.eval()
     for name, paths in image_sets(o.data).items():
-        sample = draw(paths, o.qf2, o.windows, f"{name}/{o.qf2}")
+        sample = draw(paths, o.qf2, o.windows, f"{name}/{o.qf2}", aligned=o.aligned)
         flat, plain = (100 * float((sample.deviation < limit).mean()) for limit in (FLAT, PLAIN))
-        print(f"\n{name}, QF2 = {o.qf2}: {flat:.0f} % of the windows deviate by less than {FLAT:g}, ", end="")
+        kind = ", on the same grid" if o.aligned else ""
+        print(f"\n{name}, QF2 = {o.qf2}{kind}: {flat:.0f} % of the windows deviate by less than {FLAT:g}, ", end="")
         print(f"{plain:.0f} % by less than {PLAIN:g}\n")
         print("\n".join(table("shown", lines(net, sample, o.qf2))))
 
