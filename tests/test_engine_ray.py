@@ -413,8 +413,10 @@ def test_a_killed_scan_leaves_nobody_and_is_gone_on_with(tmp_path: Path, files: 
     assert scan.stdout is not None
     for _ in range(3):
         assert scan.stdout.readline() == "row\n"
-    while len(list((tmp_path / "out.parquet.run").glob("0*.parquet"))) < 3:
-        time.sleep(0.05)  # a row is told of before it is committed
+    for _ in range(100):  # a row is told of before it is committed
+        if len(list((tmp_path / "out.parquet.run").glob("0*.parquet"))) == 3:
+            break
+        time.sleep(0.02)
     running = marked(mine)
     assert sum("spawn_main" in command for _, command in running) == 2
     # 127.0.0.1, and the same as IPv6 writes it

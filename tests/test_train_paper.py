@@ -286,6 +286,21 @@ def test_the_precision_is_chosen_without_touching_the_network(tmp_path: Path, mo
     assert all(p.grad is None for p in trainer.net.parameters())
 
 
+def test_patches_become_finer_as_the_schedule_goes_on(folder: Path) -> None:
+    stream = paper_patches.Patches(paper_config.load("uchida"), folder, seed=1, workers=1, size=8, per_crop=1, depth=1)
+
+    def finest() -> float:
+        target = next(stream)["target"]
+        return float(target[target[:, 1] == 0, 0].min(initial=1.0))
+
+    try:
+        assert min(finest() for _ in range(4)) > 0.87
+        stream.tell(1.0)
+        assert min(finest() for _ in range(12)) < 0.5
+    finally:
+        stream.close()
+
+
 def test_a_dead_worker_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     stream = paper_patches.Patches(
@@ -307,11 +322,15 @@ def untrained(name: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     config = paper_config.load(name)
     net: Any = paper_config.build(config)
-    if name != "uchida":
-        for module in net.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 1.0
-        with torch.no_grad():
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+    with torch.no_grad():
+        if name == "uchida":
+            net(torch.rand(1, 3, 60, 60))
+        else:
             net(torch.rand(1, 1, 64, 64) - 0.5)
             net.last.weight.mul_(30)
     return net.eval()
