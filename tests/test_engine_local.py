@@ -117,6 +117,40 @@ if __name__ == "__main__":
 """
 
 
+TOLD_AGAIN = """
+import threading, time
+from jscan.engine.process import leaving_on_sigterm
+threading.Thread(target=time.sleep, args=(2,)).start()  # the interpreter waits for it when it ends
+with leaving_on_sigterm():
+    try:
+        print("works", flush=True)
+        time.sleep(60)
+    finally:
+        print("leaves", flush=True)
+        time.sleep(0.5)
+        print("left", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_being_told_to_stop_again_breaks_nothing_off() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", TOLD_AGAIN],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    assert process.stdout is not None
+    for said in ("works", "leaves", "left"):
+        assert process.stdout.readline() == said + "\n"
+        if said == "left":
+            time.sleep(0.2)  # in the interpreter's own end
+        process.terminate()
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 128 + signal.SIGTERM
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(("item", "timeout"), [("sleep:60", None), ("hang", 4.0)])
 def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, item: str, timeout: float | None) -> None:

@@ -30,7 +30,7 @@ from jscan.engine.process import (
     end,
     how_it_died,
     interrupts_held_back,
-    leave,
+    leaving_on_sigterm,
     portable,
 )
 from jscan.errors import EngineError
@@ -393,13 +393,11 @@ def _work(
     take_place(place)
     # Ctrl-C reaches every process of the terminal; the parent alone decides what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Told to stop, it leaves by way of its `finally` clauses, which remove half-written files.
-    signal.signal(signal.SIGTERM, leave)
     if sys.platform != "win32":
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # see `_Line.watch`; who started jscan may have ignored it
     # Closing the pipe, or the parent's death, ends the worker quietly.
     gone = (EOFError, BrokenPipeError, ConnectionResetError, _Orphaned)
-    with contextlib.suppress(*gone), open(os.devnull, "w") as nowhere:
+    with leaving_on_sigterm(), contextlib.suppress(*gone), open(os.devnull, "w") as nowhere:
         line = _Line(pipe, timeout, nowhere)
         try:
             state = init()

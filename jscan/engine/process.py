@@ -64,8 +64,24 @@ def interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def leave(number: int, frame: FrameType | None) -> NoReturn:
+@contextlib.contextmanager
+def leaving_on_sigterm() -> Iterator[None]:
+    """A context that SIGTERM ends by way of the `finally` clauses, which remove half-written files.
+
+    It counts once: who signals a whole group is followed by a parent that tells its children as well, and a second one
+    would break off those clauses, or fill the terminal with a traceback of the interpreter's own end. A process that
+    does not end is killed by its parent.
+    """
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
     """Never returns: ends the process as the shell would say that a signal did."""
+    signal.signal(number, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 

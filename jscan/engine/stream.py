@@ -24,7 +24,7 @@ from jscan.engine.process import (
     end,
     how_it_died,
     interrupts_held_back,
-    leave,
+    leaving_on_sigterm,
     portable,
 )
 from jscan.errors import EngineError
@@ -191,10 +191,9 @@ class _Line:
 def _serve(pipe: Connection, function: Streamed, init: Callable[[], object], timeout: float | None) -> None:
     """The life of the child: generators, one after another, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller alone decides what Ctrl-C means
-    signal.signal(signal.SIGTERM, leave)
     if sys.platform != "win32":
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    with leaving_on_sigterm(), contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         line = _Line(pipe, timeout)
         try:
             init()
