@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from material import file_of, photo, rng
@@ -34,8 +35,8 @@ from train import (
 )
 from train.dataset import image_weights
 from train.networks.densenet import REACH, DenseNet
+from train.networks.uchida import FLAT, UchidaNet
 from train.networks.uchida import REACH as UCHIDA_REACH
-from train.networks.uchida import UchidaNet
 
 IMAGES = [np.ascontiguousarray(photo(name, 1.0)[..., ::-1]) for name in ("astronaut", "coffee")]
 WEIGHTS = image_weights(IMAGES)
@@ -196,13 +197,22 @@ def test_single_patches_are_what_their_label_says() -> None:
     assert mean[0] > mean[2]
 
 
-def test_qualities_rise_from_the_easy_ones() -> None:
-    config = replace(paper_config.load("uchida"), easy=0.5)
-    assert [config.most(p) for p in (0.0, 0.25, 0.5, 1.0)] == [12, 56, 100, 100]
-    assert replace(config, easy=0.0).most(0.0) == 100 and replace(config, qf=(30, 40)).most(0.0) == 30
-    batch = paper_patches.make_batch(config, IMAGES, WEIGHTS, random.Random(0), 40, progress=0.0)
-    of_compressed = batch["target"][batch["target"][:, 1] == 0, 0]
-    assert len(of_compressed) > 20 and of_compressed.min() >= 0.88
+def test_uchidas_network_begins_by_seeing_flat_places() -> None:
+    torch.manual_seed(0)
+    net = UchidaNet()
+    rng = np.random.default_rng(0)
+    ramp = np.add.outer(np.arange(32), np.arange(32))[None].repeat(3, 0)  # a grey level and more from pixel to pixel
+    noise = rng.integers(0, 256, (3, 32, 32))
+
+    def flat(pixels: npt.NDArray[Any]) -> torch.Tensor:
+        with torch.no_grad():
+            first = torch.relu(net.convs[0](torch.from_numpy(pixels.astype(np.float32) / 255)[None]))
+            return torch.relu(net.convs[1](first))[0, :FLAT, 8:-8, 8:-8]
+
+    assert torch.allclose(flat(np.full((3, 32, 32), 90)), torch.ones(()), atol=1e-4)
+    some, none = flat(ramp), flat(noise)
+    assert (some.mean((1, 2)) < 0.1).any() and (some.mean((1, 2)) > 0.9).any()
+    assert none.mean() < 0.1
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -284,21 +294,6 @@ def test_the_precision_is_chosen_without_touching_the_network(tmp_path: Path, mo
         assert bool(passes) == compared and (compared or not trainer.half)
     assert all(torch.equal(v, trainer.net.state_dict()[k]) for k, v in before.items())
     assert all(p.grad is None for p in trainer.net.parameters())
-
-
-def test_patches_become_finer_as_the_schedule_goes_on(folder: Path) -> None:
-    stream = paper_patches.Patches(paper_config.load("uchida"), folder, seed=1, workers=1, size=8, per_crop=1, depth=1)
-
-    def finest() -> float:
-        target = next(stream)["target"]
-        return float(target[target[:, 1] == 0, 0].min(initial=1.0))
-
-    try:
-        assert min(finest() for _ in range(4)) > 0.87
-        stream.tell(1.0)
-        assert min(finest() for _ in range(12)) < 0.5
-    finally:
-        stream.close()
 
 
 def test_a_dead_worker_ends_the_run(tmp_path: Path) -> None:

@@ -188,7 +188,6 @@ def fit(
     # Other patches than before the run was stopped.
     seed = 1 + trainer.state["steps"]
     stream = Patches(config, src, seed=seed, workers=workers, size=size, per_crop=per_crop)
-    stream.tell(trainer.progress)
     try:
         batch = next(stream)
         trainer.choose_precision(batch)
@@ -204,7 +203,6 @@ def fit(
             used = training_time(device)
             trainer.state[device] += used - clock
             clock = used
-            stream.tell(trainer.progress)
             if now - told > SAY_EVERY or trainer.progress >= 1:
                 say(trainer.line(patches_per_second=done / (now - told), waited=waited / (now - told)))
                 told, done, waited = now, 0, 0.0

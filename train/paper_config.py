@@ -22,8 +22,6 @@ NAMES = tuple(sorted(p.stem for p in FOLDER.glob("*.toml")))
 NETWORKS = ("densenet", "regression", "uchida")
 INPUTS = {"luma": 1, "rgb": 3}
 """What a network reads, and in how many channels."""
-EASY = 12
-"""Quality factor up to which compression shows in any patch: what a network learns first."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,6 @@ class Config:
     """Quality factors of the only compression, for `uchida`."""
     never: float = 0.0
     """Share of patches that were never compressed, for `uchida`."""
-    easy: float = 0.0
-    """Share of the schedule in which the highest quality factor, for `uchida`, rises from that of EASY to its own."""
 
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
@@ -89,13 +85,6 @@ class Config:
                 raise ValueError(f"{self.name}: the network of Uchida 2019 reads rgb")
         elif self.side != WINDOW or not 1 <= self.qf2 <= 100 or self.context % 4:
             raise ValueError(f"{self.name}: patches are {WINDOW} pixels a side, context a multiple of 4, qf2 1 to 100")
-
-    def most(self, progress: float) -> int:
-        """The highest quality factor of the only compression after this share of the schedule."""
-        low, high = self.qf
-        if progress >= self.easy:
-            return high
-        return max(low, min(high, round(EASY + (high - EASY) * progress / self.easy)))
 
     @property
     def crop(self) -> int:

@@ -10,7 +10,6 @@ import multiprocessing as mp
 import queue
 import random
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +54,11 @@ def draw_single(
     rng: random.Random,
     side: int,
     count: int,
-    progress: float = 1.0,
 ) -> Batch:
     """`count` patches of one compression, or of none; `target` is 1 - QF / 100, and 1 for none, else 0."""
     image, target = draw_crop(images, weights, rng, CROP), (0.0, 1.0)
     if rng.random() >= config.never:
-        qf = rng.randint(config.qf[0], config.most(progress))
+        qf = rng.randint(*config.qf)
         image = compress.recompress(image, compress.standard(qf, rng.choice(config.subsamplings)))
         target = (1 - qf / 100, 0.0)
     return {
@@ -82,26 +80,25 @@ def make_batch(
     rng: random.Random,
     size: int,
     per_crop: int = 1,
-    progress: float = 1.0,
 ) -> Batch:
-    """About `size` patches, `per_crop` of each compressed image, as they are after this share of the schedule.
+    """About `size` patches, `per_crop` of each compressed image.
 
     A share of the batches is of patches with their surroundings, fewer of them, with as many pixels in all.
     """
     side = config.side
     if rng.random() < config.context_share:
         side, size = config.crop, max(1, round(size * (config.side / config.crop) ** 2))
-    draw = partial(draw_single, progress=progress) if config.network == "uchida" else draw_double
+    draw = draw_single if config.network == "uchida" else draw_double
     parts = [draw(config, images, weights, rng, side, per_crop) for _ in range(-(-size // per_crop))]
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 
-def _work(config: Config, folder: Path, seed: int, size: int, per_crop: int, progress: Any, out: Any) -> None:
+def _work(config: Config, folder: Path, seed: int, size: int, per_crop: int, out: Any) -> None:
     cv2.setNumThreads(1)
     images = load_images(folder)
     weights, rng = image_weights(images), random.Random(seed)
     while True:
-        out.put(make_batch(config, images, weights, rng, size, per_crop, progress.value))
+        out.put(make_batch(config, images, weights, rng, size, per_crop))
 
 
 class Patches:
@@ -112,21 +109,16 @@ class Patches:
     ) -> None:
         context = mp.get_context("spawn")
         self._queue = context.Queue(depth)
-        self._progress = context.Value("d", 0.0)
         self._workers = [
             context.Process(
                 target=_work,
-                args=(config, folder, seed * 1000 + k, size, per_crop, self._progress, self._queue),
+                args=(config, folder, seed * 1000 + k, size, per_crop, self._queue),
                 daemon=True,
             )
             for k in range(workers)
         ]
         for worker in self._workers:
             worker.start()
-
-    def tell(self, progress: float) -> None:
-        """Nothing; the batches made from now on are those of this share of the schedule."""
-        self._progress.value = progress
 
     def __next__(self) -> Batch:
         """The next batch. Raises RuntimeError where a worker has died, which would otherwise mean waiting for ever."""

@@ -2,14 +2,17 @@
 
 Dilations 1, 2, 3, 4, 3, 2, 1, 64 channels, ReLU between: a field of view of 33 pixels and 187,586 parameters.
 
-In training the outputs of all convolutions but the last are normalised over the batch, and the filters of the first
-begin without a mean: compression shows in small differences between neighbours, and without either the loss stayed
-that of a constant for 49,000 patches. Both become part of the weights (`plain`), so the network is the paper's.
+What is the project's own is where its training begins. Compression leaves places that are flatter than they would be,
+in steps of a grey level, before a content of a hundred; from random weights the loss stayed that of a constant for
+49,000 patches. So the first convolution begins as differences between neighbours and most of the second as detectors
+of places where these are small (`_see_flatness`), and the outputs of the next ones are normalised over the batch, which
+becomes part of their weights (`plain`). The trained network is the paper's.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+import math
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,14 @@ DILATIONS = (1, 2, 3, 4, 3, 2, 1)
 CHANNELS = 64
 REACH = sum(DILATIONS)
 """Pixels to each side that an answer depends on."""
+RAW = 2
+"""Convolutions at the beginning whose outputs are not normalised: their units are grey levels."""
+FLAT = 48
+"""Channels of the second convolution that begin as detectors of flat places."""
+FLATTEST, COARSEST = 0.3, 12.0
+"""Grey levels below which the first and the last of them find a place flat."""
+BT601 = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
+"""Y, Cb and Cr of R, G and B."""
 
 
 class UchidaNet(nn.Module):
@@ -32,12 +43,12 @@ class UchidaNet(nn.Module):
             nn.Conv2d(into, out, 3, padding=dilation, dilation=dilation)
             for (into, out), dilation in zip(pairwise(sizes), DILATIONS, strict=True)
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(CHANNELS) for _ in DILATIONS[1:])
+        self.norms = nn.ModuleList(nn.BatchNorm2d(CHANNELS) for _ in DILATIONS[RAW:-1])
         with torch.no_grad():
             for conv in self._convs():
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-            first, *_, last = self._convs()
-            first.weight -= first.weight.mean((2, 3), keepdim=True)
+            first, second, *_, last = self._convs()
+            _see_flatness(first, second)
             last.weight *= 0.1
 
     def _convs(self) -> list[nn.Conv2d]:
@@ -45,7 +56,9 @@ class UchidaNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = pixels
-        for conv, norm in zip(self.convs, self.norms, strict=False):
+        for conv in self.convs[:RAW]:
+            x = functional.relu(conv(x))
+        for conv, norm in zip(self.convs[RAW:-1], self.norms, strict=True):
             x = functional.relu(norm(conv(x)))
         out: Tensor = self.convs[-1](x)
         return out
@@ -53,5 +66,40 @@ class UchidaNet(nn.Module):
     def plain(self) -> list[nn.Conv2d]:
         """Seven convolutions that, with ReLU between them, give what the trained network gives."""
         norms = [norm for norm in self.eval().norms if isinstance(norm, nn.BatchNorm2d)]
-        *inner, last = self._convs()
-        return [*(fuse_conv_bn_eval(conv, norm) for conv, norm in zip(inner, norms, strict=True)), last]
+        convs = self._convs()
+        fused = [fuse_conv_bn_eval(conv, norm) for conv, norm in zip(convs[RAW:-1], norms, strict=True)]
+        return [*convs[:RAW], *fused, convs[-1]]
+
+
+def _see_flatness(first: nn.Conv2d, second: nn.Conv2d) -> None:
+    """Nothing; the two convolutions begin as detectors of flat places, and random as to the rest of their channels.
+
+    ReLU of a difference d and of -d add up to |d|, and ReLU of 1 - |d| / t, averaged over all nine neighbours or over a
+    row or a column of three, is above 0 where d is below t: where a block lost that frequency.
+    """
+    ramps = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]]) / torch.tensor([[3.0], [2], [4]])
+    of_luma = [(0, down, along) for down, along in product(range(3), repeat=2) if down or along]
+    of_colour = [(plane, down, along) for plane in (1, 2) for down, along in ((0, 1), (1, 0))]
+    differences = of_luma + of_colour
+    levels = 255.0
+    first.weight -= first.weight.mean((2, 3), keepdim=True)
+    first.weight *= levels / 16
+    for k, (plane, down, along) in enumerate(differences):
+        step = levels * torch.einsum("c,y,x->cyx", torch.tensor(BT601[plane]), ramps[down], ramps[along])
+        first.weight[2 * k], first.weight[2 * k + 1] = step, -step
+    nn.init.zeros_(first.bias)
+    second.weight *= 0.1 / 4
+    for k in range(FLAT):
+        row = torch.zeros(3, 3)
+        kind = int(torch.randint(7, ()))
+        if kind < 3:
+            row[kind] = 1 / 3
+        elif kind < 6:
+            row[:, kind - 3] = 1 / 3
+        else:
+            row[:] = 1 / 9
+        below = FLATTEST * math.exp(float(torch.rand(())) * math.log(COARSEST / FLATTEST))
+        which = 2 * (k % len(differences))
+        second.weight[k] = 0
+        second.weight[k, which : which + 2] = -row / below
+        second.bias[k] = 1
