@@ -77,6 +77,7 @@ def _see_flatness(first: nn.Conv2d, second: nn.Conv2d) -> None:
     ReLU of a difference d and of -d add up to |d|, and ReLU of 1 - |d| / t, averaged over all nine neighbours or over a
     row or a column of three, is above 0 where d is below t: where a block lost that frequency.
     """
+    assert first.bias is not None and second.bias is not None
     ramps = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]]) / torch.tensor([[3.0], [2], [4]])
     of_luma = [(0, down, along) for down, along in product(range(3), repeat=2) if down or along]
     of_colour = [(plane, down, along) for plane in (1, 2) for down, along in ((0, 1), (1, 0))]
