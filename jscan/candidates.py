@@ -84,6 +84,10 @@ class Candidates:
         return out
 
 
+ALL = Candidates(np.arange(SHIFTS), np.ones(SHIFTS, np.float32), GRID_UNKNOWN)
+"""All shifts, each for itself."""
+
+
 def choose(ranked: Iterable[int], most: int, strata: Strata) -> Candidates:
     """The first `most` of the shifts named, the kinds that are looked at in any case, and a sample of the others."""
     always = [s for members, size in zip(strata.members, strata.sampled, strict=True) if size == 0 for s in members]

@@ -8,7 +8,7 @@ each; the features of a tile are then computed at the shifts that it names, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,11 +27,15 @@ from jscan.weights import Model
 from jscan.windows import LOWEST
 
 FloatArray = npt.NDArray[np.float32]
+Look = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], dict[str, Any]]
+"""(n,) rows and columns of windows -> `logp` (n, K), `shift` (n, 64) and `present` (n,)."""
 
 CELLS = WINDOW // STRIDE
 """Cells along a side of a window."""
 TILE = 32
 """Windows along a side of a tile: the shifts looked at are chosen tile by tile."""
+FULL_TILE = 12
+"""The same where all shifts are looked at: the features of a tile are 26 MB then."""
 STRIP = 8 * TILE
 """Windows across that the scout looks at together."""
 MOST = 5
@@ -125,7 +129,8 @@ class FastWindows:
         shift, present = np.empty((rows, cols, 64), np.float16), np.empty((rows, cols), np.float32)
 
         def answer(job: tuple[tiling.Tile, Candidates, npt.NDArray[np.bool_]]) -> dict[str, Any]:
-            return self._read(luma, origin, *job, inputs)
+            tile, picked, unusual = job
+            return _between(tile.shape, self._reads(luma, origin, tile, picked, inputs), unusual)
 
         answers = in_order(answer, iter(chosen), self._reader.threads)
         for tile, _, _ in chosen:
@@ -138,6 +143,27 @@ class FastWindows:
             present[here] = out["present"]
         assert logp is not None
         return WindowPosteriors(logp, shift, present, origin, (height, width))
+
+    def again(
+        self, found: WindowPosteriors, where: npt.NDArray[np.bool_], luma: npt.NDArray[np.uint8], **inputs: FloatArray
+    ) -> WindowPosteriors:
+        """What was `found` in an image, with each of the windows `where` (R, C) looked at once more at all shifts."""
+        logp, shift, present = found.logp.copy(), found.shift.copy(), found.present.copy()
+        chosen = []
+        for tile in tiling.tiles(where.shape[0], where.shape[1], FULL_TILE):
+            rows, cols = np.nonzero(where[tile.row : tile.row_end, tile.col : tile.col_end])
+            if len(rows):
+                chosen.append((tile, rows, cols))
+
+        def answer(job: tuple[tiling.Tile, npt.NDArray[np.int64], npt.NDArray[np.int64]]) -> dict[str, Any]:
+            tile, rows, cols = job
+            return self._reads(luma, found.origin, tile, candidates.ALL, inputs)(rows, cols)
+
+        for (tile, rows, cols), out in zip(chosen, in_order(answer, iter(chosen), self._reader.threads), strict=True):
+            here = (tile.row + rows, tile.col + cols)
+            logp[here], shift[here] = np.maximum(out["logp"], LOWEST), np.maximum(out["shift"], LOWEST)
+            present[here] = out["present"]
+        return replace(found, logp=logp, shift=shift, present=present)
 
     def _choose(
         self, luma: npt.NDArray[np.uint8], origin: tuple[int, int], rows: int, cols: int, inputs: dict[str, FloatArray]
@@ -173,16 +199,15 @@ class FastWindows:
             unusual = (sure & (best != whole[0])).reshape(tile.shape)
             yield tile, candidates.choose(ranked, MOST, self._strata), unusual
 
-    def _read(
+    def _reads(
         self,
         luma: npt.NDArray[np.uint8],
         origin: tuple[int, int],
         tile: tiling.Tile,
         picked: Candidates,
-        unusual: npt.NDArray[np.bool_],
         inputs: dict[str, FloatArray],
-    ) -> dict[str, Any]:
-        """What is said of the windows of a tile."""
+    ) -> Look:
+        """What answers for the windows of a tile, by their rows and columns in it."""
         pixels, valid = _cut(luma, tile, origin)
         down, across = (n + CELLS - 1 for n in tile.shape)
         shifts, layout = len(picked.place), self._layout
@@ -200,7 +225,6 @@ class FastWindows:
         cells = features.reshape(down, across, -1)
 
         def look(r: npt.NDArray[np.int64], c: npt.NDArray[np.int64]) -> dict[str, Any]:
-            """The reader's answers about the windows (r[k], c[k])."""
             sums, levels = np.empty((len(r), cells.shape[2]), np.float32), np.empty((len(r), loud.shape[2]), np.float32)
             kernels.some_window_sums(cells, r, c, sums)
             kernels.some_window_sums(loud, r, c, levels)
@@ -217,12 +241,10 @@ class FastWindows:
                 )
             return {**out, "shift": picked.spread(out["shift"])}
 
-        return _between(tile.shape, look, unusual)
+        return look
 
 
-def _between(
-    shape: tuple[int, int], look: Callable[..., dict[str, Any]], unusual: npt.NDArray[np.bool_]
-) -> dict[str, Any]:
+def _between(shape: tuple[int, int], look: Look, unusual: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """What `look` says of every second window, and of those between that it must be asked about; else their mean.
 
     `unusual` (rows, cols) are windows that must be asked about in any case.

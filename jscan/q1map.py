@@ -6,6 +6,8 @@ of Tondi 2021: the first 15 zigzag coefficients of the primary quantisation tabl
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,6 +15,9 @@ from jscan import kernels
 from jscan.jpegtables import N_COEFS, Q1_OFFSET
 from jscan.records import WindowPosteriors
 from jscan.windows import Windows
+
+if TYPE_CHECKING:
+    from jscan.fastwindows import FastWindows
 
 MODEL = "q1-comb"
 READER, SCOUT = "q1-reader", "q1-scout"
@@ -27,6 +32,17 @@ def estimate(
 ) -> WindowPosteriors:
     """The Q1 posteriors of an image whose last compression had table `q2` (zigzag) and blocks beginning at `origin`."""
     return look(luma, origin, q2=np.array([q2[:N_COEFS]], np.float32))
+
+
+def again(
+    look: FastWindows,
+    found: WindowPosteriors,
+    where: npt.NDArray[np.bool_],
+    luma: npt.NDArray[np.uint8],
+    q2: tuple[int, ...],
+) -> WindowPosteriors:
+    """What `estimate` found, with the windows `where` (R, C) looked at once more, at all shifts."""
+    return look.again(found, where, luma, q2=np.array([q2[:N_COEFS]], np.float32))
 
 
 def decode(logp: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -52,7 +53,7 @@ from jscan.records import (
 )
 from jscan.regions import Consistency
 from jscan.stages import stage
-from jscan.windows import AllShifts, Windows
+from jscan.windows import AllShifts
 
 if TYPE_CHECKING:
     from jscan.fastwindows import FastWindows
@@ -96,7 +97,11 @@ QF = Kind(qfmap.MODEL, qfmap.SCOUT, qfmap.READER, candidates.GRID_UNKNOWN)
 TILED = frozenset(name for kind in (Q1, QF) for name in (kind.model, kind.scout, kind.reader))
 """Models that run tile by tile, and may share a tile out to several threads."""
 CONFIRMED = 0.4
-"""Score from which what the fast way found is looked for again with all shifts and windows: nobody is accused by it."""
+"""Score from which what the fast way found is looked at again with all shifts and windows: nobody is accused by it."""
+DOUBTED = 0.3
+"""Suspicion from which a cell is among what is looked at again."""
+AROUND = 4
+"""Cells around these that are, too."""
 FEW_WINDOWS = 64
 """Windows of an image below which the fast way gains nothing: its choice of shifts wants many."""
 
@@ -177,7 +182,7 @@ class Scanner:
                 )
         return self._loaded[name]
 
-    def windows(self, kind: Kind, luma: npt.NDArray[np.uint8], *, fast: bool = True) -> Windows:
+    def windows(self, kind: Kind, luma: npt.NDArray[np.uint8], *, fast: bool = True) -> AllShifts | FastWindows:
         """What looks at the windows of these pixels: the fast way, unless they are few or it is not wanted."""
         rows, cols = (max(0, s - tiling.WINDOW) // tiling.STRIDE + 1 for s in luma.shape)
         if not fast or not self._fast or rows * cols < FEW_WINDOWS:
@@ -305,19 +310,18 @@ class Scanner:
     def _jpeg(self, luma: npt.NDArray[np.uint8], q2: tuple[int, ...], origin: tuple[int, int] = (0, 0)) -> _Estimate:
         """Estimates from the double compression of a JPEG whose blocks begin at `origin`.
 
-        The fast way settles images in which it finds nothing; where it may have found something all is looked at.
+        The fast way settles images in which it finds nothing; what it may have found is looked at closely.
         """
         look = self.windows(Q1, luma)
-        estimate = self._from_windows(look, luma, q2, origin)
+        found = q1map.estimate(look, luma, q2, origin)
+        estimate = self._of_jpeg(found, luma, q2)
         if isinstance(look, AllShifts) or estimate.consistency.score < CONFIRMED:
             return estimate
-        return self._from_windows(self.windows(Q1, luma, fast=False), luma, q2, origin)
+        found = q1map.again(look, found, _doubted(estimate.consistency, found), luma, q2)
+        return self._of_jpeg(found, luma, q2)
 
-    def _from_windows(
-        self, look: Windows, luma: npt.NDArray[np.uint8], q2: tuple[int, ...], origin: tuple[int, int]
-    ) -> _Estimate:
-        """Estimates from what `look` says of the windows of a JPEG."""
-        found = q1map.estimate(look, luma, q2, origin)
+    def _of_jpeg(self, found: WindowPosteriors, luma: npt.NDArray[np.uint8], q2: tuple[int, ...]) -> _Estimate:
+        """Estimates from what is known of the windows of a JPEG."""
         pixels = history.content(luma, found)
         base = history.background(found)
         seen = trace.blocks(luma, found, base.table, base.shift, all_rows=self._thorough)
@@ -435,6 +439,17 @@ class Scanner:
                 maps = replace(estimate.maps, suspicion=consistency.suspicion, flag=flag.astype(np.float32))
                 return replace(estimate, consistency=consistency, maps=maps, notes=(f"The region was {said}.",))
         return estimate
+
+
+def _doubted(consistency: Consistency, found: WindowPosteriors) -> npt.NDArray[np.bool_]:
+    """(R, C) windows that lie in or near cells that may belong to another history."""
+    side = 2 * AROUND + 1
+    doubt = cv2.dilate((consistency.suspicion > DOUBTED).astype(np.uint8), np.ones((side, side), np.uint8))
+    rows, cols = (
+        np.minimum((origin + tiling.STRIDE * np.arange(windows) + tiling.WINDOW // 2) // tiling.BLOCK, cells - 1)
+        for origin, windows, cells in zip(found.origin, found.present.shape, doubt.shape, strict=True)
+    )
+    return np.asarray(doubt[np.ix_(rows, cols)] > 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -393,3 +393,26 @@ def test_what_a_scan_looks_with() -> None:
         "q1-scout", "q1-reader", "qf-scout", "qf-reader",
     }  # fmt: skip
     assert {*thorough.models} <= {*scanner.models}
+
+
+# --- once more, where something was found ------------------------------------------------------------------------
+
+
+@EACH
+def test_windows_looked_at_again_are_seen_as_by_looking_at_everything(name: str) -> None:
+    luma = double("chelsea", 70, 92)
+    found, all_shifts = fast(name)(luma, **inputs(name, 92)), slow(name)(luma, **inputs(name, 92))
+    where = rng(3).random(found.present.shape) < 0.2
+    again = fast(name).again(found, where, luma, **inputs(name, 92))
+    for field in ("logp", "shift", "present"):
+        new, old, full = (getattr(x, field).astype(np.float32) for x in (again, found, all_shifts))
+        assert np.array_equal(new[~where], old[~where])
+        assert np.abs(np.exp(new[where]) - np.exp(full[where])).max() < 0.02
+    assert same(fast(name).again(found, np.zeros_like(where), luma, **inputs(name, 92)), found)
+
+
+def test_looking_again_is_the_same_by_several_threads() -> None:
+    luma = double("chelsea", 70, 92)
+    found = fast("q1")(luma, **inputs("q1", 92))
+    where = np.ones(found.present.shape, bool)
+    assert same(*(fast("q1", threads).again(found, where, luma, **inputs("q1", 92)) for threads in (1, 2)))

@@ -354,6 +354,41 @@ def test_a_png_without_a_past_has_none(scanner: Scanner, monkeypatch: pytest.Mon
     assert (row.qf_mean, row.compressed_fraction, row.double_fraction) == (None, 0, None)
 
 
+# --- what the fast way finds is looked at again ---------------------------------------------------------------
+
+
+def test_windows_near_suspicious_cells_are_those_looked_at_again() -> None:
+    found = posteriors(Q2[:N_COEFS], 0, height=256, width=400)
+    suspicion = np.zeros((32, 50), np.float32)
+    suspicion[10, 30] = 0.9  # pixels 80 to 88 down and 240 to 248 across
+    suspicion[20, 2] = np.nan
+    where = scan._doubted(regions.Consistency(suspicion, (), 0.9), found)
+    assert where.shape == found.present.shape
+    rows, cols = (np.nonzero(where.any(axis))[0] * 16 + 32 for axis in (1, 0))  # middles of these windows
+    assert rows.min() == 48 and rows.max() == 112 and cols.min() == 208 and cols.max() == 272
+
+
+@pytest.mark.parametrize(
+    ("score", "thorough", "again"), [(0.39, False, False), (0.41, False, True), (0.41, True, False)]
+)
+def test_only_a_find_of_the_fast_way_is_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch, score: float, thorough: bool, again: bool
+) -> None:
+    asked, find = [], regions.find
+
+    def look_again(look: object, found: Any, where: npt.NDArray[np.bool_], *_: object) -> Any:
+        asked.append(where)
+        return replace(found, present=np.full_like(found.present, 0.25))
+
+    monkeypatch.setattr(regions, "find", lambda *a, **k: replace(find(*a, **k), score=score))
+    monkeypatch.setattr(q1map, "again", look_again)
+    monkeypatch.setattr(context, "refine", lambda model, found, *_, everywhere: found)
+    result = Scanner(device="cpu", thorough=thorough).scan(file_of(PICTURE, quality=88))
+    assert result.maps is not None and bool(asked) == again
+    double = result.maps.double[np.isfinite(result.maps.double)]
+    assert bool((double == 0.25).all()) == again
+
+
 # --- where blocks begin -------------------------------------------------------------------------------------
 
 
@@ -369,6 +404,7 @@ def test_the_shift_map_is_seen_from_the_corner(
     right = posteriors(Q2[:N_COEFS], 7 * 8, present=0.2, p=0.5, **size)
     middle = left.present.shape[1] // 2
     monkeypatch.setattr(q1map, "estimate", lambda *_: mixed(left, right, slice(None), slice(middle, None)))
+    monkeypatch.setattr(q1map, "again", lambda look, found, *_: found)
     monkeypatch.setattr(context, "refine", lambda model, found, *_, everywhere: found)
     maps = scanner._jpeg(luma, Q2, origin).maps
     for col, (dy, dx), p in ((0, (3, 4), 0.9 * 0.8), (-1, (7, 0), 0.2 * 0.5)):
