@@ -6,18 +6,13 @@ of Tondi 2021: the first 15 zigzag coefficients of the primary quantisation tabl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 
 from jscan import kernels
 from jscan.jpegtables import N_COEFS, Q1_OFFSET
 from jscan.records import WindowPosteriors
-from jscan.windows import Windows
-
-if TYPE_CHECKING:
-    from jscan.fastwindows import FastWindows
+from jscan.windows import LooksAgain, Windows
 
 MODEL = "q1-comb"
 READER, SCOUT = "q1-reader", "q1-scout"
@@ -35,7 +30,7 @@ def estimate(
 
 
 def again(
-    look: FastWindows,
+    look: LooksAgain,
     found: WindowPosteriors,
     where: npt.NDArray[np.bool_],
     luma: npt.NDArray[np.uint8],

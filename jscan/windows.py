@@ -29,6 +29,19 @@ class Windows(Protocol):
         """
 
 
+class LooksAgain(Protocol):
+    """What looks once more, and more closely, at some windows of an image whose posteriors it gave."""
+
+    def again(
+        self,
+        found: WindowPosteriors,
+        where: npt.NDArray[np.bool_],
+        luma: npt.NDArray[np.uint8],
+        **inputs: npt.NDArray[np.float32],
+    ) -> WindowPosteriors:
+        """What was `found`, with the windows `where` (R, C) looked at once more."""
+
+
 class AllShifts:
     """Runs a comb model, which computes all features at all 64 grid shifts: on a GPU, and where speed is no matter."""
 
