@@ -389,6 +389,45 @@ def test_only_a_find_of_the_fast_way_is_looked_at_again(
     assert bool((double == 0.25).all()) == again
 
 
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_find_is_looked_at_again_near_it_or_everywhere(
+    scanner: Scanner, monkeypatch: pytest.MonkeyPatch, everywhere: bool
+) -> None:
+    asked = []
+
+    def look_again(look: object, found: Any, where: npt.NDArray[np.bool_], *_: object) -> Any:
+        asked.append(where)
+        return found
+
+    near = np.zeros((12, 13), bool)
+    near[3, 4] = True
+    monkeypatch.setattr(scan, "CONFIRMED", 0.0)
+    monkeypatch.setattr(scan, "_doubted", lambda consistency, found: near[: len(found.present)])
+    monkeypatch.setattr(q1map, "again", look_again)
+    scanner._jpeg(np.array(PICTURE[:, :, 1]), Q2, everywhere=everywhere)
+    assert asked[0].all() if everywhere else np.array_equal(asked[0], near[: len(asked[0])])
+
+
+def test_the_jpeg_in_decoded_pixels_is_looked_at_again_everywhere(
+    scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its table is an estimate, and judged by a second look in part some untouched pictures scored above 0.5."""
+    asked, of_jpeg = [], Scanner._jpeg
+
+    def jpeg(self: Scanner, *given: Any, everywhere: bool = False) -> Any:
+        asked.append(everywhere)
+        return of_jpeg(self, *given, everywhere=everywhere)
+
+    def once(look: object, luma: npt.NDArray[np.uint8]) -> Any:
+        return posteriors((90,), 0, height=luma.shape[0], width=luma.shape[1], present=0.98)
+
+    monkeypatch.setattr(Scanner, "_jpeg", jpeg)
+    monkeypatch.setattr(qfmap, "estimate", once)
+    scanner.scan(pixels_of(file_of(PICTURE, quality=90)))
+    scanner.scan(file_of(PICTURE, quality=90))
+    assert asked == [True, False]
+
+
 # --- where blocks begin -------------------------------------------------------------------------------------
 
 

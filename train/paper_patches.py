@@ -48,12 +48,7 @@ def draw_double(
 
 
 def draw_single(
-    config: Config,
-    images: list[Pixels],
-    weights: npt.NDArray[np.float64],
-    rng: random.Random,
-    side: int,
-    count: int,
+    config: Config, images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random, side: int, count: int
 ) -> Batch:
     """`count` patches of one compression, or of none; `target` is 1 - QF / 100, and 1 for none, else 0."""
     image, target = draw_crop(images, weights, rng, CROP), (0.0, 1.0)
@@ -111,9 +106,7 @@ class Patches:
         self._queue = context.Queue(depth)
         self._workers = [
             context.Process(
-                target=_work,
-                args=(config, folder, seed * 1000 + k, size, per_crop, self._queue),
-                daemon=True,
+                target=_work, args=(config, folder, seed * 1000 + k, size, per_crop, self._queue), daemon=True
             )
             for k in range(workers)
         ]
