@@ -239,8 +239,12 @@ def test_the_loss_falls_on_one_batch(name: str, tmp_path: Path) -> None:
     trainer = fit_paper.Trainer(config, tmp_path, "cpu", minutes=1)
     trainer.state["cpu"] = 12.0  # where the rate is high
     batch = paper_patches.make_batch(config, IMAGES, WEIGHTS, random.Random(0), 2)
-    values = [trainer.step(batch) for _ in range(6)]
+    for _ in range(6):
+        trainer.step(batch)
+    values = torch.stack(trainer.losses).tolist()
     assert min(values[3:]) < values[0]
+    trainer.settle()
+    assert not trainer.losses and min(values) <= trainer.state["loss"] <= max(values)
     assert trainer.state["steps"] == 6 and trainer.state["patches"] == 12
 
 

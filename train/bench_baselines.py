@@ -37,7 +37,7 @@ def processor_seconds(work: Callable[[], object], seconds: float = SECONDS) -> f
     return best
 
 
-def _luma(data: bytes) -> int:
+def decoded_pixels(data: bytes) -> int:
     """How many pixels a JPEG file has, which are decoded; by OpenCV where simplejpeg refuses it."""
     try:
         return int(simplejpeg.decode_jpeg(data, "GRAY", strict=False).size)
@@ -53,7 +53,7 @@ def decode_alone(paths: list[Path], seconds: float = SECONDS) -> dict[str, Any]:
 
     def decode() -> None:
         nonlocal pixels
-        pixels = sum(_luma(data) for data in files)
+        pixels = sum(decoded_pixels(data) for data in files)
 
     took = processor_seconds(decode, seconds)
     return {"images": len(files), "megapixels": pixels / 1e6, **_pace(pixels / 1e6, took)}

@@ -6,7 +6,8 @@ The names are those of the files in `configs/`, each with a schedule for the CPU
 there is one. The learning rate follows one cycle over the minutes of the schedule, counted in training time: on a CPU
 the processor's time shared by its threads, so that a busy machine takes longer and ends at the same point. A
 checkpoint with the config in it is written every two minutes; the same command started again continues from it. On
-a machine of the other kind it begins that machine's cycle with the weights that are there.
+a machine of the other kind it begins that machine's cycle with the weights that are there. `--start RUN` begins with
+the weights of another run instead of new ones, all but the last layer where that has another size.
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jscan.jpegtables import N_COEFS
 from jscan.tiling import WINDOW
 from train import paper_config
 from train.losses import q1_loss, regression_loss
+from train.networks.densenet import see_flatness
 from train.paper_config import Config
-from train.paper_patches import Batch, Patches
+from train.paper_patches import Batch, Patches, shapes
 
 SAY_EVERY, SAVE_EVERY = 30.0, 120.0
 """Seconds between two lines, and between two checkpoints."""
+LAYOUT = torch.channels_last
+"""Of pixels and weights in memory."""
 RISE = 0.1
 """Share of the cycle in which the learning rate rises."""
 NATIVE_HALF = {"avx512_bf16", "amx_bf16"}
@@ -54,13 +59,12 @@ def scaled(pixels: Tensor, network: str) -> Tensor:
 
 def loss_of(config: Config, net: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """The mean loss of a batch on the network's device."""
-    pixels = scaled(batch["pixels"], config.network).contiguous(memory_format=torch.channels_last)
+    pixels = scaled(batch["pixels"], config.network).contiguous(memory_format=LAYOUT)
     if config.network == "uchida":
         maps: Tensor = net(pixels).float()
         return (maps - batch["target"][:, :, None, None]).pow(2).mean()
-    out: Tensor = net(
-        pixels, WINDOW // 2
-    ).float()  # (N, R, C, out): one window, or 3 x 3 of a patch with its surroundings
+    # (N, R, C, out): one window, or 3 x 3 of a patch with its surroundings.
+    out: Tensor = net(pixels, WINDOW // 2).float()
     windows = out.shape[1] * out.shape[2]
     out, q1 = out.flatten(0, 2), batch["q1"].repeat_interleave(windows, 0)
     if config.network == "regression":
@@ -71,19 +75,32 @@ def loss_of(config: Config, net: torch.nn.Module, batch: dict[str, Tensor]) -> T
 class Trainer:
     """The network of a run, its optimizer and its clocks, as they are kept in `last.pt`."""
 
-    def __init__(self, config: Config, run: Path, device: str, minutes: float | None = None) -> None:
-        """Goes on with the run if there is one. Raises ValueError where it was begun with another recipe."""
+    def __init__(
+        self, config: Config, run: Path, device: str, minutes: float | None = None, start: Path | None = None
+    ) -> None:
+        """Goes on with the run if there is one, else with the weights of the run `start`, else with new ones.
+
+        Raises ValueError where it was begun with another recipe.
+        """
         self.config, self.device, self.last = config, device, run / "last.pt"
         self.schedule = config.gpu if device == "gpu" else config.cpu
         self.budget = 60 * (self.schedule.minutes if minutes is None else minutes)
         self.place = torch.device("cuda" if device == "gpu" else "cpu")
         torch.backends.cudnn.benchmark = True  # batches come in two shapes
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.manual_seed(0)
-        self.net: Any = paper_config.build(config).to(self.place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=self.schedule.rate)
+        self.net: Any = paper_config.build(config).to(self.place, memory_format=LAYOUT)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=self.schedule.rate, fused=device == "gpu")
         self.state: dict[str, Any] = {"cpu": 0.0, "gpu": 0.0, "steps": 0, "patches": 0, "loss": float("nan")}
         self.half = device == "gpu"
+        self.losses: list[Tensor] = []
+        self.begun = self.last.exists() or start is not None
+        self.start = "" if start is None else str(start)
+        self.loss_of = torch.compile(loss_of, dynamic=False) if device == "gpu" else loss_of
         run.mkdir(parents=True, exist_ok=True)
+        if start is not None and not self.last.exists():
+            kept, own = load(start / "last.pt", self.place)["net"], self.net.state_dict()
+            self.net.load_state_dict({k: kept[k] if kept[k].shape == v.shape else v for k, v in own.items()})
         if self.last.exists():
             saved = load(self.last, self.place)
             kept = paper_config.from_values(config.name, saved["config"])
@@ -91,30 +108,67 @@ class Trainer:
                 raise ValueError(f"{self.last} was trained with another recipe; name another folder, or remove it")
             self.net.load_state_dict(saved["net"])
             self.optimizer.load_state_dict(saved["optimizer"])
-            self.state = saved["state"]
+            self.state, self.start = saved["state"], saved.get("start", "")
 
     @property
     def progress(self) -> float:
         """How much of the cycle on this kind of machine is done, 0 to 1."""
         return float(min(1.0, self.state[self.device] / max(self.budget, 1e-9)))
 
-    def step(self, batch: Batch) -> float:
-        """The loss of a step."""
-        on = {k: torch.from_numpy(v).to(self.place, non_blocking=True) for k, v in batch.items()}
+    def put(self, batch: Batch) -> dict[str, Tensor]:
+        """The batch on the network's device."""
+        return {k: torch.from_numpy(v).to(self.place, non_blocking=True) for k, v in batch.items()}
+
+    def begin(self, batch: Batch) -> None:
+        """Nothing; a new DenseNet begins with detectors of flat places, and what is compiled for a GPU is compiled."""
+        on = self.put(batch)
+        if not self.begun and self.config.network != "uchida":
+            see_flatness(self.net, scaled(on["pixels"][:64], self.config.network))
+        self.begun = True
+        if self.device == "gpu":
+            self.compile()
+        else:
+            self.choose_precision(batch)
+
+    def compile(self) -> None:
+        """Nothing; a step of each shape of batch was made and undone, so that the cycle begins with compiled ones."""
+        kept = {k: v.clone() for k, v in self.net.state_dict().items()}  # running statistics move with every pass
+        channels = paper_config.INPUTS[self.config.input]
+        both = shapes(self.config, self.schedule.batch, PER_CROP[self.device])
+        for side, count in both if self.config.context_share else both[:1]:
+            about = {"target": torch.zeros(count, 2), "q1": torch.ones(count, N_COEFS, dtype=torch.int64)}
+            batch = {"pixels": torch.zeros(count, channels, side, side, dtype=torch.uint8), **about}
+            unused = "q1" if self.config.network == "uchida" else "target"
+            self.backward({k: v.to(self.place) for k, v in batch.items() if k != unused})
+        self.net.load_state_dict(kept)
+        self.optimizer.zero_grad()
+
+    def backward(self, on: dict[str, Tensor]) -> Tensor:
+        """The loss of a batch on the network's device, and its gradients in the network."""
+        with torch.autocast(self.place.type, torch.bfloat16, enabled=self.half):
+            loss: Tensor = self.loss_of(self.config, self.net, on)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def step(self, batch: Batch) -> None:
+        """Nothing; the network has made a step."""
+        on = self.put(batch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.progress, self.schedule.rate)
         self.optimizer.zero_grad()
-        with torch.autocast(self.place.type, torch.bfloat16, enabled=self.half):
-            loss = loss_of(self.config, self.net, on)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self.backward(on)
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 2.0)
         self.optimizer.step()
-        value = loss.item()
+        self.losses.append(loss)  # to read it now would be to wait for the GPU
         self.state["steps"] += 1
         self.state["patches"] += len(batch["pixels"])
-        smooth = self.state["loss"]
-        self.state["loss"] = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
-        return value
+
+    def settle(self) -> None:
+        """Nothing; the smoothed loss holds all steps."""
+        for value in torch.stack(self.losses).tolist() if self.losses else ():
+            smooth = self.state["loss"]
+            self.state["loss"] = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
+        self.losses.clear()
 
     def choose_precision(self, batch: Batch) -> None:
         """Nothing; on a CPU that has bfloat16 the faster of it and float32 is taken, by a pass of each there and back.
@@ -140,6 +194,7 @@ class Trainer:
 
     def save(self) -> None:
         """Nothing; the checkpoint is on the disk, whole."""
+        self.settle()
         kept = {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -147,6 +202,7 @@ class Trainer:
             "config": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.config).items()},
             "minutes": self.budget / 60,
             "device": self.device,
+            "start": self.start,
         }
         part = self.last.with_suffix(".part")
         torch.save(kept, part)
@@ -154,6 +210,7 @@ class Trainer:
 
     def line(self, **more: Any) -> str:
         """Where the run stands, as one line of JSON."""
+        self.settle()
         numbers = {k: round(v, 4) for k, v in {**self.state, **more}.items()}
         said = {"task": self.config.name, "device": self.device, "bf16": self.half}
         return json.dumps({**said, "progress": round(self.progress, 4), **numbers})
@@ -178,10 +235,11 @@ def fit(
     device: str,
     workers: int,
     minutes: float | None = None,
+    start: Path | None = None,
     say: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> Path:
     """Trains until the cycle is done and returns the path of the last checkpoint, `run`/last.pt."""
-    trainer = Trainer(config, run, device, minutes)
+    trainer = Trainer(config, run, device, minutes, start)
     if trainer.progress >= 1:
         return trainer.last
     size, per_crop = trainer.schedule.batch, PER_CROP[device]
@@ -190,7 +248,7 @@ def fit(
     stream = Patches(config, src, seed=seed, workers=workers, size=size, per_crop=per_crop)
     try:
         batch = next(stream)
-        trainer.choose_precision(batch)
+        trainer.begin(batch)
         told = saved = time.time()
         clock, done, waited = training_time(device), 0, 0.0
         while trainer.progress < 1:
@@ -221,6 +279,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("name", choices=paper_config.NAMES)
     parser.add_argument("--src", type=Path, required=True, help="folder of uncompressed images")
     parser.add_argument("--run", type=Path, required=True, help="folder of checkpoints")
+    parser.add_argument("--start", type=Path, help="run whose weights a new run begins with")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--minutes", type=float, help="training time; that of the schedule")
     parser.add_argument("--threads", type=int, help="threads of the trainer; all cores on a CPU")
@@ -230,7 +289,8 @@ def main(arguments: list[str] | None = None) -> None:
     device = o.device if o.device != "auto" else "gpu" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(o.threads or (cores if device == "cpu" else 1))
     workers = o.workers or (1 if device == "cpu" else max(1, cores - 1))
-    print(fit(paper_config.load(o.name), o.src, o.run, device=device, workers=workers, minutes=o.minutes))
+    config = paper_config.load(o.name)
+    print(fit(config, o.src, o.run, device=device, workers=workers, minutes=o.minutes, start=o.start))
 
 
 if __name__ == "__main__":

@@ -68,6 +68,15 @@ def _cut(image: Pixels, rng: random.Random, side: int, grid: int, count: int) ->
     return [image[:, y : y + side, x : x + side] for y, x in corners]
 
 
+def shapes(config: Config, size: int, per_crop: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(pixels along a side, patches) of a batch of patches on their own, and of one of patches with surroundings.
+
+    Of the latter there are fewer, with as many pixels in all; of both a multiple of `per_crop`.
+    """
+    few = max(1, round(size * (config.side / config.crop) ** 2))
+    return (config.side, -(-size // per_crop) * per_crop), (config.crop, -(-few // per_crop) * per_crop)
+
+
 def make_batch(
     config: Config,
     images: list[Pixels],
@@ -78,13 +87,12 @@ def make_batch(
 ) -> Batch:
     """About `size` patches, `per_crop` of each compressed image.
 
-    A share of the batches is of patches with their surroundings, fewer of them, with as many pixels in all.
+    A share of the batches is of patches with their surroundings.
     """
-    side = config.side
-    if rng.random() < config.context_share:
-        side, size = config.crop, max(1, round(size * (config.side / config.crop) ** 2))
+    surrounded = rng.random() < config.context_share
+    side, count = shapes(config, size, per_crop)[surrounded]
     draw = draw_single if config.network == "uchida" else draw_double
-    parts = [draw(config, images, weights, rng, side, per_crop) for _ in range(-(-size // per_crop))]
+    parts = [draw(config, images, weights, rng, side, per_crop) for _ in range(count // per_crop)]
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 

@@ -31,6 +31,8 @@ FLATTEST, COARSEST = 0.3, 12.0
 """Grey levels below which the first and the last of them find a place flat."""
 BT601 = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
 """Y, Cb and Cr of R, G and B."""
+RAMPS = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]]) / torch.tensor([[3.0], [2], [4]])
+"""The mean of three neighbours, half their slope, and their bend."""
 
 
 class UchidaNet(nn.Module):
@@ -78,7 +80,6 @@ def _see_flatness(first: nn.Conv2d, second: nn.Conv2d) -> None:
     row or a column of three, is above 0 where d is below t: where a block lost that frequency.
     """
     assert first.bias is not None and second.bias is not None
-    ramps = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]]) / torch.tensor([[3.0], [2], [4]])
     of_luma = [(0, down, along) for down, along in product(range(3), repeat=2) if down or along]
     of_colour = [(plane, down, along) for plane in (1, 2) for down, along in ((0, 1), (1, 0))]
     differences = of_luma + of_colour
@@ -86,21 +87,26 @@ def _see_flatness(first: nn.Conv2d, second: nn.Conv2d) -> None:
     first.weight -= first.weight.mean((2, 3), keepdim=True)
     first.weight *= levels / 16
     for k, (plane, down, along) in enumerate(differences):
-        step = levels * torch.einsum("c,y,x->cyx", torch.tensor(BT601[plane]), ramps[down], ramps[along])
+        step = levels * torch.einsum("c,y,x->cyx", torch.tensor(BT601[plane]), RAMPS[down], RAMPS[along])
         first.weight[2 * k], first.weight[2 * k + 1] = step, -step
     nn.init.zeros_(first.bias)
     second.weight *= 0.1 / 4
     for k in range(FLAT):
-        row = torch.zeros(3, 3)
-        kind = int(torch.randint(7, ()))
-        if kind < 3:
-            row[kind] = 1 / 3
-        elif kind < 6:
-            row[:, kind - 3] = 1 / 3
-        else:
-            row[:] = 1 / 9
+        row = average(int(torch.randint(7, ())))
         below = FLATTEST * math.exp(float(torch.rand(())) * math.log(COARSEST / FLATTEST))
         which = 2 * (k % len(differences))
         second.weight[k] = 0
         second.weight[k, which : which + 2] = -row / below
         second.bias[k] = 1
+
+
+def average(kind: int) -> Tensor:
+    """(3, 3) weights of the mean over a row of neighbours (kind 0 to 2), a column (3 to 5), or all nine (6)."""
+    weights = torch.zeros(3, 3)
+    if kind < 3:
+        weights[kind] = 1 / 3
+    elif kind < 6:
+        weights[:, kind - 3] = 1 / 3
+    else:
+        weights[:] = 1 / 9
+    return weights
