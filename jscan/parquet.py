@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from jscan.atomic import replacing
 from jscan.errors import UsageError
-from jscan.jpegtables import N_COEFS
 from jscan.records import Region, ScanRecord
 
 RUN_KEY = b"jscan.run"
@@ -30,9 +29,9 @@ COPY = "copy"
 """Column of a shard, not of the results: the row holds only what identifies the bytes; their content has a row
 elsewhere."""
 
-_STEPS = pa.list_(pa.int32(), N_COEFS)
-_TABLE = pa.list_(pa.int32(), 64)
-_SHIFT = pa.list_(pa.int32(), 2)
+_INTS = pa.list_(pa.int32())
+"""15 steps, a table of 64, or the two numbers of a shift. Arrow's lists of a fixed length would say so, but before
+PyArrow 26 they could not be written, or be read, where a row has none."""
 
 _REGION = pa.struct(
     [
@@ -43,8 +42,8 @@ _REGION = pa.struct(
         ("area", pa.int64()),
         ("score", pa.float32()),
         ("qf1", pa.float32()),
-        ("q1", _STEPS),
-        ("grid_shift", _SHIFT),
+        ("q1", _INTS),
+        ("grid_shift", _INTS),
         ("kind", pa.string()),
     ]
 )
@@ -72,8 +71,8 @@ SCHEMA = pa.schema(
         ("components", pa.int32()),
         ("subsampling", pa.string()),
         ("progressive", pa.bool_()),
-        ("q2_luma", _TABLE),
-        ("q2_chroma", _TABLE),
+        ("q2_luma", _INTS),
+        ("q2_chroma", _INTS),
         ("qf2", pa.float32()),
         ("encoder", pa.string()),
         ("camera_make", pa.string()),
@@ -86,10 +85,10 @@ SCHEMA = pa.schema(
         ("qf_p10", pa.float32()),
         ("qf_p90", pa.float32()),
         ("compressed_fraction", pa.float32()),
-        ("q1_background", _STEPS),
+        ("q1_background", _INTS),
         ("qf1_background", pa.float32()),
         ("double_fraction", pa.float32()),
-        ("grid_shift", _SHIFT),
+        ("grid_shift", _INTS),
         ("n_regions", pa.int32()),
         ("regions", pa.list_(_REGION)),
         ("score", pa.float32()),
@@ -203,7 +202,7 @@ def _column(kind: Any, values: Sequence[Any]) -> Any:
         values = [None if v is None else _text(v) for v in values]
     elif pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
         values = [[_text(v) for v in found] for found in values]
-    elif pa.types.is_list(kind):
+    elif pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
         values = [None if found is None else [_plain(region) for region in found] for found in values]
     return pa.array(values, kind)
 
