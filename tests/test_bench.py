@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import simplejpeg
 
@@ -14,7 +15,7 @@ pytest.importorskip("onnx", reason="the extra `train` is not installed")
 pytest.importorskip("skimage.data", reason="scikit-image is not installed")
 
 from jscan.stages import STAGES
-from train import bench, bench_baselines, bench_material, measure_speed
+from train import bench, bench_baselines, bench_gpu, bench_material, measure_speed
 
 
 def test_spread_takes_the_files_evenly() -> None:
@@ -127,3 +128,30 @@ def test_wrong_options_are_refused(wrong: list[str]) -> None:
 def test_a_command_that_fails_is_no_measurement() -> None:
     with pytest.raises(RuntimeError, match="ended with 2"):
         measure_speed.watch("scan", "--no-such-option")
+
+
+def test_a_device_beside_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU stands for the GPU: its answers are its own, its pace is measured, and the report holds both."""
+    monkeypatch.setattr(bench_gpu, "_gpu", lambda: "none")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    bench_material.write_small(photos, 2)
+    out = tmp_path / "gpu"
+    few = ("--device", "cpu", "--copies", "2", "--workers", "1", "--compared", "1", "--seconds", "0.1")
+    bench_gpu.main([str(photos), *few, "--out", str(out)])
+    found = json.loads(out.with_suffix(".json").read_text())
+    assert found["answers"]["CPU and CPU"] == dict.fromkeys(bench_gpu.FACTS, 0.0)
+    pace = found["pace"]["1 workers"]
+    assert pace["images"] == 4 and pace["GPU busy"] is None and pace["MP/s"] > 0 and found["decoding"] > 0
+    said = out.with_suffix(".md").read_text()
+    assert "| suspicion of a cell | 0 | 0 |" in said and "Decoding alone, on all cores" in said
+
+
+def test_what_only_one_map_says_is_a_difference() -> None:
+    nothing, some = np.full((2, 2), np.nan, np.float32), np.zeros((2, 2), np.float32)
+    assert bench_gpu._largest(nothing, some) == float("inf") and bench_gpu._largest(nothing, nothing) == 0
+    assert bench_gpu._largest(some, some + 0.25) == 0.25
+    few, many = dict.fromkeys(bench_gpu.FACTS, 0.5), dict.fromkeys(bench_gpu.FACTS, 1.0)
+    both = bench_gpu.summary([few, many])
+    assert both["score"] == 1.0 and both["images called otherwise"] == 1.5
+    assert bench_gpu.Busy([0.0, 0.5, 1.0]).mean == 0.75 and bench_gpu.Busy([0.0]).mean is None

@@ -63,6 +63,7 @@ _OF_PATCHES = [
     "JPEG files whose last quality factor is within 2 of the one it was trained on.",
     "First compressions with standard tables; steps above those of quality factor 50 are reported as that step.",
     "Says neither where the blocks of a first compression begin nor whether there was one.",
+    "Trained on far fewer patches than its paper's (see `training`), and wrong accordingly more often (see `metrics`).",
 ]
 LIMITS = {
     q1map.MODEL: [

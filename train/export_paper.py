@@ -55,9 +55,16 @@ def _scaled(g: Graph, network: str) -> str:
     return x if network == "uchida" else g.add("Sub", x, g.scalar(0.5))
 
 
+def _half(g: Graph, tensor: torch.Tensor) -> str:
+    """Weights that are stored in half precision: all models together are to stay below 20 MB."""
+    stored = g.constant(tensor.detach().numpy().astype(np.float16), np.float16)
+    return g.add("Cast", stored, to=TensorProto.FLOAT)
+
+
 def _conv(g: Graph, x: str, layer: Any) -> str:
     pad, dilation = int(layer.padding[0]), int(layer.dilation[0])
-    inputs = [x, g.weight(layer.weight), *([] if layer.bias is None else [g.weight(layer.bias)])]
+    weight = g.weight(layer.weight) if layer.bias is not None else _half(g, layer.weight)  # the DenseNet's have none
+    inputs = [x, weight, *([] if layer.bias is None else [g.weight(layer.bias)])]
     return g.add("Conv", *inputs, pads=[pad] * 4, dilations=[dilation] * 2)
 
 
@@ -152,8 +159,9 @@ def write(name: str, run: Path, src: Path, out: Path) -> None:
     difference = compare_torch(net, model, config.network, pixels)
     state = saved["state"]
     training = {
-        "command": f"python -m train.fit_paper {name} --src SRC --run {run.as_posix()}",
-        "data": f"{len(images)} uncompressed images",
+        "command": f"python -m train.fit_paper {name} --src SRC --run {run.as_posix()}"
+        + (f" --start {saved['start']}" if saved.get("start") else ""),
+        "data": f"{', then '.join(map(str, dict.fromkeys(saved['images'])))} uncompressed images",
         "minutes_cpu": round(state["cpu"] / 60, 1),
         "minutes_gpu": round(state["gpu"] / 60, 1),
         "schedule": f"{saved['minutes']:g} minutes, {saved['device']}",

@@ -18,7 +18,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch import Tensor
 from jscan.jpegtables import N_COEFS
 from jscan.tiling import WINDOW
 from train import paper_config
+from train.dataset import find_images
 from train.losses import q1_loss, regression_loss
 from train.networks.densenet import see_flatness
 from train.paper_config import Config
@@ -72,11 +73,26 @@ def loss_of(config: Config, net: torch.nn.Module, batch: dict[str, Tensor]) -> T
     return q1_loss(out, q1, squared=config.distance == "squared").mean()
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A step on a GPU that can be replayed with other inputs."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: dict[str, Tensor]
+    loss: Tensor
+
+
 class Trainer:
     """The network of a run, its optimizer and its clocks, as they are kept in `last.pt`."""
 
     def __init__(
-        self, config: Config, run: Path, device: str, minutes: float | None = None, start: Path | None = None
+        self,
+        config: Config,
+        run: Path,
+        device: str,
+        minutes: float | None = None,
+        start: Path | None = None,
+        eager: bool = False,
     ) -> None:
         """Goes on with the run if there is one, else with the weights of the run `start`, else with new ones.
 
@@ -86,17 +102,24 @@ class Trainer:
         self.schedule = config.gpu if device == "gpu" else config.cpu
         self.budget = 60 * (self.schedule.minutes if minutes is None else minutes)
         self.place = torch.device("cuda" if device == "gpu" else "cpu")
-        torch.backends.cudnn.benchmark = True  # batches come in two shapes
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True  # batches come in two shapes
         torch.manual_seed(0)
         self.net: Any = paper_config.build(config).to(self.place, memory_format=LAYOUT)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=self.schedule.rate, fused=device == "gpu")
+        # On a GPU whole steps are recorded and replayed, for which the rate has to lie there.
+        self.rate = torch.tensor(self.schedule.rate, device=self.place)
+        self.how: dict[str, Any] = {"lr": self.schedule.rate, "fused": False, "capturable": False}
+        if device == "gpu":
+            self.how = {"lr": self.rate, "fused": True, "capturable": True}
+        self.optimizer = torch.optim.Adam(self.net.parameters(), **self.how)
+        self.graphs: dict[torch.Size, Recorded] = {}
         self.state: dict[str, Any] = {"cpu": 0.0, "gpu": 0.0, "steps": 0, "patches": 0, "loss": float("nan")}
         self.half = device == "gpu"
         self.losses: list[Tensor] = []
+        self.images: list[int] = []
+        self.eager = eager
         self.begun = self.last.exists() or start is not None
         self.start = "" if start is None else str(start)
-        self.loss_of = torch.compile(loss_of, dynamic=False) if device == "gpu" else loss_of
         run.mkdir(parents=True, exist_ok=True)
         if start is not None and not self.last.exists():
             kept, own = load(start / "last.pt", self.place)["net"], self.net.state_dict()
@@ -108,7 +131,10 @@ class Trainer:
                 raise ValueError(f"{self.last} was trained with another recipe; name another folder, or remove it")
             self.net.load_state_dict(saved["net"])
             self.optimizer.load_state_dict(saved["optimizer"])
+            for group in self.optimizer.param_groups:
+                group.update(self.how)  # it may have been another machine's
             self.state, self.start = saved["state"], saved.get("start", "")
+            self.images = saved.get("images", [])
 
     @property
     def progress(self) -> float:
@@ -120,45 +146,71 @@ class Trainer:
         return {k: torch.from_numpy(v).to(self.place, non_blocking=True) for k, v in batch.items()}
 
     def begin(self, batch: Batch) -> None:
-        """Nothing; a new DenseNet begins with detectors of flat places, and what is compiled for a GPU is compiled."""
+        """Nothing; a new DenseNet begins with detectors of flat places, and a GPU has recorded what it does."""
         on = self.put(batch)
         if not self.begun and self.config.network != "uchida":
             see_flatness(self.net, scaled(on["pixels"][:64], self.config.network))
         self.begun = True
-        if self.device == "gpu":
-            self.compile()
-        else:
+        if self.device != "gpu":
             self.choose_precision(batch)
+        elif not self.eager:
+            self.record()
 
-    def compile(self) -> None:
-        """Nothing; a step of each shape of batch was made and undone, so that the cycle begins with compiled ones."""
-        kept = {k: v.clone() for k, v in self.net.state_dict().items()}  # running statistics move with every pass
+    def record(self) -> None:
+        """Nothing; a step of each shape of batch is recorded, to be replayed; what that took to try is undone.
+
+        A step of the DenseNet is more than a thousand kernels, which take long to launch one by one.
+        """
+        kept = {k: v.clone() for k, v in self.net.state_dict().items()}
+        moments = {p: {k: v.clone() for k, v in s.items()} for p, s in self.optimizer.state.items()}
         channels = paper_config.INPUTS[self.config.input]
         both = shapes(self.config, self.schedule.batch, PER_CROP[self.device])
         for side, count in both if self.config.context_share else both[:1]:
             about = {"target": torch.zeros(count, 2), "q1": torch.ones(count, N_COEFS, dtype=torch.int64)}
             batch = {"pixels": torch.zeros(count, channels, side, side, dtype=torch.uint8), **about}
-            unused = "q1" if self.config.network == "uchida" else "target"
-            self.backward({k: v.to(self.place) for k, v in batch.items() if k != unused})
+            del batch["q1" if self.config.network == "uchida" else "target"]
+            on = {k: v.to(self.place) for k, v in batch.items()}
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(2):
+                    self.update(on)
+            torch.cuda.current_stream().wait_stream(aside)
+            self.optimizer.zero_grad()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                loss = self.update(on)
+            self.graphs[batch["pixels"].shape] = Recorded(graph, on, loss)
         self.net.load_state_dict(kept)
-        self.optimizer.zero_grad()
+        with torch.no_grad():
+            for parameter, values in self.optimizer.state.items():
+                for key, value in values.items():
+                    value.copy_(moments[parameter][key]) if parameter in moments else value.zero_()
 
-    def backward(self, on: dict[str, Tensor]) -> Tensor:
-        """The loss of a batch on the network's device, and its gradients in the network."""
+    def update(self, on: dict[str, Tensor]) -> Tensor:
+        """The loss of a batch on the network's device, which has made a step."""
+        self.optimizer.zero_grad()
         with torch.autocast(self.place.type, torch.bfloat16, enabled=self.half):
-            loss: Tensor = self.loss_of(self.config, self.net, on)
+            loss = loss_of(self.config, self.net, on)
         loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 2.0)
+        self.optimizer.step()
         return loss.detach()
 
     def step(self, batch: Batch) -> None:
         """Nothing; the network has made a step."""
-        on = self.put(batch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.progress, self.schedule.rate)
-        self.optimizer.zero_grad()
-        loss = self.backward(on)
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 2.0)
-        self.optimizer.step()
+        now = rate(self.progress, self.schedule.rate)
+        recorded = self.graphs.get(torch.Size(batch["pixels"].shape))
+        if recorded is not None:
+            self.rate.fill_(now)
+            for key, value in recorded.inputs.items():
+                value.copy_(torch.from_numpy(batch[key]))
+            recorded.graph.replay()
+            loss = recorded.loss.clone()
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate.fill_(now) if self.device == "gpu" else now
+            loss = self.update(self.put(batch))
         self.losses.append(loss)  # to read it now would be to wait for the GPU
         self.state["steps"] += 1
         self.state["patches"] += len(batch["pixels"])
@@ -203,6 +255,7 @@ class Trainer:
             "minutes": self.budget / 60,
             "device": self.device,
             "start": self.start,
+            "images": self.images,
         }
         part = self.last.with_suffix(".part")
         torch.save(kept, part)
@@ -236,12 +289,14 @@ def fit(
     workers: int,
     minutes: float | None = None,
     start: Path | None = None,
+    eager: bool = False,
     say: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> Path:
     """Trains until the cycle is done and returns the path of the last checkpoint, `run`/last.pt."""
-    trainer = Trainer(config, run, device, minutes, start)
+    trainer = Trainer(config, run, device, minutes, start, eager)
     if trainer.progress >= 1:
         return trainer.last
+    trainer.images.append(len(find_images(src)))
     size, per_crop = trainer.schedule.batch, PER_CROP[device]
     # Other patches than before the run was stopped.
     seed = 1 + trainer.state["steps"]
@@ -282,6 +337,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="run whose weights a new run begins with")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--minutes", type=float, help="training time; that of the schedule")
+    parser.add_argument("--eager", action="store_true", help="on a GPU, launch every step anew")
     parser.add_argument("--threads", type=int, help="threads of the trainer; all cores on a CPU")
     parser.add_argument("--workers", type=int, help="processes that make patches; 1 for a CPU, one a core for a GPU")
     o = parser.parse_args(arguments)
@@ -290,7 +346,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(o.threads or (cores if device == "cpu" else 1))
     workers = o.workers or (1 if device == "cpu" else max(1, cores - 1))
     config = paper_config.load(o.name)
-    print(fit(config, o.src, o.run, device=device, workers=workers, minutes=o.minutes, start=o.start))
+    more = {"minutes": o.minutes, "start": o.start, "eager": o.eager}
+    print(fit(config, o.src, o.run, device=device, workers=workers, **more))
 
 
 if __name__ == "__main__":
