@@ -266,9 +266,9 @@ def test_outlined_pixels_are_the_suspicious_cells_of_reported_regions() -> None:
 
 def test_forge_figures_by_hand() -> None:
     rows = [
-        {"kind": "splice_png", "score": 0.9, "pixel_auc": 1.0, "iou": 0.5, "regions": 1},
-        {"kind": "splice_png", "score": 0.2, "pixel_auc": 0.5, "iou": 0.0, "regions": 0},
-        {"kind": "splice_double", "score": 0.0, "pixel_auc": 0.5, "iou": 0.0, "regions": 0},
+        {"kind": "splice_png", "score": 0.9, "pixel_auc": 1.0, "pixel_auc_answered": None, "iou": 0.5, "regions": 1},
+        {"kind": "splice_png", "score": 0.2, "pixel_auc": 0.5, "pixel_auc_answered": 0.75, "iou": 0.0, "regions": 0},
+        {"kind": "splice_double", "score": 0.0, "pixel_auc": 0.5, "pixel_auc_answered": 0.75, "iou": 0.0, "regions": 0},
         {"kind": "ok_png", "score": 0.1},
         {"kind": "ok_single", "score": 0.6},
     ]
@@ -276,6 +276,7 @@ def test_forge_figures_by_hand() -> None:
     # Other kinds of splices are no part of a kind's AUC.
     assert found["kinds"]["splice_png"]["image_auc"] == 0.75
     assert found["kinds"]["splice_double"]["image_auc"] == 0
+    assert found["kinds"]["splice_png"]["pixel_auc_answered"] == 0.75
     assert found["kinds"]["splice_png"]["pixel_auc"] == 0.75 and found["kinds"]["splice_png"]["iou"] == 0.25
     assert found["kinds"]["ok_single"]["share_from_0.5"] == 1
     assert found["score"]["false_alarms"] == 1 and found["score"]["detections"] == 1

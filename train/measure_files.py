@@ -84,8 +84,11 @@ def _forged(job: tuple[Path, str, str, str]) -> dict[str, Any]:
     if mask_name:
         mask = np.asarray(cv2.imread(str(folder / mask_name), cv2.IMREAD_GRAYSCALE)) > 127
         assert result.maps is not None
-        suspicion = to_pixels(np.nan_to_num(result.maps.suspicion), *mask.shape)
-        found["pixel_auc"] = metrics.auc(suspicion.ravel(), mask.ravel())
+        suspicion = to_pixels(result.maps.suspicion, *mask.shape)
+        found["pixel_auc"] = metrics.auc(np.nan_to_num(suspicion).ravel(), mask.ravel())
+        # Where a flat or saturated cell has no answer, no answer can be right.
+        answered = np.isfinite(suspicion)
+        found["pixel_auc_answered"] = metrics.auc(suspicion[answered], mask[answered])
         found["iou"] = metrics.iou(outlined(result), mask)
         found["regions"] = len(result.record.regions or ())
     return found
@@ -105,12 +108,16 @@ def forge_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
         }
         if kind.startswith("splice"):
             compared = here | ~tampered
-            pixel = [r["pixel_auc"] for r in rows if r["kind"] == kind and r["pixel_auc"] is not None]
+            pixel, answered = (
+                [r[key] for r in rows if r["kind"] == kind and r[key] is not None]
+                for key in ("pixel_auc", "pixel_auc_answered")
+            )
             overlap = [r["iou"] for r in rows if r["kind"] == kind]
             line |= {
                 "image_auc": metrics.auc(scores[compared], here[compared]),
                 "pixel_auc": float(np.mean(pixel)) if pixel else None,
                 "pixel_auc_median": float(np.median(pixel)) if pixel else None,
+                "pixel_auc_answered": float(np.mean(answered)) if answered else None,
                 "iou": float(np.mean(overlap)),
                 "with_regions": sum(r["regions"] > 0 for r in rows if r["kind"] == kind),
             }
