@@ -219,8 +219,9 @@ def report(results: Row) -> str:
 
 def _asked(measured: Row) -> Row:
     """What is asked for and what was reached, of the parts that were measured."""
-    wanted = {line.what for line in ASKED if line.at[0] == "bench" and line.at[1] in measured}
-    return {name: line for name, line in asked_table({"bench": measured}).items() if name in wanted}
+    results = {"bench": measured, "ratios": ratios(measured)}
+    wanted = {line.what for line in ASKED if line.at[1] in results.get(line.at[0], {})}
+    return {name: line for name, line in asked_table(results).items() if name in wanted}
 
 
 # --- command line -----------------------------------------------------------------------------------------------------

@@ -30,7 +30,13 @@ def _of_sets(what: str, place: tuple[str, ...], sign: str, kodak: float, clic: f
 
 _UNCOMPRESSED = f"up_to_{FLAG_ASKED}_not_called_compressed"
 _FLAG = ("qf-sizes", "kodak", "512 x 512", "flag")
-_BIG = tuple(f"{kind} of {BIG_MEGAPIXELS} MP, one worker" for kind in ("JPEG", "TIFF"))
+_OF_SCAN = "MP per processor second of the scan / of"
+_RATIOS = (
+    (f"{_OF_SCAN} Uchida's network (ONNX Runtime)", ">=", 40),
+    (f"{_OF_SCAN} DenseNet-40 patch by patch, stride 8 (ONNX Runtime)", ">=", 500),
+    ("processor time of the scan / of decoding alone", "<=", 25),
+    ("MP/s of 2 workers / of 1", ">=", 1.8),
+)
 ASKED = (
     *_of_sets("Q1 accuracy, QF2 90, isolated windows", ("q1", "QF2 90", "accuracy"), ">=", 0.78, 0.73),
     *_of_sets("Q1 MSE, QF2 90, isolated, median of the posterior", ("q1", "QF2 90", "mse_median"), "<=", 0.6, 1.0),
@@ -74,7 +80,14 @@ ASKED = (
     ),
     Asked("whole scan of the camera files, MP/s", ("cameras", "mp_per_second"), ">=", 1.5),
     Asked("peak memory of a worker, camera files, MiB", ("cameras", "peak_mib"), "<=", 2048),
-    *(Asked(f"peak memory, {name}, MiB", ("bench", "memory", name, "peak_mib"), "<=", 2048) for name in _BIG),
+    Asked("whole scan of photographs, MP/s", ("bench", "scan", "mp_per_second"), ">=", 15),
+    *(Asked(what, ("ratios", what), sign, bound) for what, sign, bound in _RATIOS),
+    *(
+        Asked(
+            f"peak memory, {name}, one worker, MiB", ("bench", "memory", f"{name}, one worker", "peak_mib"), "<=", bound
+        )
+        for name, bound in (("JPEG of 12 MP", 717), (f"TIFF of {BIG_MEGAPIXELS} MP", 1536))
+    ),
     Asked("jscan --help, s", ("bench", "start", "jscan --help", "seconds"), "<=", 0.3),
     Asked("a scan of one small image, s", ("bench", "start", "scan of one image of 96 x 96", "seconds"), "<=", 1.5),
 )
