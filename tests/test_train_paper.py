@@ -34,6 +34,7 @@ from train import (
     paper_patches,
 )
 from train.dataset import image_weights
+from train.networks import densenet
 from train.networks.densenet import REACH, DenseNet
 from train.networks.uchida import FLAT, UchidaNet
 from train.networks.uchida import REACH as UCHIDA_REACH
@@ -246,6 +247,40 @@ def test_the_loss_falls_on_one_batch(name: str, tmp_path: Path) -> None:
     trainer.settle()
     assert not trainer.losses and min(values) <= trainer.state["loss"] <= max(values)
     assert trainer.state["steps"] == 6 and trainer.state["patches"] == 12
+
+
+@pytest.mark.parametrize("kind", ["luma", "rgb"])
+def test_a_densenet_begins_as_detectors_of_flat_places(kind: str) -> None:
+    """Where nothing differs the first layers find it flat, and nowhere do they find it flatter than flat."""
+    torch.manual_seed(0)
+    config = replace(paper_config.load("densenet-qf90"), input=kind)
+    net: Any = paper_config.build(config)
+    pixels = fit_paper.scaled(torch.from_numpy(noise(4, paper_config.INPUTS[kind], 64, 64)), "densenet")
+    pixels[:, :, :, 32:] = 0.25
+    densenet.see_flatness(net, pixels)
+    for layer in (m for m in net.modules() if isinstance(m, torch.nn.Dropout)):
+        layer.p = 0.0  # which would leave out differences, and flat places would not stand out as clearly
+    first, second = net.blocks[0], net.blocks[1]
+    x = first(net.first(pixels))
+    found = x[:, densenet.FIRST :]
+    assert found.max() <= 1e-3 and found[:, :, 4:60, 36:60].min() > -1e-3 and found[..., 4:28].mean() < -1
+    seen = torch.relu(second.norm(x))[:, densenet.FIRST :]
+    assert seen.max() <= 1.01 and seen[:, :, 4:60, 36:60].mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_a_run_begins_with_the_weights_of_another(tmp_path: Path) -> None:
+    config = paper_config.load("densenet-qf90")
+    one = fit_paper.Trainer(config, tmp_path / "one", "cpu")
+    one.net.last.bias.data += 1
+    one.save()
+    two = fit_paper.Trainer(paper_config.load("densenet-qf80"), tmp_path / "two", "cpu", start=tmp_path / "one")
+    assert all(torch.equal(a, b) for a, b in zip(one.net.parameters(), two.net.parameters(), strict=True))
+    other = paper_config.load("regression-qf90")
+    three = fit_paper.Trainer(other, tmp_path / "three", "cpu", start=tmp_path / "one")
+    assert torch.equal(three.net.first.weight, one.net.first.weight) and three.net.last.out_features == 15
+    three.save()
+    again = fit_paper.Trainer(other, tmp_path / "three", "cpu")
+    assert again.start == str(tmp_path / "one") and three.begun, "nothing begins anew"
 
 
 def test_windows_of_surroundings_share_the_label() -> None:

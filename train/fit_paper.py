@@ -18,7 +18,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from jscan.jpegtables import N_COEFS
 from jscan.tiling import WINDOW
-from train import paper_config
+from train import paper_config, replay
 from train.dataset import find_images
 from train.losses import q1_loss, regression_loss
 from train.networks.densenet import see_flatness
@@ -38,6 +38,8 @@ SAY_EVERY, SAVE_EVERY = 30.0, 120.0
 """Seconds between two lines, and between two checkpoints."""
 LAYOUT = torch.channels_last
 """Of pixels and weights in memory."""
+FEW = 64
+"""Patches on which a new network's beginning is fitted."""
 RISE = 0.1
 """Share of the cycle in which the learning rate rises."""
 NATIVE_HALF = {"avx512_bf16", "amx_bf16"}
@@ -73,15 +75,6 @@ def loss_of(config: Config, net: torch.nn.Module, batch: dict[str, Tensor]) -> T
     return q1_loss(out, q1, squared=config.distance == "squared").mean()
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """A step on a GPU that can be replayed with other inputs."""
-
-    graph: torch.cuda.CUDAGraph
-    inputs: dict[str, Tensor]
-    loss: Tensor
-
-
 class Trainer:
     """The network of a run, its optimizer and its clocks, as they are kept in `last.pt`."""
 
@@ -112,7 +105,7 @@ class Trainer:
         if device == "gpu":
             self.how = {"lr": self.rate, "fused": True, "capturable": True}
         self.optimizer = torch.optim.Adam(self.net.parameters(), **self.how)
-        self.graphs: dict[torch.Size, Recorded] = {}
+        self.recorded: dict[torch.Size, replay.Recorded] = {}
         self.state: dict[str, Any] = {"cpu": 0.0, "gpu": 0.0, "steps": 0, "patches": 0, "loss": float("nan")}
         self.half = device == "gpu"
         self.losses: list[Tensor] = []
@@ -122,8 +115,8 @@ class Trainer:
         self.start = "" if start is None else str(start)
         run.mkdir(parents=True, exist_ok=True)
         if start is not None and not self.last.exists():
-            kept, own = load(start / "last.pt", self.place)["net"], self.net.state_dict()
-            self.net.load_state_dict({k: kept[k] if kept[k].shape == v.shape else v for k, v in own.items()})
+            theirs, own = load(start / "last.pt", self.place)["net"], self.net.state_dict()
+            self.net.load_state_dict({k: theirs[k] if theirs[k].shape == v.shape else v for k, v in own.items()})
         if self.last.exists():
             saved = load(self.last, self.place)
             kept = paper_config.from_values(config.name, saved["config"])
@@ -141,15 +134,11 @@ class Trainer:
         """How much of the cycle on this kind of machine is done, 0 to 1."""
         return float(min(1.0, self.state[self.device] / max(self.budget, 1e-9)))
 
-    def put(self, batch: Batch) -> dict[str, Tensor]:
-        """The batch on the network's device."""
-        return {k: torch.from_numpy(v).to(self.place, non_blocking=True) for k, v in batch.items()}
-
     def begin(self, batch: Batch) -> None:
         """Nothing; a new DenseNet begins with detectors of flat places, and a GPU has recorded what it does."""
-        on = self.put(batch)
         if not self.begun and self.config.network != "uchida":
-            see_flatness(self.net, scaled(on["pixels"][:64], self.config.network))
+            few = torch.from_numpy(batch["pixels"][:FEW]).to(self.place)
+            see_flatness(self.net, scaled(few, self.config.network))
         self.begun = True
         if self.device != "gpu":
             self.choose_precision(batch)
@@ -157,31 +146,20 @@ class Trainer:
             self.record()
 
     def record(self) -> None:
-        """Nothing; a step of each shape of batch is recorded, to be replayed; what that took to try is undone.
-
-        A step of the DenseNet is more than a thousand kernels, which take long to launch one by one.
-        """
-        kept = {k: v.clone() for k, v in self.net.state_dict().items()}
+        """Nothing; a step of each shape of batch is recorded; what trying them changed is undone."""
+        weights = {k: v.clone() for k, v in self.net.state_dict().items()}
         moments = {p: {k: v.clone() for k, v in s.items()} for p, s in self.optimizer.state.items()}
         channels = paper_config.INPUTS[self.config.input]
         both = shapes(self.config, self.schedule.batch, PER_CROP[self.device])
         for side, count in both if self.config.context_share else both[:1]:
-            about = {"target": torch.zeros(count, 2), "q1": torch.ones(count, N_COEFS, dtype=torch.int64)}
-            batch = {"pixels": torch.zeros(count, channels, side, side, dtype=torch.uint8), **about}
-            del batch["q1" if self.config.network == "uchida" else "target"]
+            batch = {"pixels": torch.zeros(count, channels, side, side, dtype=torch.uint8)}
+            if self.config.network == "uchida":
+                batch["target"] = torch.zeros(count, 2)
+            else:
+                batch["q1"] = torch.ones(count, N_COEFS, dtype=torch.int64)
             on = {k: v.to(self.place) for k, v in batch.items()}
-            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(2):
-                    self.update(on)
-            torch.cuda.current_stream().wait_stream(aside)
-            self.optimizer.zero_grad()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                loss = self.update(on)
-            self.graphs[batch["pixels"].shape] = Recorded(graph, on, loss)
-        self.net.load_state_dict(kept)
+            self.recorded[batch["pixels"].shape] = replay.record(self.update, on)
+        self.net.load_state_dict(weights)
         with torch.no_grad():
             for parameter, values in self.optimizer.state.items():
                 for key, value in values.items():
@@ -200,17 +178,14 @@ class Trainer:
     def step(self, batch: Batch) -> None:
         """Nothing; the network has made a step."""
         now = rate(self.progress, self.schedule.rate)
-        recorded = self.graphs.get(torch.Size(batch["pixels"].shape))
+        recorded = self.recorded.get(torch.Size(batch["pixels"].shape))
         if recorded is not None:
             self.rate.fill_(now)
-            for key, value in recorded.inputs.items():
-                value.copy_(torch.from_numpy(batch[key]))
-            recorded.graph.replay()
-            loss = recorded.loss.clone()
+            loss = recorded.replay(batch)
         else:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate.fill_(now) if self.device == "gpu" else now
-            loss = self.update(self.put(batch))
+            loss = self.update({k: torch.from_numpy(v).to(self.place) for k, v in batch.items()})
         self.losses.append(loss)  # to read it now would be to wait for the GPU
         self.state["steps"] += 1
         self.state["patches"] += len(batch["pixels"])
