@@ -580,3 +580,14 @@ def test_record_writes_metrics_and_keeps_the_rest(tmp_path: Path) -> None:
         "name": "q1-comb",
         "metrics": {"kodak": {"QF2 90": {"accuracy": 0.1235}}, "command": "python -m x", "data": "kodak"},
     }
+
+
+def test_figures_of_the_papers_networks_go_to_their_manifests() -> None:
+    line = {"windows": 9, "accuracy comb": 0.9, "accuracy densenet-qf90": 0.2, "mse densenet-qf90": 7.0}
+    of_qf = {"images": 2, "mean comb": 30.0, "mean uchida": 33.0, "mae uchida": 5.0}
+    rows = {"QF2 90": line, "QF 30": of_qf}
+    results = {"papers-networks": {"kodak": rows}, "command": "c", "sets": {"kodak": 24}}
+    found = evaluate.model_metrics(results)
+    assert set(found) == {"densenet-qf90", "uchida"}
+    assert found["densenet-qf90"]["kodak"] == {"QF2 90": {"accuracy": 0.2, "mse": 7.0}}
+    assert found["uchida"]["kodak"] == {"QF 30": {"mean": 33.0, "mae": 5.0}} and found["uchida"]["command"] == "c"

@@ -79,10 +79,25 @@ def model_metrics(results: Results) -> dict[str, dict[str, Any]]:
             # The scores of all kinds together are those of both models.
             picked = {kind: line for kind, line in kinds.items() if kind in wanted}
             out[name] = {"forgeries": picked, "score of both models": results["forge"]["score"]}
+    if "papers-networks" in results:
+        sets = results["papers-networks"]
+        # Keys such as "accuracy densenet-qf90"; those of jscan's own networks stand in their manifests.
+        ends = {key.partition(" ")[2] for rows in sets.values() for line in rows.values() for key in line}
+        for network in sorted(ends - {"", "comb"}):
+            out[network] = {
+                name: {row: own for row, line in rows.items() if (own := _of_network(line, network))}
+                for name, rows in sets.items()
+            }
     return {
         name: {**figures, "command": results["command"], "data": ", ".join(results["sets"])}
         for name, figures in out.items()
     }
+
+
+def _of_network(line: dict[str, Any], network: str) -> dict[str, Any]:
+    """The figures of a line whose names end in the network's, under what is left of them."""
+    end = f" {network}"
+    return {key.removesuffix(end): value for key, value in line.items() if key.endswith(end)}
 
 
 def record(results: Results, folder: Path) -> list[str]:
