@@ -198,11 +198,15 @@ SMALL = (14, 20, 18, 24)
 
 
 def small_parts(
-    *boxes: tuple[int, int, int, int], inside: float | None = 60, outside: float = -20, present: float = 0.95
+    *boxes: tuple[int, int, int, int],
+    inside: float | None = 60,
+    outside: float = -20,
+    present: float = 0.95,
+    suspicious: bool = True,
 ) -> regions.Consistency:
     """What is found in an image of one history with suspicious boxes, in which this many nats speak against it."""
     found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH, present=present)
-    logits = logits_with(*boxes)
+    logits = logits_with(*(boxes if suspicious else ()))
     missing = None
     if inside is not None:
         missing = np.full(logits.shape, outside, np.float32)
@@ -238,6 +242,19 @@ def test_two_small_parts_do_not_hide_each_other() -> None:
 def test_when_the_trace_says_nothing_a_small_part_is_doubt(how: dict[str, float]) -> None:
     result = small_parts(SMALL, **how)
     assert result.regions == () and result.score < 0.5
+
+
+def test_a_place_that_nothing_else_suspects_is_a_region_of_which_nobody_is_sure() -> None:
+    (region,) = small_parts(SMALL, suspicious=False).regions
+    assert region.kind == "no_background_trace" and 0.5 <= region.score < 0.9
+    assert abs(region.y - 8 * SMALL[0]) <= 8 and abs(region.x - 8 * SMALL[1]) <= 8
+    faint = float(np.log(cells(HEIGHT) * cells(WIDTH) / regions.BY_CHANCE)) - 0.1
+    for how in ({"outside": 31}, {"inside": faint}, {"inside": None}, {"present": 0.03}):
+        nothing = small_parts(SMALL, suspicious=False, **how)
+        assert nothing.regions == () and nothing.score < 0.5 and np.nanmax(nothing.suspicion) < 0.5
+    assert small_parts(BOX, suspicious=False).regions == (), "a part that holds windows is named by these"
+    two = small_parts(SMALL, (28, 6, 32, 10), suspicious=False)
+    assert two.regions == (), "one alone stands out, or none"
 
 
 def test_what_is_asked_of_a_small_part_grows_with_the_image() -> None:
