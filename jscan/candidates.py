@@ -73,10 +73,11 @@ class Candidates:
         """
         each = shift - np.log(self.stands_for)
         out = np.empty((len(shift), SHIFTS), np.float32)
+        place, stands_for = self.place.tolist(), self.stands_for.tolist()
         for members in self.strata.members:
-            unseen = [s for s in members if s not in self.place]
+            unseen = [s for s in members if s not in place]
             if unseen:
-                mine = [k for k, s in enumerate(self.place) if s in members and self.stands_for[k] != 1]
+                mine = [k for k, s in enumerate(place) if s in members and stands_for[k] != 1]
                 out[:, unseen] = np.logaddexp.reduce(each[:, mine], axis=1, keepdims=True) - np.float32(
                     np.log(len(mine))
                 )

@@ -381,13 +381,16 @@ def _thumbnail_differs(thumbnail: bytes, luma: Pixels) -> bool | None:
         return None
     image = Image.fromarray(luma)
     image = image.reduce(max(1, min(luma.shape) // (4 * max(small.shape))))  # so that a large image is gone over once
-    found = [_likeness(np.rot90(small, turn), image) for turn in range(4)]
-    known = [c for c in found if c is not None]
-    return max(known) < THUMBNAIL_CORRELATION if known else None
+    known = False
+    for likeness in (c for turn in range(4) for c in _likenesses(np.rot90(small, turn), image)):
+        if likeness >= THUMBNAIL_CORRELATION:
+            return False  # mostly by the first comparison
+        known = True
+    return True if known else None
 
 
-def _likeness(small: Pixels, image: Image.Image) -> float | None:
-    """The best normalised correlation of a thumbnail with the image stretched, with bars, and cropped."""
+def _likenesses(small: Pixels, image: Image.Image) -> Iterator[float]:
+    """Normalised correlations of a thumbnail with the image stretched, with bars, and cropped; none of flat pixels."""
     rows, cols = small.shape
     width, height = image.size
 
@@ -399,13 +402,15 @@ def _likeness(small: Pixels, image: Image.Image) -> float | None:
     x, y = (width - crop_w) / 2, (height - crop_h) / 2
 
     box = Image.Resampling.BOX
-    pairs = [
-        (small, image.resize((cols, rows), box)),
-        (small[top : top + box_h, left : left + box_w], image.resize((box_w, box_h), box)),
-        (small, image.resize((cols, rows), box, (x, y, x + crop_w, y + crop_h))),
-    ]
-    found = [c for c in (_correlation(a, np.asarray(b)) for a, b in pairs) if c is not None]
-    return max(found) if found else None
+    ways = (
+        (small, (cols, rows), None),
+        (small[top : top + box_h, left : left + box_w], (box_w, box_h), None),
+        (small, (cols, rows), (x, y, x + crop_w, y + crop_h)),
+    )
+    for part, to, of in ways:
+        likeness = _correlation(part, np.asarray(image.resize(to, box, of)))
+        if likeness is not None:
+            yield likeness
 
 
 def _correlation(a: Pixels, b: Pixels) -> float | None:
