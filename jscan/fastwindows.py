@@ -7,6 +7,8 @@ each; the features of a tile are then computed at the shifts that it names, and 
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -87,6 +89,65 @@ class Layout:
         return sum(b.size for b in self.bands) + comb.padding(self.bands)
 
 
+@dataclass(frozen=True)
+class _Scouted:
+    """What the scout said of a tile of n windows."""
+
+    tile: tiling.Tile
+    of_all: npt.NDArray[np.float64]
+    """(64,) votes for each shift."""
+    of_doubtful: npt.NDArray[np.float64]
+    """The same, of the windows for which the glance does not exclude a compression."""
+    best: npt.NDArray[np.uint8]
+    """(n,) the likeliest shift."""
+    sure: npt.NDArray[np.bool_]
+    """(n,) whether the scout is sure of it."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What of a tile is looked at."""
+
+    tile: tiling.Tile
+    picked: Candidates
+    unusual: npt.NDArray[np.bool_]
+    """Windows (rows, cols) that are looked at in any case."""
+    quiet: npt.NDArray[np.bool_]
+    """Others (rows, cols) in which nothing is expected to be found."""
+
+    @cached_property
+    def far(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Rows and columns of which the windows are looked at, quiet or not."""
+        rows, cols = (sparse.quiet_axis(n) for n in self.quiet.shape)
+        return rows, cols
+
+    @cached_property
+    def cells(self) -> npt.NDArray[np.bool_]:
+        """(cells down, cells across) of the windows that may be looked at."""
+        windows = ~self.quiet
+        windows[np.ix_(*self.far)] = True
+        down, across = windows.shape
+        out = np.zeros((down + CELLS - 1, across + CELLS - 1), bool)
+        for y in range(CELLS):
+            for x in range(CELLS):
+                out[y : y + down, x : x + across] |= windows
+        return out
+
+
+class _Room(threading.local):
+    """Memory that each thread uses again for tile after tile: new pages cost as much as filling them."""
+
+    def __init__(self) -> None:
+        self._flat: dict[str, FloatArray] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> FloatArray:
+        """An array with anything in it."""
+        size = math.prod(shape)
+        if name not in self._flat or len(self._flat[name]) < size:
+            self._flat[name] = np.empty(size, np.float32)
+        return self._flat[name][:size].reshape(shape)
+
+
 class FastWindows:
     """Runs a scout and a reader over images. Makes its tables once; keeps nothing of an image."""
 
@@ -127,13 +188,15 @@ class FastWindows:
             chosen = list(self._choose(luma, origin, rows, cols, inputs))
         logp: npt.NDArray[np.float16] | None = None
         shift, present = np.empty((rows, cols, 64), np.float16), np.empty((rows, cols), np.float32)
+        room = _Room()
 
-        def answer(job: tuple[tiling.Tile, Candidates, npt.NDArray[np.bool_]]) -> dict[str, Any]:
-            tile, picked, unusual = job
-            return _between(tile.shape, self._reads(luma, origin, tile, picked, inputs), unusual)
+        def answer(plan: _Plan) -> dict[str, Any]:
+            look = self._reads(luma, origin, plan.tile, plan.picked, plan.cells, inputs, room)
+            return _between(_first(plan, look), look, plan)
 
         answers = in_order(answer, iter(chosen), self._reader.threads)
-        for tile, _, _ in chosen:
+        for plan in chosen:
+            tile = plan.tile
             here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))
             out = next(answers)
             if logp is None:
@@ -149,7 +212,7 @@ class FastWindows:
     ) -> WindowPosteriors:
         """What was `found` in an image, with each of the windows `where` (R, C) looked at once more at all shifts."""
         logp, shift, present = found.logp.copy(), found.shift.copy(), found.present.copy()
-        chosen = []
+        chosen, room = [], _Room()
         for tile in tiling.tiles(where.shape[0], where.shape[1], FULL_TILE):
             rows, cols = np.nonzero(where[tile.row : tile.row_end, tile.col : tile.col_end])
             if len(rows):
@@ -157,7 +220,8 @@ class FastWindows:
 
         def answer(job: tuple[tiling.Tile, npt.NDArray[np.int64], npt.NDArray[np.int64]]) -> dict[str, Any]:
             tile, rows, cols = job
-            return self._reads(luma, found.origin, tile, candidates.ALL, inputs)(rows, cols)
+            cells = np.ones([n + CELLS - 1 for n in tile.shape], bool)
+            return self._reads(luma, found.origin, tile, candidates.ALL, cells, inputs, room)(rows, cols)
 
         for (tile, rows, cols), out in zip(chosen, in_order(answer, iter(chosen), self._reader.threads), strict=True):
             here = (tile.row + rows, tile.col + cols)
@@ -167,37 +231,48 @@ class FastWindows:
 
     def _choose(
         self, luma: npt.NDArray[np.uint8], origin: tuple[int, int], rows: int, cols: int, inputs: dict[str, FloatArray]
-    ) -> Iterator[tuple[tiling.Tile, Candidates, npt.NDArray[np.bool_]]]:
-        """Every tile with the shifts that are worth a look there, and its windows that stand out."""
-        found: list[tuple[tiling.Tile, npt.NDArray[np.float64], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]] = []
-        of_image = np.zeros(64)
+    ) -> Iterator[_Plan]:
+        """Every tile with the shifts that are worth a look there, and its windows that are."""
+        glance, of_image = np.ones((rows, cols), np.float32), np.zeros(64)  # without a glance no window is quiet
+        found: list[_Scouted] = []
+        room = _Room()
         for strip in tiling.tiles(rows, cols, TILE, STRIP):
             pixels, valid = _cut(luma, strip, origin)
             across = strip.shape[1] + CELLS - 1
             down = strip.shape[0] + CELLS - 1
-            sums = np.zeros((down, BLOCK, across, BLOCK, kernels.SCOUT_SIZE), np.float32)
+            sums = room("sums", (down, BLOCK, across, BLOCK, kernels.SCOUT_SIZE))
+            sums[:] = 0
             kernels.scout_sums(pixels, *valid, self._basis, *self._few.frequencies, self._begin, self._table, sums)
-            cells = np.ascontiguousarray(sums.transpose(0, 2, 1, 3, 4)).reshape(down, across, -1)
-            windows = np.empty((*strip.shape, cells.shape[2]), np.float32)
+            cells = room("cells", (down, across, BLOCK * BLOCK * kernels.SCOUT_SIZE))
+            cells.reshape(down, across, BLOCK, -1)[:] = sums.reshape(down, BLOCK, across, -1).transpose(0, 2, 1, 3)
+            windows = room("windows", (*strip.shape, cells.shape[2]))
             kernels.window_sums(cells, 1, windows)
             blocks = _blocks(strip, valid, np.arange(64))
             for tile in tiling.tiles(*strip.shape, TILE):
                 here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))
                 with stage("network"):
-                    shift = self._scout(
+                    out = self._scout(
                         sums=np.ascontiguousarray(windows[here]).reshape(-1, 64, kernels.SCOUT_SIZE),
                         blocks=np.ascontiguousarray(blocks[here]).reshape(-1, 64),
                         **inputs,
-                    )["shift"]
+                    )
+                shift, doubtful = out["shift"], np.ones(len(out["shift"]), bool)
                 moved = tiling.Tile(strip.row, strip.col + tile.col, strip.row_end, strip.col + tile.col_end)
+                if "present" in out:
+                    glance[moved.row : moved.row_end, moved.col : moved.col_end] = out["present"].reshape(tile.shape)
+                    doubtful = out["present"] >= sparse.QUIET
                 best, sure = shift.argmax(axis=1).astype(np.uint8), shift.max(axis=1) > np.log(STANDS_OUT)
-                found.append((moved, candidates.votes(shift), best, sure))
+                votes = (candidates.votes(shift), candidates.votes(shift[doubtful]))
+                found.append(_Scouted(moved, *votes, best, sure))
                 of_image += candidates.evidence(shift)
-        whole = np.argsort(-of_image, kind="stable")[:OF_IMAGE]
-        for tile, of_tile, best, sure in found:
-            ranked = [*whole, *(k for k in np.argsort(-of_tile, kind="stable") if of_tile[k] > candidates.LEAST)]
-            unusual = (sure & (best != whole[0])).reshape(tile.shape)
-            yield tile, candidates.choose(ranked, MOST, self._strata), unusual
+        whole, calm = np.argsort(-of_image, kind="stable")[:OF_IMAGE], sparse.calm(glance)
+        quiet = sparse.quiet(glance) if calm else np.zeros(glance.shape, bool)
+        for seen in found:
+            tile, speak = seen.tile, seen.of_doubtful if calm else seen.of_all
+            ranked = [*whole, *(k for k in np.argsort(-speak, kind="stable") if speak[k] > candidates.LEAST)]
+            unusual = (seen.sure & (seen.best != whole[0])).reshape(tile.shape)
+            here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))
+            yield _Plan(tile, candidates.choose(ranked, MOST, self._strata), unusual & ~quiet[here], quiet[here])
 
     def _reads(
         self,
@@ -205,22 +280,28 @@ class FastWindows:
         origin: tuple[int, int],
         tile: tiling.Tile,
         picked: Candidates,
+        wanted: npt.NDArray[np.bool_],
         inputs: dict[str, FloatArray],
+        room: _Room,
     ) -> Look:
-        """What answers for the windows of a tile, by their rows and columns in it."""
+        """What answers for the windows of a tile whose cells are all `wanted`, by their rows and columns in it.
+
+        Until the `room` is used for another tile.
+        """
         pixels, valid = _cut(luma, tile, origin)
         down, across = (n + CELLS - 1 for n in tile.shape)
         shifts, layout = len(picked.place), self._layout
-        features = np.empty((down, across, shifts, layout.width), np.float32)
-        level = np.empty((down, shifts, len(layout.coefs), across), np.float32)
+        features = room("features", (down, across, shifts, layout.width))
+        level = room("level", (down, shifts, len(layout.coefs), across))
         down_of, along_of = layout.frequencies
         begin, padded, place, again, table = layout.rows
         with stage("features"):
             kernels.comb_sums(
                 pixels, valid[0], valid[1], self._basis, picked.place,
-                down_of, along_of, begin, padded, place, again, table, features, level,
+                down_of, along_of, begin, padded, place, again, table, wanted, features, level,
             )  # fmt: skip
-        loud = np.ascontiguousarray(np.einsum("rskc,s->rck", level, picked.stands_for))
+            loud = np.zeros((down, across, len(layout.coefs)), np.float32)
+            kernels.weighed(level, picked.stands_for, wanted, loud)
         blocks = _blocks(tile, valid, picked.place)
         cells = features.reshape(down, across, -1)
 
@@ -244,33 +325,67 @@ class FastWindows:
         return look
 
 
-def _between(shape: tuple[int, int], look: Look, unusual: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """What `look` says of every second window, and of those between that it must be asked about; else their mean.
+def _first(plan: _Plan, look: Look) -> dict[str, Any]:
+    """What `look` says of every second window down and across, `sparse.axis`; where they are quiet, of few of them.
 
-    `unusual` (rows, cols) are windows that must be asked about in any case.
+    What the others would have said is interpolated.
     """
+    axes = [sparse.axis(n) for n in plan.quiet.shape]
+    row, col = (x.ravel() for x in np.meshgrid(*axes, indexing="ij"))
+    far = np.isin(row, plan.far[0]) & np.isin(col, plan.far[1])
+    seen = far | ~plan.quiet[row, col]
+    answers = look(row[seen], col[seen])
+    shape = tuple(len(a) for a in axes)
+    if seen.all():
+        return {k: v.reshape(*shape, *v.shape[1:]) for k, v in answers.items()}
+    # Of the four windows around one that was not looked at, the nearer ones count for more.
+    place = np.full(plan.quiet.shape, -1)
+    place[row[seen], col[seen]] = np.arange(int(seen.sum()))
+    sides = [sparse.around(at[~seen], far) for at, far in zip((row, col), plan.far, strict=True)]
+    out = {}
+    for name, values in answers.items():
+        p = values if name == "present" else np.exp(values)
+        mean = np.zeros((int((~seen).sum()), *p.shape[1:]), np.float32)
+        for y, down in sides[0]:
+            for x, across in sides[1]:
+                mean += p[place[y, x]] * (down * across).reshape(-1, *[1] * (p.ndim - 1))
+        out[name] = np.empty((len(row), *p.shape[1:]), np.float32)
+        out[name][seen], out[name][~seen] = values, mean if name == "present" else _log(mean)
+        out[name] = out[name].reshape(*shape, *p.shape[1:])
+    return out
+
+
+def _between(seen: dict[str, Any], look: Look, plan: _Plan) -> dict[str, Any]:
+    """What was `seen` of every second window; of those between, their mean, or what `look` says where they differ."""
+    shape = plan.quiet.shape
     rows, cols = (sparse.axis(n) for n in shape)
     first = np.ix_(rows, cols)
-    r, c = (x.ravel() for x in np.meshgrid(rows, cols, indexing="ij"))
-    seen = {k: v.reshape(len(rows), len(cols), *v.shape[1:]) for k, v in look(r, c).items()}
-    groups = Q1_OFFSET if seen["logp"].shape[2] == Q1_OFFSET[-1] else (0, seen["logp"].shape[2])
-    square = sparse.disagreement(seen["logp"], seen["shift"], seen["present"], groups)
     (above, below), (left, right) = sparse.between(shape[0]), sparse.between(shape[1])
-    # A window on a line between two of the first ones lies in two squares, one of which is enough.
-    ask = square[np.ix_(above, left)] | square[np.ix_(np.maximum(below - 1, 0), np.maximum(right - 1, 0))] | unusual
-    ask[first] = False
+    ask = np.zeros(shape, bool)
+    if not plan.quiet.all():
+        groups = Q1_OFFSET if seen["logp"].shape[2] == Q1_OFFSET[-1] else (0, seen["logp"].shape[2])
+        square = sparse.disagreement(seen["logp"], seen["shift"], seen["present"], groups)
+        # A window on a line between two of the first ones lies in two squares, one of which is enough.
+        ask = square[np.ix_(above, left)] | square[np.ix_(np.maximum(below - 1, 0), np.maximum(right - 1, 0))]
+        ask = (ask & ~plan.quiet) | plan.unusual
+        ask[first] = False
     out = {}
     for name, values in seen.items():
         p = values if name == "present" else np.exp(values)
         mean = p[above][:, left] + p[above][:, right] + p[below][:, left] + p[below][:, right]
         mean *= np.float32(0.25)
-        out[name] = mean if name == "present" else np.log(np.maximum(mean, np.float32(np.exp(LOWEST))))
+        out[name] = mean if name == "present" else _log(mean)
         out[name][first] = values
     r, c = np.nonzero(ask)
     if len(r):
         for name, values in look(r, c).items():
             out[name][r, c] = values
     return out
+
+
+def _log(p: FloatArray) -> FloatArray:
+    """The log of probabilities, none below LOWEST."""
+    return np.log(np.maximum(p, np.float32(np.exp(LOWEST))))
 
 
 def _cut(luma: npt.NDArray[np.uint8], tile: tiling.Tile, origin: tuple[int, int]) -> tuple[FloatArray, tuple[int, int]]:

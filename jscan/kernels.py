@@ -151,16 +151,18 @@ def comb_sums(
     place: Any,
     again: Any,
     table: Any,
+    wanted: Any,
     features: Any,
     level: Any,
 ) -> None:
-    """Adds up the comb functions of the blocks of a tile at some grid shifts, by cell.
+    """Adds up the comb functions of the blocks of a tile at some grid shifts, for the cells that are `wanted`.
 
-    `pixels`, `rows` and `cols` as for `scout_sums`; `shifts` (S,) dy * 8 + dx. Of coefficient k, the functions at |c| =
-    r / 8 fill the `padded`[k] rows from `begin`[k] + r * `padded`[k] on of `table` (n, 8), up to zeros at the end; the
-    last MOST_ROWS rows of the table are zero. They are written to `features` (cells down, cells across, S, F +
-    padding) from `place`[k] on, or, where `again`[k], added to what is there; what a row's zeros write over is written
-    anew by the next. `level` (cells down, S, coefficients, cells across): sums of |c|.
+    `pixels`, `rows` and `cols` as for `scout_sums`; `shifts` (S,) dy * 8 + dx; `wanted` (cells down, cells across). Of
+    coefficient k, the functions at |c| = r / 8 fill the `padded`[k] rows from `begin`[k] + r * `padded`[k] on of
+    `table` (n, 8), up to zeros at the end; the last MOST_ROWS rows of the table are zero. They are written to
+    `features` (cells down, cells across, S, F + padding) from `place`[k] on, or, where `again`[k], added to what is
+    there; what a row's zeros write over is written anew by the next. `level` (cells down, S, coefficients, cells
+    across): sums of |c|. Nothing is written for the other cells.
     """
     n, cells_down, cells_across = down.shape[0], features.shape[0], features.shape[1]
     across = 2 * cells_across
@@ -168,10 +170,23 @@ def comb_sums(
     apart, columns = np.empty((8, 8, across), np.float32), np.empty((8, 8, across), np.float32)
     where, loud = np.empty((2, n, across), np.uint32), np.empty((2, n, across), np.float32)
     nothing = np.uint32(table.shape[0] - MOST_ROWS)
-    for s in range(shifts.shape[0]):
-        dy, dx = shifts[s] // 8, shifts[s] % 8
-        inside = min(across, max(0, (cols - dx + 7) // 8))  # blocks of a row that count
-        for cy in range(cells_down):
+    some, first_pixel = np.empty(cells_across, np.int64), np.empty(across, np.int64)
+    for cy in range(cells_down):
+        chosen = 0
+        for cx in range(cells_across):
+            if wanted[cy, cx]:
+                some[chosen] = cx
+                chosen += 1
+        if chosen == 0:
+            continue
+        blocks = 2 * chosen
+        for s in range(shifts.shape[0]):
+            dy, dx = shifts[s] // 8, shifts[s] % 8
+            inside = 0  # blocks of the row that count; they come first
+            for b in range(blocks):
+                first_pixel[b] = 16 * some[b // 2] + 8 * (b % 2) + dx
+                if first_pixel[b] < cols:
+                    inside = b + 1
             for half in range(2):
                 y = 16 * cy + 8 * half + dy
                 if y >= rows:
@@ -183,7 +198,7 @@ def comb_sums(
                     for j in range(8):
                         to = apart[m, j]
                         for b in range(inside):
-                            to[b] = line[8 * b + dx + j]
+                            to[b] = line[first_pixel[b] + j]
                 for u in range(8):
                     b0, b1, b2, b3 = basis[u, 0], basis[u, 1], basis[u, 2], basis[u, 3]
                     b4, b5, b6, b7 = basis[u, 4], basis[u, 5], basis[u, 6], basis[u, 7]
@@ -214,24 +229,36 @@ def comb_sums(
                         c = abs(c)
                         to[b] = c
                         rows_of[b] = first + size * np.int32(c * np.float32(8) + np.float32(0.5))
-                    for b in range(inside, across):
+                    for b in range(inside, blocks):
                         to[b] = 0
                         rows_of[b] = nothing
             for k in range(n):
                 wide, at = padded[k], place[k]
                 to_level, above, below = level[cy, s, k], loud[0, k], loud[1, k]
-                for cx in range(cells_across):
-                    to_level[cx] = (above[2 * cx] + above[2 * cx + 1]) + (below[2 * cx] + below[2 * cx + 1])
-                for cx in range(cells_across):
-                    out = features[cy, cx, s]
+                for i in range(chosen):
+                    to_level[some[i]] = (above[2 * i] + above[2 * i + 1]) + (below[2 * i] + below[2 * i + 1])
+                for i in range(chosen):
+                    out = features[cy, some[i], s]
                     for part in range(wide):
-                        r0, r1 = table[where[0, k, 2 * cx] + part], table[where[0, k, 2 * cx + 1] + part]
-                        r2, r3 = table[where[1, k, 2 * cx] + part], table[where[1, k, 2 * cx + 1] + part]
+                        r0, r1 = table[where[0, k, 2 * i] + part], table[where[0, k, 2 * i + 1] + part]
+                        r2, r3 = table[where[1, k, 2 * i] + part], table[where[1, k, 2 * i + 1] + part]
                         to = out[at + 8 * part : at + 8 * part + 8]
                         if again[k]:
                             _add_eight(r0, r1, r2, r3, to)
                         else:
                             _put_eight(r0, r1, r2, r3, to)
+
+
+@_compiled
+def weighed(level: Any, weight: Any, wanted: Any, out: Any) -> None:
+    """Adds to `out` (cells down, cells across, n), where `wanted`, the `level` (.., S, n, ..) by the `weight` (S,)."""
+    for y in range(wanted.shape[0]):
+        for x in range(wanted.shape[1]):
+            if wanted[y, x]:
+                to = out[y, x]
+                for s in range(weight.shape[0]):
+                    for k in range(to.shape[0]):
+                        to[k] += weight[s] * level[y, s, k, x]
 
 
 @_compiled
@@ -450,13 +477,23 @@ def ratios(
     The rest is as for `cosine_sums`; `out` is (rows, columns), 0 for blocks that do not count.
     """
     half, c = np.empty(64, np.float32), np.empty(64, np.float32)
+    shown = np.empty(64, np.int64)  # the coefficients that say anything
+    number = 0
+    for k in range(64):
+        if strength[k] > 0:
+            shown[number] = k
+            number += 1
+    if number == 0:
+        out[:] = 0
+        return
     for row in range(out.shape[0]):
         for col in range(out.shape[1]):
             if _block(pixels, dy + 8 * row, dx + 8 * col, basis, turned, half, c):
                 out[row, col] = 0
                 continue
             total = np.float32(0)
-            for k in range(64):
+            for i in range(number):
+                k = shown[i]
                 a, speaks = strength[k], np.float32(abs(c[k]) > least[k])
                 total += speaks * a * (a - np.float32(2) * _cosine(c[k] * waves[k]))
             out[row, col] = total

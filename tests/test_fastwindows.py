@@ -292,6 +292,21 @@ def look_of(p: npt.NDArray[np.float64], asked: list[tuple[int, int]]) -> Any:
     return look
 
 
+def plan_of(
+    shape: tuple[int, int], unusual: npt.NDArray[np.bool_] | None = None, quiet: npt.NDArray[np.bool_] | None = None
+) -> fastwindows._Plan:
+    """Of a tile of which no window stands out, or is quiet, but those named."""
+    none = np.zeros(shape, bool)
+    here = tiling.Tile(0, 0, *shape)
+    return fastwindows._Plan(
+        here, candidates.ALL, none if unusual is None else unusual, none if quiet is None else quiet
+    )
+
+
+def answered(plan: fastwindows._Plan, look: Any) -> dict[str, Any]:
+    return fastwindows._between(fastwindows._first(plan, look), look, plan)
+
+
 def smooth_field(rows: int, cols: int) -> npt.NDArray[np.float64]:
     p = rng(5).uniform(0.5, 1, (rows, cols, 100))
     p[..., 0] = 30 + rng(6).uniform(0, 1, (rows, cols))
@@ -301,7 +316,7 @@ def smooth_field(rows: int, cols: int) -> npt.NDArray[np.float64]:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 6), (5, 1), (4, 7), (5, 6), (2, 2)])
 def test_between_agreeing_windows_their_mean_is_taken(shape: tuple[int, int]) -> None:
     p, asked = smooth_field(*shape), []
-    out = fastwindows._between(shape, look_of(p, asked), np.zeros(shape, bool))  # type: ignore[arg-type]
+    out = answered(plan_of(shape), look_of(p, asked))  # type: ignore[arg-type]
     rows, cols = (sparse.axis(n).tolist() for n in shape)
     assert sorted(asked) == [(r, c) for r in rows for c in cols]
     assert out["logp"].shape == (*shape, 100) and out["shift"].shape == (*shape, 64) and out["present"].shape == shape
@@ -331,8 +346,7 @@ def test_around_one_that_disagrees_windows_are_asked(
     p = smooth_field(*shape)
     p[odd] = np.roll(p[odd], 40)
     asked: list[tuple[int, int]] = []
-    unusual = np.zeros(shape, bool)
-    out = fastwindows._between(shape, look_of(p, asked), unusual)
+    out = answered(plan_of(shape), look_of(p, asked))
     first = {(r, c) for r in sparse.axis(shape[0]).tolist() for c in sparse.axis(shape[1]).tolist()}
     # Windows on the sides of a square that holds the odd one are asked as well: they lie in that square.
     assert len(asked) == len(set(asked)) and wanted <= set(asked) - first
@@ -345,9 +359,106 @@ def test_a_window_that_stands_out_is_asked() -> None:
     p, asked = smooth_field(5, 5), []  # type: ignore[var-annotated]
     unusual = np.zeros((5, 5), bool)
     unusual[1, 3], unusual[2, 2] = True, True  # the second one is looked at anyway
-    out = fastwindows._between((5, 5), look_of(p, asked), unusual)
+    out = answered(plan_of((5, 5), unusual), look_of(p, asked))
     assert len(asked) == 10 and asked[-1] == (1, 3)
     assert np.allclose(np.exp(out["logp"][1, 3]), p[1, 3], rtol=1e-4)
+
+
+def ramp(rows: int, cols: int) -> npt.NDArray[np.float64]:
+    """Probabilities that change evenly down and across."""
+    p = np.full((rows, cols, 100), 1.0)
+    p[..., 0] = 30 + np.arange(rows)[:, None] + 2 * np.arange(cols)
+    p[..., 1] = 200 - p[..., 0]
+    return np.asarray(p / p.sum(axis=2, keepdims=True))
+
+
+def test_of_quiet_windows_few_are_asked_and_the_others_interpolated() -> None:
+    p, asked = ramp(32, 21), []  # type: ignore[var-annotated]
+    plan = plan_of((32, 21), quiet=np.ones((32, 21), bool))
+    out = answered(plan, look_of(p, asked))
+    assert asked == [(r, c) for r in (4, 12, 20, 28) for c in (4, 12, 20)]
+    inner = (slice(4, 29), slice(4, 21))
+    for name, wanted in (("logp", np.log(p)), ("present", p[..., 0])):
+        assert np.allclose(out[name][inner], wanted[inner], atol=1e-5)
+        assert np.allclose(out[name][:5, :5], out[name][4, 4], atol=1e-6)  # beyond the outermost: as these
+    assert np.allclose(np.exp(out["logp"]).sum(axis=2), 1, atol=1e-5)
+    assert np.allclose(np.exp(out["shift"]), 1 / 64)
+
+
+def test_windows_that_are_not_quiet_are_looked_at_as_ever() -> None:
+    p = smooth_field(24, 24)
+    p[9:15, 9:15] = np.roll(p[9:15, 9:15], 40, axis=2)
+    quiet = np.ones((24, 24), bool)
+    quiet[6:18, 6:18] = False
+    asked: list[tuple[int, int]] = []
+    unusual = np.zeros((24, 24), bool)
+    unusual[21, 1], quiet[21, 1] = True, False
+    plan = plan_of((24, 24), unusual, quiet)
+    out = answered(plan, look_of(p, asked))
+    everywhere: list[tuple[int, int]] = []
+    plain = answered(plan_of((24, 24)), look_of(p, everywhere))
+    inside = (slice(8, 17), slice(8, 17))
+    assert np.array_equal(out["logp"][inside], plain["logp"][inside])
+    assert len(set(asked)) == len(asked) < len(everywhere) and (21, 1) in asked
+    allowed = ~quiet
+    allowed[np.ix_(*plan.far)] = True
+    assert all(allowed[a] for a in asked)
+
+
+def test_the_cells_of_all_windows_that_may_be_asked_are_computed() -> None:
+    quiet = np.ones((20, 13), bool)
+    quiet[3, 11] = False
+    cells = plan_of((20, 13), quiet=quiet).cells
+    wanted = np.zeros((23, 16), bool)
+    for r, c in [(3, 11), *((r, c) for r in (4, 12) for c in (4, 12))]:
+        wanted[r : r + 4, c : c + 4] = True
+    assert np.array_equal(cells, wanted)
+    assert plan_of((20, 13)).cells.all()
+
+
+def mostly_once(inside: bool) -> npt.NDArray[np.uint8]:
+    """(656, 784) saved once at quality 90; with a part `inside` that was saved before, at quality 70."""
+    parts = [cv2.cvtColor(photo(n), cv2.COLOR_RGB2GRAY)[: 16 * 20, : 16 * 24] for n in ("astronaut", "coffee")]
+    ground = np.block([[parts[0], parts[1]], [parts[1][:, ::-1], parts[0][::-1]]])
+    ground = np.pad(ground, ((0, 16), (0, 16)), mode="reflect")
+    if inside:
+        donor = grey(cv2.cvtColor(photo("chelsea"), cv2.COLOR_RGB2GRAY), 70)[4:, 1:]
+        ground[PART] = donor[: PART[0].stop - PART[0].start, : PART[1].stop - PART[1].start]
+    return grey(np.ascontiguousarray(ground), 90)
+
+
+def test_where_a_glance_finds_nothing_few_windows_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a picture that was saved once; a part that was saved before is looked at as closely as ever."""
+    plans: list[fastwindows._Plan] = []
+    real = fastwindows._first
+
+    def first(plan: fastwindows._Plan, look: Any) -> Any:
+        plans.append(plan)
+        return real(plan, look)
+
+    monkeypatch.setattr(fastwindows, "_first", first)
+    monkeypatch.setattr(sparse, "SMALL", 0)
+    once = fast("q1")(mostly_once(inside=False), **inputs("q1", 90))
+    quiet = np.mean(np.concatenate([p.quiet.ravel() for p in plans]))
+    assert quiet > 0.6 and np.median(once.present) < 0.4
+    plans.clear()
+    found = fast("q1")(mostly_once(inside=True), **inputs("q1", 90))
+    # Windows that lie in the part.
+    inner = (slice(PART[0].start // 16, (PART[0].stop - 64) // 16 + 1), slice(38, (PART[1].stop - 64) // 16 + 1))
+    assert (found.present[inner] > 0.9).all()
+    for p in plans:
+        here = np.zeros(found.present.shape, bool)
+        here[inner] = True
+        assert not (here[p.tile.row : p.tile.row_end, p.tile.col : p.tile.col_end] & p.quiet).any()
+    assert np.mean(np.concatenate([p.quiet.ravel() for p in plans])) > 0.4
+
+
+def test_small_images_have_no_quiet_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their time is no matter, and parts of them are small."""
+    luma = mostly_once(inside=False)
+    plain = fast("q1")(luma, **inputs("q1", 90))
+    monkeypatch.setattr(sparse, "QUIET", 0.0)
+    assert plain.present.size < sparse.SMALL and same(plain, fast("q1")(luma, **inputs("q1", 90)))
 
 
 def test_too_small_for_a_window() -> None:

@@ -86,17 +86,19 @@ def test_scout_sums_equal_their_definition(limits: tuple[int, int]) -> None:
 
 
 def comb_sums(
-    pixels: npt.NDArray[np.float32], limits: tuple[int, int], shifts: npt.NDArray[np.int64], bands: tuple[Band, ...]
+    pixels: npt.NDArray[np.float32],
+    limits: tuple[int, int],
+    shifts: npt.NDArray[np.int64],
+    bands: tuple[Band, ...],
+    wanted: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """What the kernel gives, without the padding. The arrays that it fills hold NaN before."""
+    """What the kernel gives, without the padding. The arrays that it fills hold NaN before. All cells are `wanted`."""
     layout = Layout(bands)
     down, across = ((s - 7) // 16 for s in pixels.shape)
     features = np.full((down, across, len(shifts), layout.width), np.nan, np.float32)
     level = np.full((down, len(shifts), len(layout.coefs), across), np.nan, np.float32)
-    begin, padded, place, again, table = layout.rows
-    kernels.comb_sums(
-        pixels, *limits, BASIS, shifts, *layout.frequencies, begin, padded, place, again, table, features, level
-    )
+    wanted = np.ones((down, across), bool) if wanted is None else wanted
+    kernels.comb_sums(pixels, *limits, BASIS, shifts, *layout.frequencies, *layout.rows, wanted, features, level)
     return features[..., : sum(b.size for b in bands)], level
 
 
@@ -123,6 +125,27 @@ def test_comb_sums_equal_their_definition(limits: tuple[int, int]) -> None:
             got = features[:, :, s, at : at + band.size]
             assert (np.abs(got - want[here]) <= off[here] + 1e-4).all(), (band, shift)
         at += band.size
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_cells_that_nobody_wants_are_left_out(limits: tuple[int, int]) -> None:
+    shifts = np.array([0, 63, 26])
+    all_of_them = comb_sums(tile(), limits, shifts, BANDS)
+    for seed in range(4):
+        wanted = rng(seed).random((3, 4)) < 0.4
+        features, level = comb_sums(tile(), limits, shifts, BANDS, wanted)
+        assert np.array_equal(features[wanted], all_of_them[0][wanted])
+        assert np.array_equal(level.transpose(0, 3, 1, 2)[wanted], all_of_them[1].transpose(0, 3, 1, 2)[wanted])
+        assert np.isnan(features[~wanted]).all() and np.isnan(level.transpose(0, 3, 1, 2)[~wanted]).all()
+
+
+def test_levels_are_weighed_where_they_are_wanted() -> None:
+    level = rng(8).normal(0, 1, (3, 5, 7, 4)).astype(np.float32)
+    weight, wanted = rng(9).random(5).astype(np.float32), rng(10).random((3, 4)) < 0.5
+    out = np.zeros((3, 4, 7), np.float32)
+    kernels.weighed(level, weight, wanted, out)
+    assert np.allclose(out[wanted], np.einsum("rskc,s->rck", level, weight)[wanted], atol=1e-5)
+    assert (out[~wanted] == 0).all()
 
 
 # Training compiles a loop for each size of band: of Q1's, which are many, a few of each kind will do.
@@ -178,8 +201,8 @@ def test_the_largest_coefficients_have_a_row() -> None:
         pixels = np.tile(block, (3, 3))[:23, :23].astype(np.float32)
         features, level = np.empty((1, 1, 1, layout.width), np.float32), np.empty((1, 1, 64, 1), np.float32)
         kernels.comb_sums(
-            pixels, 16, 16, BASIS, np.array([0]), *layout.frequencies, begin, padded, place, again, table, features,
-            level,
+            pixels, 16, 16, BASIS, np.array([0]), *layout.frequencies, begin, padded, place, again, table,
+            np.ones((1, 1), bool), features, level,
         )  # fmt: skip
         assert (features[..., :64] == 4).all() and level.max() <= 4 * 1024 * (1 + 1e-6)
 

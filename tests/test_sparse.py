@@ -30,6 +30,50 @@ def test_those_between_lie_between(count: int) -> None:
         assert (a == b == k) if k in first else (a == k - 1 and b == k + 1)
 
 
+@pytest.mark.parametrize("count", range(1, 40))
+def test_few_are_enough_where_windows_are_quiet(count: int) -> None:
+    few = sparse.quiet_axis(count)
+    assert len(few) == max(1, -(-(count - 4) // 8)) and set(few.tolist()) <= set(sparse.axis(count).tolist())
+    # No window is farther from the next one than half the way to the one after, or the width of a window from it.
+    assert max(np.abs(few[:, None] - np.arange(count)).min(axis=0)) <= 7
+
+
+@pytest.mark.parametrize("first", [[4], [4, 12], [0, 8, 16]])
+def test_between_few_the_nearer_counts_for_more(first: list[int]) -> None:
+    at = np.arange(20)
+    (low, near), (high, far) = sparse.around(at, np.array(first))
+    assert near.dtype == far.dtype == np.float32 and np.allclose(near + far, 1)
+    assert np.allclose(low * near + high * far, np.clip(at, first[0], first[-1]))
+    assert {*low.tolist(), *high.tolist()} <= set(first)
+
+
+# --- what a glance leaves out -----------------------------------------------------------------------------------------
+
+
+def test_a_calm_image_is_a_large_one_of_which_half_says_nothing() -> None:
+    glance = np.full((64, 80), 0.2, np.float32)
+    assert sparse.calm(glance) and not sparse.calm(glance[:, :60])
+    glance[:30] = 0.9
+    assert sparse.calm(glance)
+    glance[:34] = 0.9
+    assert not sparse.calm(glance)
+
+
+def test_windows_near_one_that_speaks_are_not_quiet() -> None:
+    glance = np.full((20, 20), 0.2, np.float32)
+    assert sparse.quiet(glance).all()
+    glance[5:8, 9:12] = 0.95
+    loud = ~sparse.quiet(glance)
+    assert loud[3:10, 7:14].all() and not loud[:, :4].any() and not loud[14:].any()
+
+
+def test_one_window_alone_may_be_chance() -> None:
+    """Neighbours share three quarters of their pixels: what one of them saw, they would have seen."""
+    glance = np.full((9, 9), 0.1, np.float32)
+    glance[4, 4] = 1.0
+    assert sparse.quiet(glance).all()
+
+
 def answers(rows: int = 4, cols: int = 5) -> dict[str, npt.NDArray[Any]]:
     """The same sure answer in every window."""
     logp = np.full((rows, cols, Q1_OFFSET[-1]), np.log(0.001), np.float32)

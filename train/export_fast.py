@@ -2,6 +2,7 @@
 
     python -m train.export_fast reader q1 --src FOLDER [--run runs/reader-q1]
     python -m train.export_fast scout q1 --src FOLDER --run runs/scout-q1
+    python -m train.export_fast glance q1 --src FOLDER --run runs/glance-q1
 
 A reader has the weights of `weights/q1-comb` or `weights/qf-comb`, moved towards what `train.fit_reader` learned where
 its run is given. Either model is compared with torch on windows of the images in a folder.
@@ -22,11 +23,12 @@ import torch
 from jscan import q1map, qfmap, weights
 from jscan.comb import padding
 from jscan.jpegtables import Q1_OFFSET
-from train import fit, fit_scout, published
+from train import fit, fit_glance, fit_scout, published
 from train.comb import Comb, blocks_per_shift
 from train.dataset import TASKS, image_weights, load_images, make_batch
 from train.export import open_session, prior_logit, write
 from train.graphs import reader_onnx, scout_onnx
+from train.networks.scout import Glance
 
 COMB = {"q1": q1map.MODEL, "qf": qfmap.MODEL}
 READER = {"q1": q1map.READER, "qf": qfmap.READER}
@@ -75,19 +77,23 @@ def compare_reader(name: str, net: Any, model: Any, src: Path, count: int = 64) 
 
 
 @torch.no_grad()
-def compare_scout(net: Any, model: Any, name: str, src: Path, count: int = 64) -> float:
+def compare_scout(net: Any, model: Any, name: str, src: Path, count: int = 64, glance: Glance | None = None) -> float:
     """The largest difference of a probability between the scout and torch on windows of the images in a folder."""
     windows, labels = _windows(name, src, count)
     features = Comb(fit_scout.bands(name))(windows, np.float32)[0]
     table = (torch.from_numpy(labels["q2"]).float(),) if "q2" in labels else ()
-    wanted = net(torch.from_numpy(features), *table).softmax(1).numpy()
+    units, logits, around = net.look(torch.from_numpy(features), *table)
+    wanted = logits.softmax(1).numpy()
+    there = glance(units, logits, around).sigmoid().numpy() if glance is not None else None
     scout, worst = open_session(model), 0.0
     project = net.project.weight.numpy().T
     for k in range(len(windows)):
         blocks = blocks_per_shift()[None]
         sums = ((features[k] @ project) * blocks[0][:, None])[None].astype(np.float32)
-        got = scout.run(["shift"], {"sums": sums, "blocks": blocks, **_table(labels, k)})[0]
-        worst = max(worst, float(np.abs(np.exp(got[0]) - wanted[k]).max()))
+        feed = {"sums": sums, "blocks": blocks, **_table(labels, k)}
+        worst = max(worst, float(np.abs(np.exp(scout.run(["shift"], feed)[0][0]) - wanted[k]).max()))
+        if there is not None:
+            worst = max(worst, float(np.abs(scout.run(["present"], feed)[0][0] - there[k])))
     return worst
 
 
@@ -143,10 +149,29 @@ def export_scout(name: str, run: Path, src: Path, out: Path) -> None:
     write(SCOUT[name], model, training, out, difference, {"bands": [b.said() for b in bands]})
 
 
+def export_glance(run: Path, src: Path, out: Path) -> None:
+    """Writes the published scout again, with a trained glance."""
+    saved, net, name = torch.load(run / "last.pt", weights_only=True), fit_glance.scout(), fit_glance.NAME
+    glance, bands = Glance(net), fit_scout.bands(name)
+    glance.load_state_dict(saved["net"])
+    model = scout_onnx(net, bands, glance.eval())
+    before = weights.manifest(SCOUT[name])["training"]
+    of_glance = {
+        "command": f"python -m train.fit_glance --src SRC --run {run.as_posix()} --windows {saved['windows']}",
+        "data": f"{len(load_images(src))} uncompressed images, and what {weights.label(COMB[name])} says of them",
+        "windows": saved["windows"],
+        "loss": round(saved["loss"], 4),
+        **saved["told"],
+    }
+    difference = compare_scout(net, model, name, src, glance=glance)
+    training = {**before, "scout_commit": before.get("scout_commit", before["commit"]), "glance": of_glance}
+    write(SCOUT[name], model, training, out, difference, {"bands": [b.said() for b in bands]})
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("reader", "scout"))
+    parser.add_argument("what", choices=("reader", "scout", "glance"))
     parser.add_argument("name", choices=sorted(TASKS))
     parser.add_argument("--src", type=Path, required=True, help="folder of images to compare on")
     parser.add_argument("--run", type=Path, help="folder of what was trained")
@@ -156,7 +181,11 @@ def main() -> None:
     if o.what == "reader":
         export_reader(o.name, o.run, o.share, o.src, o.out)
     elif o.run is None:
-        parser.error("a scout is exported from its --run")
+        parser.error(f"a {o.what} is exported from its --run")
+    elif o.what == "glance":
+        if o.name != fit_glance.NAME:
+            parser.error(f"only {fit_glance.NAME} has a glance")
+        export_glance(o.run, o.src, o.out)
     else:
         export_scout(o.name, o.run, o.src, o.out)
 

@@ -39,15 +39,12 @@ class Chooser:
     """Chooses the shifts of windows as a scan does."""
 
     def __init__(self, name: str) -> None:
-        self.strata, bands = STRATA[name], fit_scout.bands(name)
+        self.strata = STRATA[name]
         self._scout = weights.load(SCOUT[name])
         nothing = {"sums": np.zeros((1, 64, 8), np.float32), "blocks": np.ones((1, 64), np.float32)}
         table = {"q2": np.ones((1, 15), np.float32)} if name == "q1" else {}
         self._project = torch.from_numpy(self._scout(**nothing, **table)["projection"])
-        self._columns, at = [], 0
-        for band in TASKS[name]().bands():
-            self._columns += list(range(at, at + band.size)) if band in bands else []
-            at += band.size
+        self._columns = fit_scout.columns(name)
 
     def __call__(self, raw: torch.Tensor, batch: Batch, rng: np.random.Generator) -> Some:
         """Shifts and what they stand for, of windows with features `raw` (N, 64, F)."""

@@ -40,14 +40,19 @@ def build(name: str) -> ScoutNet:
     return ScoutNet(sum(b.size for b in bands(name)), has_table=name == "q1")
 
 
+def columns(name: str) -> list[int]:
+    """Which of the task's features are those of the scout's bands."""
+    chosen, out, at = {b.coefs for b in bands(name)}, [], 0
+    for band in TASKS[name]().bands():
+        out += list(range(at, at + band.size)) if band.coefs in chosen else []
+        at += band.size
+    return out
+
+
 def _gather(name: str, src: Path, count: int, workers: int) -> dict[str, torch.Tensor]:
     """Features (n, 64, F) half, shifts (n,) and last tables of at least `count` windows that were compressed."""
     stream = Stream(TASKS[name](), src, seed=77, workers=workers)
-    chosen = {b.coefs for b in bands(name)}
-    columns, at = [], 0
-    for band in TASKS[name]().bands():
-        columns += list(range(at, at + band.size)) if band.coefs in chosen else []
-        at += band.size
+    own = columns(name)
     parts: list[dict[str, torch.Tensor]] = []
     try:
         while sum(len(p["shift"]) for p in parts) < count:
@@ -56,7 +61,7 @@ def _gather(name: str, src: Path, count: int, workers: int) -> dict[str, torch.T
             if name == "q1":
                 keep &= labels["shift"] != 0  # the last grid is always looked at
             part = {
-                "features": torch.from_numpy(features[keep][:, :, columns]),
+                "features": torch.from_numpy(features[keep][:, :, own]),
                 "shift": torch.from_numpy(labels["shift"][keep]),
             }
             if name == "q1":

@@ -22,7 +22,7 @@ from train.comb import WINDOW
 from train.networks.comb import Q1Net, QfNet
 from train.networks.context import CLIP, FLOOR, SHIFTS, STEPS, ContextNet
 from train.networks.region import RegionNet
-from train.networks.scout import ScoutNet
+from train.networks.scout import Glance, ScoutNet
 
 CELL = STRIDE
 """Windows lie one cell apart and are added up from 4 x 4 of them."""
@@ -327,11 +327,12 @@ def reader_onnx(net: Q1Net | QfNet, bands: tuple[Band, ...], prior: float = 0.0)
     return _answers(g, net, x, shift, "shifts", inputs, prior)
 
 
-def scout_onnx(net: ScoutNet, bands: tuple[Band, ...]) -> onnx.ModelProto:
-    """The model of a scout: which grid shifts are worth a look.
+def scout_onnx(net: ScoutNet, bands: tuple[Band, ...], glance: Glance | None = None) -> onnx.ModelProto:
+    """The model of a scout: which grid shifts are worth a look, and with a `glance` also which windows are.
 
     Inputs: `sums` (n, 64, 8) of its functions, `blocks` (n, 64), and for Q1 `q2` (1, 15). Outputs: `shift` (n, 64)
-    log-posterior, and `projection` (F, 8), which makes its functions from those of its bands.
+    log-posterior, `projection` (F, 8), which makes its functions from those of its bands, and with a `glance`
+    `present` (n,), the probability of a compression that a closer look is expected to find.
     """
     g = Graph()
     a = g.add(
@@ -357,6 +358,18 @@ def scout_onnx(net: ScoutNet, bands: tuple[Band, ...]) -> onnx.ModelProto:
         helper.make_tensor_value_info("shift", TensorProto.FLOAT, ["windows", 64]),
         helper.make_tensor_value_info("projection", TensorProto.FLOAT, [sum(b.size for b in bands), net.size]),
     ]
+    if glance is not None:
+        p = g.add("Exp", "shift")
+        picked = g.add("Squeeze", g.add("MatMul", g.add("Unsqueeze", p, g.ints(1)), hidden), g.ints(1))
+        of_grid = g.add("Squeeze", g.cut(hidden, 1, 0, 1), g.ints(1))
+        mean = g.add("ReduceMean", hidden, g.ints(1), keepdims=0)
+        sure = g.add("ReduceMax", p, g.ints(1), keepdims=1)
+        spread = g.add("ReduceSum", g.add("Mul", p, "shift"), g.ints(1), keepdims=1)
+        x = g.add("Concat", picked, of_grid, mean, around, sure, spread, axis=1)
+        x = g.add("Relu", g.linear(g.add("Relu", g.linear(x, glance.first)), glance.second))
+        odds = g.add("Squeeze", g.linear(x, glance.last), g.ints(1))
+        g.nodes.append(helper.make_node("Sigmoid", [odds], ["present"]))
+        outputs.append(helper.make_tensor_value_info("present", TensorProto.FLOAT, ["windows"]))
     return finish(helper.make_graph(g.nodes, "jscan", inputs, outputs, g.constants))
 
 

@@ -1,4 +1,4 @@
-"""The weights of a published comb model, to go on training from: checkpoints do not travel, the models do.
+"""The weights of a published comb model or scout, to go on from: checkpoints do not travel, the models do.
 
 A graph keeps no names of its weights. They are found by building the graph of the same network again: it is the same
 node by node, so a constant of the new graph that holds a known weight says what the constant of that name is.
@@ -6,6 +6,7 @@ node by node, so a constant of the new graph that holds a known weight says what
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch
 from onnx import numpy_helper
 
 from jscan.comb import Band
-from train.graphs import build_onnx
+from train.graphs import build_onnx, scout_onnx
 from train.networks.comb import Q1Net, QfNet
+from train.networks.scout import ScoutNet
 
 HOW = {"trunk.first.weight": (True, 4.0)}
 """Weights that the graph holds otherwise than torch does: whether transposed, and multiplied by what."""
@@ -31,12 +33,24 @@ def restore(net: Q1Net | QfNet, bands: tuple[Band, ...], path: Path) -> None:
 
     Raises ValueError where the model is not one of such a network.
     """
-    known, published = _constants(build_onnx(_distinct(net), bands)), _constants(onnx.load(str(path)))
-    if known.keys() != published.keys():
+    _restore(net, lambda: build_onnx(net, bands), path)
+
+
+def restore_scout(net: ScoutNet, bands: tuple[Band, ...], path: Path) -> None:
+    """The same for a scout, without its glance."""
+    _restore(net, lambda: scout_onnx(net, bands), path)
+
+
+def _restore(net: torch.nn.Module, build: Callable[[], onnx.ModelProto], path: Path) -> None:
+    with torch.no_grad():
+        for weights in net.parameters():
+            weights.normal_()  # each number another one: equal constants would be one in the graph
+    known, published = _constants(build()), _constants(onnx.load(str(path)))
+    if not known.keys() <= published.keys():
         raise ValueError(f"{path}: was not exported from this network; leave out --start to begin anew")
     found = {}
     for name, tensor in net.state_dict().items():
-        transposed, factor = HOW.get(name, (tensor.ndim == 2 and name != "trunk.place", 1.0))
+        transposed, factor = HOW.get(name, (tensor.ndim == 2 and not name.endswith("place"), 1.0))
         value = factor * (tensor.numpy().T if transposed else tensor.numpy())
         at = [k for k, v in known.items() if v.shape == value.shape and np.allclose(v, value, rtol=1e-5, atol=0)]
         if len(at) != 1 or published[at[0]].shape != value.shape:
@@ -44,11 +58,3 @@ def restore(net: Q1Net | QfNet, bands: tuple[Band, ...], path: Path) -> None:
         values = published[at[0]] / factor
         found[name] = torch.from_numpy(np.ascontiguousarray(values.T if transposed else values))
     net.load_state_dict(found)
-
-
-def _distinct(net: Q1Net | QfNet) -> Q1Net | QfNet:
-    """The network, each of its numbers another one: equal constants would be one in the graph."""
-    with torch.no_grad():
-        for weights in net.parameters():
-            weights.normal_()
-    return net

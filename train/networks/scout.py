@@ -29,9 +29,34 @@ class ScoutNet(nn.Module):
 
     def forward(self, features: Tensor, q2: Tensor | None = None) -> Tensor:
         """(N, 64, F) mean features of the shifts -> (N, 64) logits."""
+        scores: Tensor = self.look(features, q2)[1]
+        return scores
+
+    def look(self, features: Tensor, q2: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The same -> units of the shifts (N, 64, width), logits (N, 64), and what all shifts share (N, C)."""
         a = 4 * self.project(features)
         mean = a.mean(1)
         around = mean / 4 if q2 is None else torch.cat([mean / 4, torch.log(q2)], 1)
-        hidden = self.centred(a - mean[:, None]) + self.context(around)[:, None] + self.place
-        scores: Tensor = self.score(torch.relu(hidden))[..., 0]
-        return scores
+        hidden = torch.relu(self.centred(a - mean[:, None]) + self.context(around)[:, None] + self.place)
+        return hidden, self.score(hidden)[..., 0], around
+
+
+class Glance(nn.Module):
+    """What a scout's units say of a window as a whole: whether a closer look could find a first compression there."""
+
+    def __init__(self, scout: ScoutNet, hidden: int = 32) -> None:
+        super().__init__()
+        units, around = scout.place.shape[1], scout.context.in_features
+        self.first = nn.Linear(3 * units + around + 2, hidden)
+        self.second = nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, 1)
+
+    def forward(self, units: Tensor, logits: Tensor, around: Tensor) -> Tensor:
+        """What `ScoutNet.look` gives -> (N,) log-odds."""
+        logp = logits.log_softmax(1)
+        p = logp.exp()
+        picked = (p[..., None] * units).sum(1)
+        sure = torch.stack([p.amax(1), (p * logp).sum(1)], 1)
+        x = torch.relu(self.first(torch.cat([picked, units[:, 0], units.mean(1), around, sure], 1)))
+        odds: Tensor = self.last(torch.relu(self.second(x)))[:, 0]
+        return odds
