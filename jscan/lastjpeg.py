@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jscan.jpegtables import ZIGZAG, dct_basis, standard_table
-from jscan.records import LastCompression, WindowPosteriors
+from jscan.records import Agreement, LastCompression, WindowPosteriors
 from jscan.tiling import BLOCK, STRIDE, WINDOW
 
 ROUNDING_NOISE = 0.4
@@ -28,6 +28,44 @@ UNEXPLAINED = 0.1
 always zero are often estimated wrongly. A maker's table leaves more."""
 OUTLIERS = 0.03
 """Share of coefficients that obey no comb, from clipped or edited blocks."""
+
+
+CLIPPED_NOISE = 1.0
+"""The same where colours were clipped, which moves all coefficients of a block."""
+LEAST_STEP = 6
+"""Steps between whose multiples that noise leaves room: finer ones fit whatever is there."""
+FLOOR = -6.0
+"""Nats that one coefficient can say against a table at most."""
+STRIP = 64
+"""Rows of blocks that are compared together, so that memory stays bounded."""
+
+
+def agreement(luma: npt.NDArray[np.uint8], last: LastCompression) -> Agreement:
+    """How well the blocks of an image (H, W) agree with its `last` compression.
+
+    Whatever was pasted in after that compression lies anywhere between the multiples. Where it was compressed with the
+    rest, it lies on them, however odd it looks.
+    """
+    oy, ox = last.origin
+    rows, cols = (luma.shape[0] - oy) // BLOCK, (luma.shape[1] - ox) // BLOCK
+    steps = np.empty((BLOCK, BLOCK), np.float32)
+    steps[tuple(np.transpose(ZIGZAG))] = last.table
+    basis = dct_basis().astype(np.float32)
+    speaks = steps >= LEAST_STEP
+    speaks[0, 0] = False
+    nats, count = np.empty((rows, cols), np.float32), np.empty((rows, cols), np.float32)
+    for top in range(0, rows, STRIP):
+        here = slice(top, min(top + STRIP, rows))
+        pixels = luma[oy + BLOCK * here.start : oy + BLOCK * here.stop, ox : ox + BLOCK * cols]
+        blocks = pixels.reshape(-1, BLOCK, cols, BLOCK).astype(np.float32) - 128
+        dct = np.einsum("ua,racb,vb->rcuv", basis, blocks, basis, optimize=True)
+        place = np.rint(dct / steps)
+        away = (dct - steps * place) / CLIPPED_NOISE
+        each = np.log(steps / (CLIPPED_NOISE * np.float32(np.sqrt(2 * np.pi)))) - away * away / 2
+        used = speaks & (place != 0)
+        nats[here] = np.where(used, np.maximum(each, FLOOR), 0).sum(axis=(2, 3))
+        count[here] = used.sum(axis=(2, 3))
+    return Agreement(nats, count, (oy, ox))
 
 
 def _coefficients(

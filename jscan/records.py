@@ -180,6 +180,18 @@ class LastCompression:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """How well each block of an image agrees with its last compression; blocks that hold whole pixels of it alone."""
+
+    nats: npt.NDArray[np.float32]
+    """(r, c) log-likelihood ratio of "near multiples of its steps" against "anywhere between them"."""
+    count: npt.NDArray[np.float32]
+    """(r, c) coefficients that this is the sum of: such as are not near zero, of steps that are coarse enough."""
+    origin: tuple[int, int]
+    """Row and column, 0 to 7, at which the first block begins."""
+
+
+@dataclass(frozen=True, slots=True)
 class Maps:
     """One cell per 8 x 8 block of the image, (ceil(H / 8), ceil(W / 8)) float32; NaN where nothing could be said."""
 

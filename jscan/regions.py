@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
-from jscan.records import Region, WindowPosteriors
+from jscan.records import Agreement, Region, WindowPosteriors
 from jscan.score import probability, smooth
 from jscan.tiling import BLOCK, WINDOW, nearest_window
 
@@ -44,6 +44,11 @@ SUREST = 3.0
 images, a third of them with clipped colours, 5 had one."""
 NO_WINDOW = WINDOW // 2 // BLOCK
 """Cells from a part's edge to its middle at which a window of 64 x 64 pixels lies inside it."""
+AGREES = -0.8
+"""Nats a coefficient, in the mean, from which a part of decoded pixels agrees with the background's last compression:
+parts that only looked odd, mostly of clipped colours, had -0.35 to 0.9, pasted ones -2.8 to -1.6."""
+ENOUGH_COEFS = 30
+"""Coefficients of which that mean must be."""
 PRESENT, ABSENT = 0.6, 0.4
 """Mean probability of the compression above and below which a region counts as having, or lacking, it."""
 
@@ -68,13 +73,15 @@ def find(
     texture: npt.NDArray[np.floating[Any]],
     *,
     missing: npt.NDArray[np.float32] | None = None,
+    agreement: Agreement | None = None,
     least: float = 0.5,
 ) -> Consistency:
     """Suspicion, score, and the regions whose score is at least `least`.
 
     `logits` (ceil(H / 8), ceil(W / 8)) are the consistency model's answers at the cells of the image; `texture` (R, C)
     is the standard deviation of the pixels of each window; `missing` (ceil(H / 8), ceil(W / 8)) is what
-    `trace.around_cells` gives, None where there is no table to look for.
+    `trace.around_cells` gives, None where there is no table to look for; `agreement` is of decoded pixels of which the
+    last compression is known.
     """
     smoothed = smooth(logits)
     if missing is not None and base.fraction > 0.5:
@@ -87,6 +94,9 @@ def find(
         here = labels == part.label
         if not _comparable(here, labels, deviation):
             silent |= here
+            continue
+        if agreement is not None and _agrees(here, smoothed, agreement):
+            smoothed[here] = NOTHING
             continue
         history = _history(found, base, part.box, here[part.box])
         if history.kind == "unclear" and missing is not None and base.fraction > 0.5:
@@ -157,6 +167,21 @@ def _comparable(
     """
     least = float(np.median(deviation[here])) / 2
     return int(((deviation >= least) & (labels == 0)).sum()) >= int(here.sum()) / 2
+
+
+def _agrees(here: npt.NDArray[np.bool_], smoothed: npt.NDArray[np.float32], agreement: Agreement) -> bool:
+    """Whether the more suspicious half of a part lies on the multiples of the background's last table.
+
+    What is at its edge may be the background's own.
+    """
+    y, x = np.nonzero(here & (smoothed >= np.median(smoothed[here])))
+    # The block whose centre is nearest to that of the cell.
+    rows, cols = (
+        np.clip(np.rint(at - first / BLOCK - 1e-9), 0, size - 1).astype(np.int64)
+        for at, first, size in zip((y, x), agreement.origin, agreement.nats.shape, strict=True)
+    )
+    count = float(agreement.count[rows, cols].sum())
+    return count >= ENOUGH_COEFS and float(agreement.nats[rows, cols].sum()) >= AGREES * count
 
 
 def _lacks_trace(

@@ -42,6 +42,7 @@ from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
 from jscan.names import display_path
 from jscan.records import (
+    Agreement,
     DecodedImage,
     Evidence,
     ImageRef,
@@ -368,8 +369,10 @@ class Scanner:
         found = qfmap.estimate(self.windows(QF, luma, fast=fast), luma)
         pixels, base = history.content(luma, found), history.background(found)
         channels = history.pixel_channels(found, base, pixels)
-        mute, consistency = self._compare(suspicion.PIXEL_MODEL, found, base, channels, pixels)
-        return _Look(found, base, mute, consistency)
+        last = lastjpeg.estimate(luma, found, base.shift) if base.fraction > 0.5 and not fast else None
+        agreement = lastjpeg.agreement(luma, last) if last is not None else None
+        mute, consistency = self._compare(suspicion.PIXEL_MODEL, found, base, channels, pixels, agreement=agreement)
+        return _Look(found, base, mute, consistency, last)
 
     def _compare(
         self,
@@ -379,6 +382,7 @@ class Scanner:
         channels: npt.NDArray[np.floating[Any]],
         pixels: history.Content,
         missing: npt.NDArray[np.float32] | None = None,
+        agreement: Agreement | None = None,
     ) -> tuple[npt.NDArray[np.bool_], Consistency]:
         """(R, C) windows that hold no information, and what the consistency model `name` finds in the others."""
         mute = history.mute(pixels)
@@ -387,13 +391,13 @@ class Scanner:
         logits[_Cells(found)(mute)] = np.nan
         texture = history.deviation(pixels)
         with stage("regions"):
-            return mute, regions.find(logits, found, base, self._calibrations[name], texture, missing=missing)
+            calibration = self._calibrations[name]
+            return mute, regions.find(logits, found, base, calibration, texture, missing=missing, agreement=agreement)
 
     def _pixels(self, luma: npt.NDArray[np.uint8]) -> _Estimate:
         """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""
         look = self._look(luma)
-        estimate, consistency, fraction = _pixel_estimate(look), look.consistency, look.base.fraction
-        last = lastjpeg.estimate(luma, look.found, look.base.shift) if fraction > 0.5 else None
+        estimate, consistency, fraction, last = _pixel_estimate(look), look.consistency, look.base.fraction, look.last
         del look  # its posteriors are as large as those that follow
         if fraction <= 0.5:
             return estimate if consistency.regions else self._resized(luma, estimate)
@@ -469,6 +473,8 @@ class _Look:
     base: Background
     mute: npt.NDArray[np.bool_]
     consistency: Consistency
+    last: LastCompression | None
+    """None where there was none, or it could not be told."""
 
 
 def _found(look: _Look) -> float:

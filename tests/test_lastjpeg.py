@@ -11,7 +11,7 @@ from material import file_of, natural, photo, pixels_of, posteriors, rng
 from jscan import lastjpeg
 from jscan.decode import from_array
 from jscan.jpegtables import N_COEFS, standard_table
-from jscan.records import LastCompression
+from jscan.records import Agreement, LastCompression
 
 CAMERA = np.clip(np.rint(standard_table(70) * np.linspace(1.3, 0.5, 64)), 1, 255).astype(int)
 """A table of no quality factor."""
@@ -130,3 +130,51 @@ def test_clipped_blocks_do_not_mislead() -> None:
     picture[100:160] = rng().choice(np.array([0, 255], np.uint8), (60, 380, 1))
     last = estimated(pixels_of(file_of(picture, quality=85, subsampling="4:4:4")))
     assert last is not None and last.qf == 85
+
+
+# --- agreement with it --------------------------------------------------------------------------------------
+
+
+def in_all(seen: Agreement, here: tuple[slice, slice]) -> float:
+    """Nats a coefficient in some of the blocks."""
+    return float(seen.nats[here].sum() / seen.count[here].sum())
+
+
+@pytest.mark.parametrize("crop", [(0, 0), (3, 5)])
+@pytest.mark.parametrize("qf", [50, 75, 85])
+def test_blocks_agree_with_the_table_that_made_them(crop: tuple[int, int], qf: int) -> None:
+    """And what was pasted in afterwards does not, whatever its own history."""
+    picture = photo("coffee")[:280, :380]
+    rgb = pixels_of(file_of(picture, quality=qf, subsampling="4:2:0")).copy()
+    last = estimated(rgb, *crop)
+    assert last is not None
+    plain = lastjpeg.agreement(luma_of(rgb[crop[0] :, crop[1] :]), last)
+    rows, cols = ((n - c - o) // 8 for n, c, o in zip((280, 380), crop, last.origin, strict=True))
+    assert plain.nats.shape == plain.count.shape == (rows, cols) and plain.origin == last.origin
+    assert in_all(plain, (slice(None), slice(None))) > 0.7
+    raw, other = (
+        photo("astronaut")[100:200, 100:200],
+        pixels_of(file_of(photo("astronaut"), quality=90))[101:201, 102:202],
+    )
+    for pasted in (raw, other):
+        spliced = rgb.copy()
+        spliced[120:220, 160:260] = pasted
+        seen = lastjpeg.agreement(luma_of(spliced[crop[0] :, crop[1] :]), last)
+        assert in_all(seen, (slice(16, 25), slice(21, 30))) < -1.2
+        assert np.array_equal(seen.nats[:10], plain.nats[:10])
+
+
+def test_fine_steps_and_flat_blocks_say_nothing() -> None:
+    fine = LastCompression((0, 0), (5,) * 64, 95, True)
+    coarse = LastCompression((0, 0), (20,) * 64, 50, True)
+    assert not lastjpeg.agreement(luma_of(photo("coffee")[:64, :64]), fine).count.any()
+    flat = lastjpeg.agreement(np.full((64, 70), 90, np.uint8), coarse)
+    assert flat.count.shape == (8, 8) and not flat.count.any() and not flat.nats.any()
+
+
+def test_agreement_is_the_same_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    luma, last = luma_of(photo("coffee")[:200, :150]), LastCompression((2, 1), tuple(standard_table(60)), 60, True)
+    whole = lastjpeg.agreement(luma, last)
+    monkeypatch.setattr(lastjpeg, "STRIP", 3)
+    strips = lastjpeg.agreement(luma, last)
+    assert np.allclose(whole.nats, strips.nats, atol=1e-3) and np.array_equal(whole.count, strips.count)

@@ -12,7 +12,7 @@ from material import mixed, posteriors
 
 from jscan import history, regions
 from jscan.jpegtables import N_COEFS, standard_table
-from jscan.records import Region, WindowPosteriors
+from jscan.records import Agreement, Region, WindowPosteriors
 from jscan.tiling import cells, nearest_window
 
 CALIBRATION = {"counts": [40], "weights": [1.0], "bias": -1.0}
@@ -195,6 +195,45 @@ def test_a_difference_that_cannot_be_named_is_doubt() -> None:
 
 SMALL = (14, 20, 18, 24)
 """Cells of a square of 32 pixels: its windows show mostly the background."""
+
+
+def agreement_with(nats: float, count: float, origin: tuple[int, int] = (0, 0)) -> Agreement:
+    """Blocks that agree with the last compression, but for BOX, whose blocks have so many nats and coefficients."""
+    rows, cols = ((n - o) // 8 for n, o in zip((HEIGHT, WIDTH), origin, strict=True))
+    out = Agreement(np.full((rows, cols), 9, np.float32), np.full((rows, cols), 10, np.float32), origin)
+    top, left, bottom, right = BOX
+    out.nats[top:bottom, left:right], out.count[top:bottom, left:right] = nats, count
+    return out
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (3, 5)])
+def test_what_agrees_with_the_last_compression_is_no_region(origin: tuple[int, int]) -> None:
+    """However odd it looks to the models, as clipped colours do."""
+    other = (30, 4, 36, 14)
+    plain = find(logits_with(BOX, other))
+    assert len(plain.regions) == 2
+    agrees, not_, unknown = (
+        find(logits_with(BOX, other), agreement=agreement_with(n, c, origin)) for n, c in ((-4, 10), (-17, 10), (1, 0))
+    )
+    assert not agrees.regions  # nor the other part, which lies where all blocks agree
+    assert agrees.score < 0.1 < 0.9 < plain.score and np.nanmax(agrees.suspicion) < 0.5
+    for result in (not_, unknown):
+        (region,) = result.regions
+        assert abs(region.y - 8 * BOX[0]) <= 8 and abs(region.x - 8 * BOX[1]) <= 8 and result.score > 0.9
+
+
+def test_the_edge_of_a_part_does_not_speak_for_it() -> None:
+    """It often reaches into the background, which agrees."""
+    agreement = agreement_with(-17, 10)
+    top, left, bottom, right = BOX
+    edge = np.zeros(agreement.nats.shape, bool)
+    edge[top:bottom, left:right] = True
+    edge[top + 2 : bottom - 2, left + 3 : right - 3] = False
+    agreement.nats[edge] = 9
+    logits = logits_with(BOX).copy()
+    logits[top + 2 : bottom - 2, left + 3 : right - 3] += 3
+    assert agreement.nats[top:bottom, left:right].mean() > -8
+    assert len(find(logits, agreement=agreement).regions) == 1
 
 
 def small_parts(
