@@ -43,10 +43,14 @@ class LooksAgain(Protocol):
 
 
 class AllShifts:
-    """Runs a comb model, which computes all features at all 64 grid shifts: on a GPU, and where speed is no matter."""
+    """Runs a comb model, which computes all features at all 64 grid shifts: on a GPU, and where speed is no matter.
 
-    def __init__(self, model: Model) -> None:
+    It looks at tiles of at most `side` x `side` windows.
+    """
+
+    def __init__(self, model: Model, side: int = tiling.TILE) -> None:
         self._model = model
+        self._side = side
 
     def __call__(
         self, luma: npt.NDArray[np.uint8], origin: tuple[int, int] = (0, 0), **inputs: npt.NDArray[np.float32]
@@ -66,8 +70,8 @@ class AllShifts:
             pixels, valid = tiling.cut_tile(luma, tile, origin)
             return self._model(luma=pixels[None, None], valid=valid, **inputs)
 
-        answers = in_order(answer, tiling.tiles(rows, cols), self._model.threads)
-        for tile in tiling.tiles(rows, cols):
+        answers = in_order(answer, tiling.tiles(rows, cols, self._side), self._model.threads)
+        for tile in tiling.tiles(rows, cols, self._side):
             with stage("network"):  # where other threads compute, this one waits for them here
                 out = next(answers)
             if logp is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 from typing import Any
 
 import cv2
@@ -41,19 +40,12 @@ class Probe:
         return {"logp": np.array(logp), "shift": np.array(shift), "present": np.array(present, np.float32)}
 
 
-def with_side(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
-    monkeypatch.setattr(tiling, "tiles", partial(tiling.tiles, side=side))
-
-
 @pytest.mark.parametrize("origin", [(0, 0), (3, 6)])
 @pytest.mark.parametrize("side", [1, 2, 3, 50])
-def test_windows_lie_where_the_geometry_says(
-    monkeypatch: pytest.MonkeyPatch, origin: tuple[int, int], side: int
-) -> None:
-    with_side(monkeypatch, side)
+def test_windows_lie_where_the_geometry_says(origin: tuple[int, int], side: int) -> None:
     luma = rng().integers(0, 256, (150, 203)).astype(np.uint8)
     luma.setflags(write=False)
-    found = AllShifts(Probe())(luma, origin)  # type: ignore[arg-type]
+    found = AllShifts(Probe(), side)(luma, origin)  # type: ignore[arg-type]
     rows, cols = tiling.window_grid(150 - origin[0], 203 - origin[1])
     assert found.present.shape == (rows, cols) and found.origin == origin and found.size == (150, 203)
     assert found.logp.dtype == np.float16 and found.shift.shape == (rows, cols, 64)
@@ -93,17 +85,16 @@ def luma_of_photo() -> npt.NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("name", [q1map.MODEL, qfmap.MODEL])
-def test_tiled_equals_untiled(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    look, luma = AllShifts(weights.load(name)), luma_of_photo()
+def test_tiled_equals_untiled(name: str) -> None:
+    model, luma = weights.load(name), luma_of_photo()
     q2 = tuple(standard_table(85).tolist())
 
     def estimated(side: int) -> WindowPosteriors:
-        with monkeypatch.context() as patched:
-            with_side(patched, side)
-            return qfmap.estimate(look, luma) if name == qfmap.MODEL else q1map.estimate(look, luma, q2, (2, 5))
+        look = AllShifts(model, side)
+        return qfmap.estimate(look, luma) if name == qfmap.MODEL else q1map.estimate(look, luma, q2, (2, 5))
 
     whole = estimated(100)
-    for side in (1, 4):
+    for side in (1, 4, 7):
         tiled = estimated(side)
         for part in ("logp", "shift"):
             a, b = (np.exp(getattr(x, part).astype(np.float32)) for x in (whole, tiled))
@@ -112,22 +103,20 @@ def test_tiled_equals_untiled(monkeypatch: pytest.MonkeyPatch, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", [q1map.MODEL, qfmap.MODEL])
-def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    with_side(monkeypatch, 4)
+def test_the_number_of_threads_changes_no_bit(name: str) -> None:
     luma, q2 = luma_of_photo(), tuple(standard_table(85).tolist())
     found = []
     for threads in (1, 2, 3):
         model = weights.load(name, threads=threads)
         assert model.threads == threads
-        look = AllShifts(model)
+        look = AllShifts(model, 4)
         found.append(qfmap.estimate(look, luma) if name == qfmap.MODEL else q1map.estimate(look, luma, q2))
     for other in found[1:]:
         for part in ("logp", "shift", "present"):
             assert np.array_equal(getattr(found[0], part), getattr(other, part)), part
 
 
-def test_tiles_are_computed_by_the_threads_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_side(monkeypatch, 2)
+def test_tiles_are_computed_by_the_threads_of_the_model() -> None:
     together = threading.Barrier(2, timeout=10)
 
     class Meeting(Probe):
@@ -136,5 +125,5 @@ def test_tiles_are_computed_by_the_threads_of_the_model(monkeypatch: pytest.Monk
             return super().__call__(**inputs)
 
     luma = rng().integers(0, 256, (64 + 3 * STRIDE,) * 2).astype(np.uint8)
-    alone, both = (AllShifts(model)(luma) for model in (Probe(), Meeting(2)))  # type: ignore[arg-type]
+    alone, both = (AllShifts(model, 2)(luma) for model in (Probe(), Meeting(2)))  # type: ignore[arg-type]
     assert np.array_equal(alone.logp, both.logp) and np.array_equal(alone.present, both.present)
