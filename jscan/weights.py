@@ -138,6 +138,34 @@ def gpu_count() -> int:
     return count.value if _driver().cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
+def free_memory(gpu: int) -> int | None:
+    """Bytes that are free on the GPU of this number, or None where the CUDA driver does not say.
+
+    The driver is asked and not its management library, which counts other GPUs than `CUDA_VISIBLE_DEVICES` leaves and
+    knows no part of one. It wants a context: the primary one, which ONNX Runtime works in anyway.
+    """
+    import ctypes
+
+    device, context, before = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    try:
+        driver = _driver()
+        if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), gpu):
+            return None
+        if driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
+            return None
+        try:
+            if driver.cuCtxPushCurrent_v2(context):
+                return None
+            failed = driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+            driver.cuCtxPopCurrent_v2(ctypes.byref(before))
+        finally:
+            driver.cuDevicePrimaryCtxRelease_v2(device)
+    except (OSError, AttributeError):  # no driver, or one that lacks a function
+        return None
+    return None if failed else free.value
+
+
 def _driver() -> Any:
     """The CUDA driver's library. Raises OSError where there is none."""
     import ctypes

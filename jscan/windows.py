@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,39 @@ from jscan.weights import Model
 
 LOWEST = -30.0
 """Log-posteriors below this are cut off: half precision holds the rest to 1 %."""
+
+WINDOW_BYTES = 450_000
+"""What a comb model holds at a time for each window of a large tile.
+
+It holds most where the features of the bands are put together, which are there twice then: of the QF network 2 copies x
+64 shifts x 608 features x 4 bytes are 311,000. The rows of the tables, 256 positions x 4 bytes for each of 39
+coefficients, are still there: 40,000 a cell, and in a large tile there is hardly more than one to a window. The Q1
+network has 441 features and 64 coefficients: 226,000 and 66,000. On a CPU, in tiles of 20 and 32 windows a side, up to
+450,000 and 370,000 were measured: an arena hands memory out in pieces that do not fit exactly.
+"""
+OWN_BYTES = 1 << 30
+"""What a worker takes of a GPU beside what its tiles take: CUDA's context and libraries, and their scratch space."""
+TIMES_KEPT = 4
+"""How often a worker may hold what one tile takes: each of two comb models keeps what it once took, and that grows by
+doubling."""
+MOST_ACROSS = 64
+"""Windows along a side of the largest tiles: 4096 windows, of 1 megapixel, are more than enough work for any GPU."""
+STEP_ACROSS = 8
+"""Chosen sides are multiples of this, so that a little more memory or less does not change the last bits of answers."""
+
+
+def tile_side(batch: int, free: int | None, sharing: int = 1) -> int:
+    """Windows along a side of a tile on a GPU that is to look at `batch` windows together.
+
+    Where `batch` is 0 the side is chosen from the bytes that are `free` on the GPU, of which each of the workers
+    `sharing` it takes its part; where nobody knows them (None) it is that of a CPU.
+    """
+    if batch:
+        return min(isqrt(batch), MOST_ACROSS)
+    if free is None:
+        return tiling.TILE
+    windows = max(0, free // sharing - OWN_BYTES) // (TIMES_KEPT * WINDOW_BYTES)
+    return min(max(isqrt(windows) // STEP_ACROSS * STEP_ACROSS, STEP_ACROSS), MOST_ACROSS)
 
 
 class Windows(Protocol):

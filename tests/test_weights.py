@@ -217,6 +217,63 @@ def test_a_gpu_beyond_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
         weights.resolve_device("cuda:2")
 
 
+class Driver:
+    """The CUDA driver of a machine with two GPUs, as far as its free memory is asked for; `broken` fails."""
+
+    def __init__(self, broken: str = "") -> None:
+        self._broken = broken
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*given: Any) -> int:
+            self.calls.append(name)
+            if name == self._broken:
+                return 2
+            if name == "cuDeviceGet":
+                given[0]._obj.value = 10 + given[1]
+                return 0 if given[1] < 2 else 101
+            if name == "cuDevicePrimaryCtxRetain":
+                given[0]._obj.value = 1000 * given[1].value
+            if name == "cuCtxPushCurrent_v2":
+                self.current = given[0].value
+            if name == "cuMemGetInfo_v2":
+                given[0]._obj.value, given[1]._obj.value = (5 << 30) + self.current, 8 << 30
+            return 0
+
+        return call
+
+
+def test_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    monkeypatch.setattr(weights, "_driver", lambda: driver)
+    assert [weights.free_memory(gpu) for gpu in (0, 1, 2)] == [(5 << 30) + 10_000, (5 << 30) + 11_000, None]
+    for taken, given_back in (
+        ("cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease_v2"),
+        ("cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"),
+    ):
+        assert driver.calls.count(taken) == driver.calls.count(given_back) == 2
+
+
+@pytest.mark.parametrize(
+    "broken", ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2", "cuMemGetInfo_v2"]
+)
+def test_a_driver_that_does_not_say_how_much_memory_is_free(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    driver = Driver(broken)
+    monkeypatch.setattr(weights, "_driver", lambda: driver)
+    assert weights.free_memory(0) is None
+    held = "cuDevicePrimaryCtxRetain" in driver.calls and broken != "cuDevicePrimaryCtxRetain"
+    assert ("cuDevicePrimaryCtxRelease_v2" in driver.calls) == held
+
+
+@pytest.mark.parametrize("error", [OSError, AttributeError])
+def test_no_driver_to_ask_for_memory(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def missing() -> Any:
+        raise error
+
+    monkeypatch.setattr(weights, "_driver", missing)
+    assert weights.free_memory(0) is None
+
+
 def test_the_number_of_the_gpu_reaches_every_model_that_runs_there(monkeypatch: pytest.MonkeyPatch) -> None:
     real, opened = weights.load, []
 

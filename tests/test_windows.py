@@ -8,14 +8,16 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 from material import photo, rng
+from onnx import numpy_helper
 
 from jscan import q1map, qfmap, tiling, weights
 from jscan.jpegtables import standard_table
 from jscan.records import WindowPosteriors
 from jscan.tiling import STRIDE, WINDOW
-from jscan.windows import LOWEST, AllShifts
+from jscan.windows import LOWEST, MOST_ACROSS, STEP_ACROSS, WINDOW_BYTES, AllShifts, tile_side
 
 
 class Probe:
@@ -127,3 +129,33 @@ def test_tiles_are_computed_by_the_threads_of_the_model() -> None:
     luma = rng().integers(0, 256, (64 + 3 * STRIDE,) * 2).astype(np.uint8)
     alone, both = (AllShifts(model, 2)(luma) for model in (Probe(), Meeting(2)))  # type: ignore[arg-type]
     assert np.array_equal(alone.logp, both.logp) and np.array_equal(alone.present, both.present)
+
+
+@pytest.mark.parametrize(("batch", "side"), [(1, 1), (3, 1), (4, 2), (399, 19), (400, 20), (4096, 64), (10**9, 64)])
+def test_the_side_of_a_tile_of_so_many_windows(batch: int, side: int) -> None:
+    assert tile_side(batch, None) == tile_side(batch, 0) == side
+
+
+@pytest.mark.parametrize(
+    ("gib", "sharing", "side"),
+    [(0, 1, 8), (1, 1, 8), (2, 1, 24), (4, 1, 40), (8, 1, 64), (80, 1, 64), (8, 4, 24), (8, 16, 8), (80, 16, 48)],
+)
+def test_the_side_of_a_tile_is_chosen_from_the_free_memory(gib: int, sharing: int, side: int) -> None:
+    assert tile_side(0, gib << 30, sharing) == side
+
+
+def test_no_side_wants_more_memory_than_there_is() -> None:
+    for mib in range(0, 20_000, 37):
+        side = tile_side(0, mib << 20)
+        assert side % STEP_ACROSS == 0 and STEP_ACROSS <= side <= MOST_ACROSS
+        assert side == STEP_ACROSS or side**2 * WINDOW_BYTES < mib << 20
+    assert tile_side(0, None) == tiling.TILE, "nobody knows how much there is"
+
+
+@pytest.mark.parametrize("name", [q1map.MODEL, qfmap.MODEL])
+def test_the_features_of_a_window_fit_into_its_bytes(name: str) -> None:
+    stored = onnx.load_model_from_string((weights.folder() / name / "model.onnx").read_bytes()).graph.initializer
+    # What the features are given their shape by, (windows, 64 shifts, features).
+    shapes = [numpy_helper.to_array(c).tolist() for c in stored if c.dims == [3]]
+    (features,) = (s[2] for s in shapes if s[:2] == [-1, 64])
+    assert 2 * 64 * features * 4 < 0.8 * WINDOW_BYTES
