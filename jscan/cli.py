@@ -194,6 +194,9 @@ def scan(
     thorough: Annotated[
         bool, typer.Option("--thorough", help="Look at all grid shifts and windows on the CPU too; many times slower.")
     ] = False,
+    batch: Annotated[
+        int, typer.Option(min=0, help="Windows that a GPU looks at together; 0: chosen from its free memory.")
+    ] = 0,
     include: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Scan only paths or names like this; may be repeated.")
     ] = None,
@@ -249,6 +252,7 @@ def scan(
         device=device,
         estimator=estimator.value,
         thorough=thorough,
+        batch=batch,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         max_pixels=max_pixels,

@@ -39,6 +39,8 @@ class ScanConfig:
     """`comb`, jscan's own networks, or `paper`, the baselines."""
     thorough: bool = False
     """Whether the CPU takes no shortcut: all grid shifts and all windows are looked at, as on a GPU."""
+    batch: int = 0
+    """Windows that a GPU looks at together; 0 chooses them from its free memory. A CPU has tiles of its own."""
     include: tuple[str, ...] = ()
     """Glob patterns of which one must match the path below its source; empty takes all."""
     exclude: tuple[str, ...] = ()
@@ -82,6 +84,12 @@ class ScanConfig:
             raise UsageError(f"--estimator is one of {', '.join(ESTIMATORS)}, not {self.estimator!r}")
         if self.thorough and self.estimator != "comb":
             raise UsageError(f"--thorough is for --estimator comb; {self.estimator} knows no shortcuts")
+        if self.batch < 0:
+            raise UsageError(
+                f"--batch is 0 (chosen from the GPU's free memory) or a number of windows, not {self.batch}"
+            )
+        if self.batch and self.estimator != "comb":
+            raise UsageError(f"--batch is for --estimator comb; {self.estimator} looks at tiles of a fixed size")
         if self.workers < 0:
             raise UsageError(f"--workers is 0 (one per core) or more, not {self.workers}")
         if self.max_pixels < 1:
@@ -121,8 +129,11 @@ def devices(text: str) -> tuple[str, ...]:
     return named
 
 
-FREE = frozenset({"out", "workers", "overwrite", "restart", "update", "rehash", "json_log", "profile_stages", "ray"})
-"""Options that may differ between a run and the one that goes on where it was killed: no row depends on them."""
+FREE = frozenset(
+    {"out", "workers", "batch", "overwrite", "restart", "update", "rehash", "json_log", "profile_stages", "ray"}
+)
+"""Options that may differ between a run and the one that goes on where it was killed: no row depends on them, but for
+the last bits of what a GPU computes."""
 FREE_IN_UPDATES = FREE | {"timeout", "max_memory"}
 """The same for an update of a finished run: inputs that failed are scanned again anyway."""
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from jscan import __version__, manifest, outputs, parquet, stages
 from jscan.assemble import assemble
 from jscan.atomic import remove_leftovers
-from jscan.config import FREE, FREE_IN_UPDATES, ScanConfig
+from jscan.config import FREE, FREE_IN_UPDATES, ScanConfig, devices
 from jscan.engine import Engine, Outcome
 from jscan.errors import OutputError, SetupError, UsageError
 from jscan.inputs import counting, references
@@ -269,8 +269,10 @@ class _Run:
         workers = config.workers or min(cores, _most_inputs(config) or cores)
         # So that all cores have work, and none has twice as much; where each worker is given its own, it has that one.
         threads = 1 if place.slots else max(1, cores // workers)
+        # Of a cluster of GPUs each slot is one; here the workers take turns with those that are named.
+        sharing = -(-workers // (place.slots or len(devices(place.device))))
         how = (place.device, config.max_pixels, threads, config.max_memory, config.estimator, config.thorough)
-        init = partial(open_in_worker, *how)
+        init = partial(open_in_worker, *how, config.batch, sharing)
         task = partial(scan_one, config.heatmaps, config.maps, config.profile_stages)
         self.known.remember()
         about: dict[str, Any] = {"arguments": config.options(), "jscan": __version__, "run_id": self._header.run_id}

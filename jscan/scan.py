@@ -54,7 +54,7 @@ from jscan.records import (
 )
 from jscan.regions import Consistency
 from jscan.stages import stage
-from jscan.windows import AllShifts
+from jscan.windows import AllShifts, tile_side
 
 if TYPE_CHECKING:
     from jscan.fastwindows import FastWindows
@@ -126,7 +126,8 @@ class Scanner:
     `provider` says what the models run on, `CPU` or `CUDA`; `models` names them with their digests. Raises ModelError
     where a model is missing or damaged, and DeviceError where `device="cuda"` and there is no GPU. With `estimator`
     "paper" the models are the papers' own networks (`papermap`), which give maps but neither regions nor a score. On
-    the CPU a scout chooses what is looked at (`fastwindows`), unless `thorough`.
+    the CPU a scout chooses what is looked at (`fastwindows`), unless `thorough`. A GPU looks at so many windows at a
+    time as `batch` says; 0 chooses them from its free memory, of which each of the scanners `sharing` it takes a part.
     """
 
     def __init__(
@@ -137,6 +138,8 @@ class Scanner:
         threads: int = 1,
         estimator: str = "comb",
         thorough: bool = False,
+        batch: int = 0,
+        sharing: int = 1,
     ) -> None:
         if len(devices(device)) > 1:
             raise UsageError(f"--device {device} names several GPUs; a scanner works on one")
@@ -169,6 +172,9 @@ class Scanner:
                 if device != "auto":
                     raise
                 self.provider = "CPU"
+        self._side = tiling.TILE
+        if self.provider != "CPU" and not self._papers:
+            self._side = tile_side(batch, None if batch else weights.free_memory(self._gpu), sharing)
 
     def _model(self, name: str) -> weights.Model:
         """The model, opened when it is first wanted: a run over photographs never needs those for pixels."""
@@ -187,7 +193,7 @@ class Scanner:
         """What looks at the windows of these pixels: the fast way, unless they are few or it is not wanted."""
         rows, cols = (max(0, s - tiling.WINDOW) // tiling.STRIDE + 1 for s in luma.shape)
         if not fast or not self._fast or rows * cols < FEW_WINDOWS:
-            return AllShifts(self._model(kind.model))
+            return AllShifts(self._model(kind.model), self._side)
         if kind not in self._looks:
             from jscan.fastwindows import FastWindows  # its compiler takes half a second to import
 

@@ -57,7 +57,14 @@ class ScannerLike(Protocol):
 
 
 def open_scanner(
-    device: str, max_pixels: int, threads: int, *, estimator: str = "comb", thorough: bool = False
+    device: str,
+    max_pixels: int,
+    threads: int,
+    *,
+    estimator: str = "comb",
+    thorough: bool = False,
+    batch: int = 0,
+    sharing: int = 1,
 ) -> ScannerLike:
     """A scanner, its models loaded. Raises ModelError and DeviceError.
 
@@ -69,7 +76,15 @@ def open_scanner(
     from jscan.scan import Scanner
 
     cv2.setNumThreads(1)
-    return Scanner(device=device, max_pixels=max_pixels, threads=threads, estimator=estimator, thorough=thorough)
+    return Scanner(
+        device=device,
+        max_pixels=max_pixels,
+        threads=threads,
+        estimator=estimator,
+        thorough=thorough,
+        batch=batch,
+        sharing=sharing,
+    )
 
 
 def open_in_worker(
@@ -79,15 +94,26 @@ def open_in_worker(
     max_memory: int,
     estimator: str = "comb",
     thorough: bool = False,
+    batch: int = 0,
+    sharing: int = 1,
 ) -> ScannerLike:
     """The scanner of a worker process, whose stderr goes nowhere and whose memory is limited from here on.
 
     Where `device` names several GPUs, the workers share them out: the third takes the first again where there are two.
+    So many workers are `sharing` each.
     `max_memory` is in MiB; 0 sets no limit. A worker on a GPU has none: CUDA reserves address space as it likes.
     """
     limits.forbid_core_dumps()
     named = devices(device)
-    scanner = open_scanner(named[place() % len(named)], max_pixels, threads, estimator=estimator, thorough=thorough)
+    scanner = open_scanner(
+        named[place() % len(named)],
+        max_pixels,
+        threads,
+        estimator=estimator,
+        thorough=thorough,
+        batch=batch,
+        sharing=sharing,
+    )
     if max_memory and scanner.provider == "CPU":
         further = (threads - 1) * limits.PER_TILE  # of tiles computed at the same time
         limits.limit_memory(max_memory * limits.MIB + threads * limits.PER_THREAD + further)

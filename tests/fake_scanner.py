@@ -106,7 +106,14 @@ class FakeScanner:
 
 
 def open_fake(
-    device: str, max_pixels: int, threads: int, max_memory: int = 0, estimator: str = "comb", thorough: bool = False
+    device: str,
+    max_pixels: int,
+    threads: int,
+    max_memory: int = 0,
+    estimator: str = "comb",
+    thorough: bool = False,
+    batch: int = 0,
+    sharing: int = 1,
 ) -> FakeScanner:
     """In place of `open_scanner` and `open_in_worker` of `jscan.worker`."""
     if device.startswith("cuda"):
@@ -122,19 +129,32 @@ def open_noting(
     max_memory: int = 0,
     estimator: str = "comb",
     thorough: bool = False,
+    batch: int = 0,
+    sharing: int = 1,
 ) -> worker.ScannerLike:
-    """What `jscan.worker.open_in_worker` makes of the device: it is written to `<process>.device` in the folder."""
+    """What `jscan.worker.open_in_worker` makes of the device: it is written to `<process>.device` in the folder.
 
-    def noted(device: str, *_: object, **__: object) -> FakeScanner:
+    What is said of the windows that are looked at together lies beside it, in `<process>.batch`.
+    """
+
+    def noted(device: str, *_: object, **given: object) -> FakeScanner:
         (folder / f"{os.getpid()}.device").write_text(device)
+        (folder / f"{os.getpid()}.batch").write_text(f"{given['batch']} {given['sharing']}")
         return FakeScanner()
 
     worker.open_scanner = noted
-    return worker.open_in_worker(device, max_pixels, threads, max_memory, estimator, thorough)
+    return worker.open_in_worker(device, max_pixels, threads, max_memory, estimator, thorough, batch, sharing)
 
 
 def open_broken(
-    device: str, max_pixels: int, threads: int, max_memory: int = 0, estimator: str = "comb", thorough: bool = False
+    device: str,
+    max_pixels: int,
+    threads: int,
+    max_memory: int = 0,
+    estimator: str = "comb",
+    thorough: bool = False,
+    batch: int = 0,
+    sharing: int = 1,
 ) -> FakeScanner:
     """A scanner whose model is damaged."""
     raise ModelError("weights/fake/model.onnx is damaged")

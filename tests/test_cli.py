@@ -162,6 +162,9 @@ def test_quiet_is_quiet(tmp_path: Path) -> None:
         ({"a": "ok 0.9"}, ("--device", "cuda:"), 2),
         ({"a": "ok 0.9"}, ("--device", "cuda:0,0"), 2),
         ({"a": "ok 0.9"}, ("--workers", "-1"), 2),
+        ({"a": "ok 0.9"}, ("--batch", "400"), 0),
+        ({"a": "ok 0.9"}, ("--batch", "-1"), 2),
+        ({"a": "ok 0.9"}, ("--batch", "4", "--estimator", "paper"), 2),
         ({"a": "ok 0.9"}, ("--limit", "0"), 2),
     ],
 )

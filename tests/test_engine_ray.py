@@ -15,6 +15,7 @@ import time
 import types
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,15 @@ def test_every_row_is_as_on_one_machine(
     manifest = json.loads(out.with_name(out.name + ".manifest.json").read_text())
     assert manifest["engine"]["name"] == "ray" and manifest["engine"]["worked"] == [os.uname().nodename]
     assert NODE["num_cpus"] in {node["cpus"] for node in manifest["engine"]["nodes"]}
+
+
+def test_actors_are_told_how_many_windows_a_gpu_looks_at_together(
+    tmp_path: Path, scan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jscan.run, "open_in_worker", partial(fake_scanner.open_noting, tmp_path))
+    make_inputs(tmp_path / "in", a="ok 0.1")
+    scan("far", ray=True, batch=9)
+    assert {p.read_text() for p in tmp_path.glob("*.batch")} == {"9 1"}
 
 
 def test_pixels_give_the_same_bits_and_names_stay_out_of_rays_logs(tmp_path: Path, scan: Callable[..., Path]) -> None:

@@ -585,6 +585,37 @@ def test_workers_share_out_the_gpus(
     assert sorted(p.read_text() for p in tmp_path.glob("*.device")) == given
 
 
+@pytest.mark.parametrize(
+    ("workers", "device", "batch", "given"),
+    [(1, "auto", 0, "0 1"), (2, "cuda", 100, "100 2"), (2, "cuda:0,2", 9, "9 1"), (3, "cuda:0,2", 0, "0 2")],
+)
+def test_workers_are_told_how_many_windows_a_gpu_looks_at_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, device: str, batch: int, given: str
+) -> None:
+    monkeypatch.setattr(jscan.run, "open_in_worker", partial(fake_scanner.open_noting, tmp_path))
+    folder, out = make_inputs(tmp_path / "in", a="ok 0.1"), tmp_path / "out.parquet"
+    run_scan(ScanConfig(sources=(folder,), out=out, workers=workers, device=device, batch=batch))
+    assert {p.read_text() for p in tmp_path.glob("*.batch")} == {given}
+
+
+def test_a_batch_that_does_not_fit() -> None:
+    def config(**options: Any) -> ScanConfig:
+        return ScanConfig(sources=(Path("in"),), out=Path("out.parquet"), **options)
+
+    assert config().batch == 0 and config(batch=400).options()["batch"] == 400
+    with pytest.raises(UsageError, match=r"--batch is 0 \(chosen from the GPU's free memory\) or .* windows, not -1"):
+        config(batch=-1)
+    with pytest.raises(UsageError, match="--batch is for --estimator comb"):
+        config(batch=4, estimator="paper")
+
+
+def test_results_are_updated_with_another_batch(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    """Where the memory of a GPU ran out, a smaller one is given."""
+    make_inputs(tmp_path / "in", a="ok 0.1")
+    assert scan(batch=400).scanned == 1
+    assert scan(update=True, batch=100).scanned == 0
+
+
 def test_a_worker_that_takes_the_place_of_another_has_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jscan.run, "open_in_worker", partial(fake_scanner.open_noting, tmp_path))
     folder = make_inputs(tmp_path / "in", a="kill", b="ok 0.1")

@@ -12,8 +12,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from jscan import scan, suspicion, weights
+from jscan import scan, suspicion, tiling, weights
 from jscan.errors import DeviceError, ExitCode, ModelError, UsageError
+from jscan.windows import AllShifts
 
 
 def make_model(folder: Path, **changes: Any) -> Path:
@@ -290,6 +291,37 @@ def test_the_number_of_the_gpu_reaches_every_model_that_runs_there(monkeypatch: 
     assert {name for name, provider, _ in opened if provider == "CPU"} == {"regions-pixels"}
     with pytest.raises(UsageError, match="a scanner works on one"):
         scan.Scanner(device="cuda:0,1")
+
+
+@pytest.mark.parametrize(
+    ("options", "free", "side"),
+    [
+        ({"batch": 100}, 0, 10),
+        ({}, 8 << 30, 64),
+        ({"sharing": 4}, 8 << 30, 24),
+        ({}, None, tiling.TILE),
+        ({"batch": 100, "device": "cpu"}, 0, tiling.TILE),
+    ],
+)
+def test_a_scanner_looks_at_as_many_windows_as_its_gpu_can_hold(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], free: int | None, side: int
+) -> None:
+    real = weights.load
+    sides: list[int] = []
+
+    class Noting(AllShifts):
+        def __init__(self, model: weights.Model, side: int = 0) -> None:
+            super().__init__(model, side)
+            sides.append(side)
+
+    monkeypatch.setattr(weights, "_cuda_missing", lambda: None)
+    monkeypatch.setattr(weights, "gpu_count", lambda: 2)
+    monkeypatch.setattr(weights, "free_memory", {1: free}.__getitem__)
+    monkeypatch.setattr(weights, "load", lambda name, *, provider, gpu, **more: real(name, **more))
+    monkeypatch.setattr(scan, "AllShifts", Noting)
+    scanner = scan.Scanner(**{"device": "cuda:1", **options})
+    assert scanner.scan(np.full((64, 64), 90, np.uint8)).record.status == "ok"
+    assert set(sides) == {side}
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
