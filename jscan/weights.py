@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jscan.binding import Bound
 from jscan.errors import DeviceError, ModelError
 from jscan.stages import stage
 
@@ -97,12 +99,23 @@ class Model:
     """Names of its outputs, in order."""
     threads: int = 1
     """How many of its inputs are to be computed at a time, where there are several."""
+    bound: bool = False
+    """Whether its runs bind inputs and outputs (`binding`), as they do on a GPU."""
 
     def __call__(self, **inputs: np.ndarray[Any, Any]) -> dict[str, Any]:
         """The outputs by name."""
+        if self.bound:
+            return Bound(self.session, self.outputs, {})(**inputs)
         with stage("network"):
             values = self.session.run(list(self.outputs), inputs)
         return dict(zip(self.outputs, values, strict=True))
+
+    def given(self, **inputs: np.ndarray[Any, Any]) -> Callable[..., dict[str, Any]]:
+        """The model for several runs with these inputs, which each is to be called with the others.
+
+        So many threads as the model has may call it at a time.
+        """
+        return Bound(self.session, self.outputs, inputs) if self.bound else partial(self, **inputs)
 
 
 def resolve_device(device: str) -> str:
@@ -240,4 +253,4 @@ def load(
     if got_in != sorted(said["inputs"]) or sorted(got_out) != sorted(said["outputs"]):
         raise ModelError(f"{folder() / name}: inputs or outputs are not those of its manifest; install jscan again")
     at_a_time = 1 if inside or provider != "CPU" else threads
-    return Model(label(name), provider, session, tuple(got_out), at_a_time)
+    return Model(label(name), provider, session, tuple(got_out), at_a_time, bound=provider != "CPU")

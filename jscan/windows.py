@@ -99,10 +99,11 @@ class AllShifts:
         logp: npt.NDArray[np.float16] | None = None
         shift = np.empty((rows, cols, 64), np.float16)
         present = np.empty((rows, cols), np.float32)
+        model = self._model.given(**inputs)
 
         def answer(tile: tiling.Tile) -> dict[str, Any]:
             pixels, valid = tiling.cut_tile(luma, tile, origin)
-            return self._model(luma=pixels[None, None], valid=valid, **inputs)
+            return model(luma=pixels[None, None], valid=valid)
 
         answers = in_order(answer, tiling.tiles(rows, cols, self._side), self._model.threads)
         for tile in tiling.tiles(rows, cols, self._side):

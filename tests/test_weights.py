@@ -57,6 +57,29 @@ def test_a_sound_model_runs(shelf: Path) -> None:
     assert model.label == weights.label("double-it") == f"double-it@{digest[:12]}"
     assert (model.provider, model.outputs) == ("CPU", ("y",))
     assert model(x=np.array([[1.5, 2]], np.float32))["y"].tolist() == [[3, 4]]
+    assert not model.bound
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_inputs_may_be_given_once_for_several_runs(shelf: Path, bound: bool) -> None:
+    ends = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, ["m", "n"]) for n in "xyz"}
+    nodes = [helper.make_node("Mul", ["x", "y"], ["z"]), helper.make_node("Add", ["z", "x"], ["w"])]
+    outputs = [ends["z"], helper.make_tensor_value_info("w", TensorProto.FLOAT, ["m", "n"])]
+    graph = helper.make_graph(nodes, "t", [ends["x"], ends["y"]], outputs)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    proto.ir_version = 9
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    model = weights.Model("own", "CPU", session, ("z", "w"), bound=bound)
+    times = model.given(y=np.array([[2.0]], np.float32))
+    turned = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    inputs = [np.array([[1.5, 2]], np.float32), turned, np.ones((1, 2), np.float32)]
+    found = [times(x=x) for x in inputs]  # kept until all have run: none may lie in the memory of another
+    for x, out in zip(inputs, found, strict=True):
+        assert list(out) == ["z", "w"] and all(v.dtype == np.float32 for v in out.values())
+        assert np.array_equal(out["z"], 2 * x) and np.array_equal(out["w"], 3 * x)
+    assert model(x=inputs[0], y=inputs[0])["z"].tolist() == [[2.25, 4]]
+    with pytest.raises(Exception, match="q2"):
+        model(x=inputs[0], y=inputs[0], q2=inputs[0])
 
 
 def test_damaged_bytes_are_refused(shelf: Path) -> None:
@@ -203,6 +226,7 @@ def test_the_gpu_that_was_asked_for_is_used(shelf: Path, monkeypatch: pytest.Mon
     if got == str(asked):
         model = weights.load("double-it", provider="CUDA", gpu=asked, threads=4)
         assert model.provider == "CUDA" and model.threads == 1, "a GPU has its own"
+        assert model.bound
         assert model(x=np.ones((1, 2), np.float32))["y"].tolist() == [[2, 2]]
     else:
         with pytest.raises(DeviceError, match="cuda:3: ONNX Runtime took another GPU"):

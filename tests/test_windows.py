@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -26,6 +29,9 @@ class Probe:
     def __init__(self, threads: int = 1) -> None:
         self.inputs: list[dict[str, Any]] = []
         self.threads = threads
+
+    def given(self, **inputs: Any) -> Callable[..., dict[str, Any]]:
+        return partial(self, **inputs)
 
     def __call__(self, **inputs: Any) -> dict[str, Any]:
         self.inputs.append(inputs)
@@ -102,6 +108,21 @@ def test_tiled_equals_untiled(name: str) -> None:
             a, b = (np.exp(getattr(x, part).astype(np.float32)) for x in (whole, tiled))
             assert np.abs(a - b).max() < 1e-3, (side, part)
         assert np.abs(whole.present - tiled.present).max() < 1e-3, side
+
+
+@pytest.mark.parametrize("name", [q1map.MODEL, qfmap.MODEL])
+def test_bound_runs_change_no_bit(name: str) -> None:
+    """Tiles of four shapes after one another, and a second image with another table."""
+    model, luma = weights.load(name), luma_of_photo()
+    plain, bound = AllShifts(model, 4), AllShifts(replace(model, bound=True), 4)
+    for quality in (85, 60):
+        q2 = tuple(standard_table(quality).tolist())
+        a, b = (
+            qfmap.estimate(look, luma) if name == qfmap.MODEL else q1map.estimate(look, luma, q2, (2, 5))
+            for look in (plain, bound)
+        )
+        for part in ("logp", "shift", "present"):
+            assert np.array_equal(getattr(a, part), getattr(b, part)), part
 
 
 @pytest.mark.parametrize("name", [q1map.MODEL, qfmap.MODEL])
