@@ -62,8 +62,8 @@ if TYPE_CHECKING:
 NOT_LUMA = frozenset({"rgb_jpeg", "cmyk"})
 """Warnings of JPEG files whose first component is not the luma; they are treated as decoded pixels."""
 TOO_LARGE = "There was not enough memory for this image; scan it with fewer --workers or lower --max-pixels."
-NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "Insufficient memory")
-"""How ONNX Runtime and OpenCV, which have exceptions of their own, say that memory ran out."""
+NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "Insufficient memory", "out of memory", "STATUS_ALLOC_FAILED")
+"""How ONNX Runtime, CUDA and OpenCV, which have exceptions of their own, say that memory ran out."""
 MAX_ENLARGED = 60_000_000
 """Pixels up to which an image is brought back to the scale that its block edges speak of."""
 FINE_SCALES = (1.0, 0.9985, 1.0015, 0.997, 1.003, 0.9955, 1.0045, 0.9925, 1.0075)

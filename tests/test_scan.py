@@ -116,9 +116,9 @@ def test_small_parts_are_judged_by_the_blocks_of_the_background(
     told: list[npt.NDArray[np.float32] | None] = []
     real = regions.find
 
-    def telling(*arguments: Any, missing: npt.NDArray[np.float32] | None = None) -> Any:
+    def telling(*arguments: Any, missing: npt.NDArray[np.float32] | None = None, **more: Any) -> Any:
         told.append(missing)
-        return real(*arguments, missing=missing)
+        return real(*arguments, missing=missing, **more)
 
     monkeypatch.setattr(regions, "find", telling)
     once = pixels_of(file_of(photo("coffee")[:280, :380], quality=75))[3:, 5:].copy()
