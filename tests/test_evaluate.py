@@ -283,6 +283,31 @@ def test_forge_figures_by_hand() -> None:
     assert found["score"]["brier"] == pytest.approx((0.01 + 0.64 + 1 + 0.01 + 0.36) / 5)
 
 
+def test_forgeries_of_another_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program is run as it is, but for its size."""
+    program = tmp_path / "forge.py"
+    program.write_text(
+        "import sys\nfrom pathlib import Path\nSIZE = 512\n\ndef size():\n    return SIZE\n\ndef main():\n"
+        "    out = Path(sys.argv[2])\n    head = 'name,kind,mask\\n'\n"
+        "    (out / 'index.csv').write_text(head + f\"{size()}-{'-'.join(sys.argv[3:])}.png,ok_png,\\n\")\n\n"
+        "if __name__ == '__main__':\n    main()\n"
+    )
+    seen: list[str] = []
+    monkeypatch.setattr(measure_files.metrics, "spread", lambda _, jobs, workers: seen.extend(j[1] for j in jobs) or [])
+    monkeypatch.setattr(measure_files, "forge_figures", lambda rows: {"rows": rows})
+    for side in (None, 1400):
+        measure_files.measure_forge(program, tmp_path, 3, 1, side)
+    assert seen == ["512---per-kind-3---seed-0.png", "1400---per-kind-3---seed-0.png"]
+    o = evaluate._parse([str(tmp_path), "--forge", str(program), "--only", "forge", "--side", "1400"])
+    assert o.side == 1400 and evaluate._command(o, ("forge",)).endswith("--per-kind 40 --side 1400")
+    for wrong in (["--side", "10"], ["--side", "1400", "--record"]):
+        with pytest.raises(SystemExit):
+            evaluate._parse([str(tmp_path), "--forge", str(program), "--only", "forge", *wrong])
+    results = {"forge": {"kinds": {}, "score": {}, "reliability": {}}}
+    assert "image AUC, splice_double" in measure_asked.asked_table(results)
+    assert not measure_asked.asked_table({**results, "side": 1400})
+
+
 def test_pasted_places_lie_inside_their_pictures() -> None:
     for name, size in (("T_04_758595.jpg", (512, 512)), ("tampered.bmp", (429, 285))):
         points = np.concatenate([np.array(p) for p in measure_files.PLACES[name]])

@@ -37,6 +37,9 @@ def main() -> None:
         _step("train.fit_scout", name, "--src", src, "--run", scout)
         _step("train.export_fast", "scout", name, "--src", src, "--run", scout)
         _step("train.export_fast", "reader", name, "--src", src)
+    glance = str(o.runs / "glance-q1")
+    _step("train.fit_glance", "--src", src, "--run", glance)
+    _step("train.export_fast", "glance", "q1", "--src", src, "--run", glance)
     for name in ("jpeg", "pixels"):
         run, cases = str(o.runs / f"regions-{name}"), str(o.runs / f"cases-{name}")
         _step("train.cases", name, "--src", src, "--run", cases, "--cases", str(o.cases))

@@ -157,7 +157,7 @@ def _command(o: argparse.Namespace, wanted: tuple[str, ...]) -> str:
     parts += [f"--images {o.images}"] if o.images and set(OF_SETS) & set(wanted) else []
     parts += ["--thorough"] if o.thorough else []
     parts += ["--full"] if o.full and "qf" in wanted else []
-    parts += [f"--per-kind {o.per_kind}"] if "forge" in wanted else []
+    parts += [f"--per-kind {o.per_kind}", *([f"--side {o.side}"] if o.side else [])] if "forge" in wanted else []
     return " ".join(parts)
 
 
@@ -176,6 +176,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--main", action="store_true", help="of q1 only the lines that the models' manifests hold")
     parser.add_argument("--images", type=int, help="images of each set, evenly spread, that are used; all")
     parser.add_argument("--per-kind", type=int, help="files of each kind of forgery; 40")
+    parser.add_argument("--side", type=int, help="pixels along the longer side of forgeries, at most; 512")
     parser.add_argument("--full", action="store_true", help="QF and flag on whole images, not on their centres")
     parser.add_argument("--thorough", action="store_true", help="without the shortcuts of the CPU, as on a GPU")
     parser.add_argument("--workers", type=int, default=2, help="processes")
@@ -193,6 +194,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     means = {**dict.fromkeys(OF_SETS, o.data), "forge": o.data and o.forge, "cameras": o.cameras, "papers": o.papers}
     if o.only is None:
         o.only = tuple(name for name in SECTIONS if means[name])
+    if o.side is not None and (o.side < 64 or o.record):
+        parser.error("--side is of 64 pixels or more, and the manifests hold figures of the usual one, without --side")
     missing = [name for name in o.only if not means.get(name, True)]
     if missing or not o.only:
         parser.error(f"nothing to measure {', '.join(missing) or 'anything'} on; see --help")
@@ -214,7 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
         "qf": lambda: measure_qf(sets, o.full, o.workers),
         "qf-sizes": lambda: measure_qf_sizes(sets, o.workers),
         "sizes": lambda: measure_sizes(sets, o.patches, o.workers),
-        "forge": lambda: measure_forge(o.forge, o.data, o.per_kind, o.workers),
+        "forge": lambda: measure_forge(o.forge, o.data, o.per_kind, o.workers, o.side),
         "cameras": lambda: measure_cameras(o.cameras),
         "papers": lambda: measure_papers(o.papers),
         "papers-networks": lambda: measure_networks(sets, o.patches, o.workers),
@@ -226,6 +229,8 @@ def main(arguments: list[str] | None = None) -> None:
         "models": {name: weights.manifest(name)["digest"] for name in weights.names()},
         "seconds": {},
     }
+    if o.side:
+        results["side"] = o.side
     for name in o.only:
         minutes = expected_minutes(name, sets, o.patches, o.workers)
         print(

@@ -94,10 +94,10 @@ ASKED = (
 
 
 def asked_table(results: Results) -> dict[str, dict[str, Any]]:
-    """What is asked for and what was reached, by line; only lines whose section was measured."""
+    """What is asked for and what was reached, by line; only lines whose section was measured, and as it is asked."""
     out = {}
     for line in ASKED:
-        if line.at[0] not in results:
+        if line.at[0] not in results or (line.at[0] == "forge" and "side" in results):
             continue
         value: Any = results
         for key in line.at:

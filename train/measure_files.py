@@ -133,11 +133,19 @@ def forge_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"kinds": kinds, "score": score, "reliability": metrics.reliability(scores, tampered)}
 
 
-def measure_forge(forge: Path, data: Path, per_kind: int, workers: int) -> dict[str, Any]:
-    """Figures on spliced and pristine files that the program `forge` makes of the images in `data`."""
+OF_SIDE = "import runpy, sys; m = runpy.run_path(sys.argv.pop(1)); m['main'].__globals__['SIZE'] = {side}; m['main']()"
+"""Runs the program that makes forgeries, which has no option for it, with another largest side of its images."""
+
+
+def measure_forge(forge: Path, data: Path, per_kind: int, workers: int, side: int | None = None) -> dict[str, Any]:
+    """Figures on spliced and pristine files that the program `forge` makes of the images in `data`.
+
+    They have at most `side` pixels a side, if that is said, else as many as the program makes them.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = [sys.executable, str(forge), str(data), name, "--per-kind", str(per_kind), "--seed", "0"]
+        run = [str(forge)] if side is None else ["-c", OF_SIDE.format(side=side), str(forge)]
+        command = [sys.executable, *run, str(data), name, "--per-kind", str(per_kind), "--seed", "0"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         with open(folder / "index.csv", newline="", encoding="utf-8") as handle:
             jobs = [(folder, r["name"], r["kind"], r["mask"]) for r in csv.DictReader(handle)]

@@ -138,7 +138,8 @@ def report(results: Results) -> str:
             lines += table(first, of_kind) if of_kind else [f"No model for {first} is at hand.", ""]
     if "forge" in results:
         found = results["forge"]
-        lines += ["## Forgeries", "", *table("kind", found["kinds"]), *table("score", found["score"])]
+        size = f" of up to {results['side']} pixels a side" if "side" in results else ""
+        lines += [f"## Forgeries{size}", "", *table("kind", found["kinds"]), *table("score", found["score"])]
         lines += table("score between", found["reliability"])
     if "cameras" in results:
         found = results["cameras"]
