@@ -17,6 +17,7 @@ import numpy.typing as npt
 from jscan import (
     __version__,
     candidates,
+    clipping,
     comb,
     context,
     decode,
@@ -42,7 +43,6 @@ from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
 from jscan.names import display_path
 from jscan.records import (
-    Agreement,
     DecodedImage,
     Evidence,
     ImageRef,
@@ -52,7 +52,7 @@ from jscan.records import (
     ScanResult,
     WindowPosteriors,
 )
-from jscan.regions import Consistency
+from jscan.regions import Clipped, Consistency
 from jscan.stages import stage
 from jscan.windows import AllShifts, tile_side
 
@@ -75,6 +75,8 @@ FAINTEST_RESIZED = 95.0
 PAPER_COST = 8
 """Times that a pixel counts for the papers' networks, when it is told how long an image will take."""
 PAPER_NOTE = "The papers' networks give maps only: no regions are drawn from them and no score is calibrated."
+MOST_COLOURED = 64_000_000
+"""Pixels up to which the colours of an image are decoded where parts of it are suspicious; they take 192 MB then."""
 FINE_SEARCH = 16_000_000
 """Pixels that are looked at for one candidate; in a large image fewer of the factors and phases are tried."""
 CONFIDENT = 0.5
@@ -238,7 +240,8 @@ class Scanner:
                     image = decode.from_array(np.asarray(source), rgb=rgb or bool(self._papers))
                 else:
                     image = decode.decode(data, max_pixels=self.max_pixels, rgb=rgb or bool(self._papers))
-                    del data  # a large file need not lie in memory while its pixels are estimated
+            clipped = self._clipped(image, np.asarray(source) if data is None else data)
+            del data  # a large file need not lie in memory while its pixels are estimated
             if sized is not None:
                 sized(image.width * image.height * (PAPER_COST if self._papers else 1))
             row = _with_facts(row, image)
@@ -247,7 +250,7 @@ class Scanner:
             decoded = time.perf_counter()
             row = replace(row, decode_ms=1000 * (decoded - started))
             with stage("estimate"):
-                estimate = self._estimate(image)
+                estimate = self._estimate(image, clipped)
             if estimate is None:
                 too_few = f"Fewer than {tiling.WINDOW} rows of the image could be decoded; nothing was estimated."
                 return ScanResult(replace(row, reasons=(too_few,)), None, image)
@@ -283,16 +286,35 @@ class Scanner:
             return source, Evidence(len(source), None, hashlib.sha256(source).hexdigest())
         return reading.read(ref)
 
-    def _estimate(self, image: DecodedImage) -> _Estimate | None:
+    def _clipped(self, image: DecodedImage, source: bytes | npt.NDArray[np.uint8]) -> Clipped | None:
+        """What tells where the colours of an image were clipped, which few images are ever asked; None for huge ones.
+
+        Colours are not decoded with the luma, which alone is estimated from: they would take as long again.
+        """
+        if image.width * image.height > MOST_COLOURED:
+            return None
+
+        def share() -> npt.NDArray[np.float32] | None:
+            coloured = image
+            if image.rgb is None and isinstance(source, bytes):
+                coloured = decode.decode(source, max_pixels=self.max_pixels, rgb=True)
+            elif image.rgb is None:
+                coloured = decode.from_array(np.asarray(source), rgb=True)
+            rows = image.luma.shape[0] if image.valid_rows is None else image.valid_rows
+            return None if coloured.rgb is None else clipping.share(coloured.rgb[:rows])
+
+        return share
+
+    def _estimate(self, image: DecodedImage, clipped: Clipped | None) -> _Estimate | None:
         luma = image.luma if image.valid_rows is None else image.luma[: image.valid_rows]
         if luma.shape[0] < tiling.WINDOW:
             return None
         if self._papers:
             estimate = self._by_papers(image, luma)
         elif image.jpeg is not None and not NOT_LUMA & set(image.warnings):
-            estimate = self._jpeg(luma, image.jpeg.q2_luma)
+            estimate = self._jpeg(luma, image.jpeg.q2_luma, clipped=clipped)
         else:
-            estimate = self._pixels(luma)
+            estimate = self._pixels(luma, clipped)
         return estimate if luma is image.luma else replace(estimate, maps=_extend(estimate.maps, image))
 
     def _by_papers(self, image: DecodedImage, luma: npt.NDArray[np.uint8]) -> _Estimate:
@@ -321,6 +343,7 @@ class Scanner:
         origin: tuple[int, int] = (0, 0),
         *,
         everywhere: bool = False,
+        clipped: Clipped | None = None,
     ) -> _Estimate:
         """Estimates from the double compression of a JPEG whose blocks begin at `origin`.
 
@@ -329,20 +352,24 @@ class Scanner:
         """
         look = self.windows(Q1, luma)
         found = q1map.estimate(look, luma, q2, origin)
-        estimate = self._of_jpeg(found, luma, q2)
+        estimate = self._of_jpeg(found, luma, q2, clipped)
         if isinstance(look, AllShifts) or estimate.consistency.score < CONFIRMED:
             return estimate
         where = np.ones(found.present.shape, bool) if everywhere else _doubted(estimate.consistency, found)
-        return self._of_jpeg(q1map.again(look, found, where, luma, q2), luma, q2)
+        return self._of_jpeg(q1map.again(look, found, where, luma, q2), luma, q2, clipped)
 
-    def _of_jpeg(self, found: WindowPosteriors, luma: npt.NDArray[np.uint8], q2: tuple[int, ...]) -> _Estimate:
+    def _of_jpeg(
+        self, found: WindowPosteriors, luma: npt.NDArray[np.uint8], q2: tuple[int, ...], clipped: Clipped | None
+    ) -> _Estimate:
         """Estimates from what is known of the windows of a JPEG."""
         pixels = history.content(luma, found)
         base = history.background(found)
         seen = trace.blocks(luma, found, base.table, base.shift, all_rows=self._thorough)
         channels = history.jpeg_channels(found, base, q2, pixels, trace.around_windows(seen, found))
         missing = trace.around_cells(seen, found.size)
-        mute, consistency = self._compare(suspicion.JPEG_MODEL, found, base, channels, pixels, missing)
+        mute, consistency = self._compare(
+            suspicion.JPEG_MODEL, found, base, channels, pixels, missing=missing, clipped=clipped
+        )
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
         refiner = self._model(context.MODEL)
         found = context.refine(refiner, found, q2, pixels.texture, pixels.saturated, everywhere=self._thorough)
@@ -367,7 +394,7 @@ class Scanner:
         table, place = _background_facts(found, base, mute)
         return _Estimate(consistency, maps, q1=table, grid_shift=place, double_fraction=base.fraction)
 
-    def _look(self, luma: npt.NDArray[np.uint8], *, fast: bool = False) -> _Look:
+    def _look(self, luma: npt.NDArray[np.uint8], *, fast: bool = False, clipped: Clipped | None = None) -> _Look:
         """What the last compression of decoded pixels says.
 
         Not the fast way where it decides: judged by it, some photographs without any compression scored above 0.5.
@@ -377,7 +404,16 @@ class Scanner:
         channels = history.pixel_channels(found, base, pixels)
         last = lastjpeg.estimate(luma, found, base.shift) if base.fraction > 0.5 and not fast else None
         agreement = lastjpeg.agreement(luma, last) if last is not None else None
-        mute, consistency = self._compare(suspicion.PIXEL_MODEL, found, base, channels, pixels, agreement=agreement)
+        mute, consistency = self._compare(
+            suspicion.PIXEL_MODEL,
+            found,
+            base,
+            channels,
+            pixels,
+            agreement=agreement,
+            # Clipping hides a compression; it does not make one where the background has none.
+            clipped=clipped if base.fraction > 0.5 else None,
+        )
         return _Look(found, base, mute, consistency, last)
 
     def _compare(
@@ -387,22 +423,23 @@ class Scanner:
         base: Background,
         channels: npt.NDArray[np.floating[Any]],
         pixels: history.Content,
-        missing: npt.NDArray[np.float32] | None = None,
-        agreement: Agreement | None = None,
+        **more: Any,
     ) -> tuple[npt.NDArray[np.bool_], Consistency]:
-        """(R, C) windows that hold no information, and what the consistency model `name` finds in the others."""
+        """(R, C) windows that hold no information, and what the consistency model `name` finds in the others.
+
+        With `more` for `regions.find`.
+        """
         mute = history.mute(pixels)
         answers = suspicion.estimate(self._model(name), channels)
         logits = suspicion.to_cells(answers, found.size, found.origin)
         logits[_Cells(found)(mute)] = np.nan
         texture = history.deviation(pixels)
         with stage("regions"):
-            calibration = self._calibrations[name]
-            return mute, regions.find(logits, found, base, calibration, texture, missing=missing, agreement=agreement)
+            return mute, regions.find(logits, found, base, self._calibrations[name], texture, **more)
 
-    def _pixels(self, luma: npt.NDArray[np.uint8]) -> _Estimate:
+    def _pixels(self, luma: npt.NDArray[np.uint8], clipped: Clipped | None) -> _Estimate:
         """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""
-        look = self._look(luma)
+        look = self._look(luma, clipped=clipped)
         estimate, consistency, fraction, last = _pixel_estimate(look), look.consistency, look.base.fraction, look.last
         del look  # its posteriors are as large as those that follow
         if fraction <= 0.5:
@@ -411,7 +448,7 @@ class Scanner:
             return replace(estimate, last=last)
         # The pixels were a JPEG: estimate what came before it, on its grid and with its table.
         # Its table is an estimate: looked at again only in part, 2 of 40 photographs scored above 0.5, and else none.
-        before = self._jpeg(luma, last.table, last.origin, everywhere=True)
+        before = self._jpeg(luma, last.table, last.origin, everywhere=True, clipped=clipped)
         note = f"The pixels show JPEG compression of quality about {last.qf} with blocks from x {last.origin[1]}, "
         note += f"y {last.origin[0]}; the file's own format does not keep its table, which was estimated."
         deeper = consistency.score < 0.5 and before.consistency.score > consistency.score

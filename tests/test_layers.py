@@ -17,7 +17,7 @@ LAYERS = {
     1: (
         "discover", "members", "archives", "reading", "jpegheader", "decode", "weights", "kernels", "windows",
         "fastwindows", "sparse", "qfmap", "q1map", "lastjpeg", "history", "trace", "suspicion", "context", "regions",
-        "rescaled", "score", "parquet", "heatmap",
+        "rescaled", "clipping", "score", "parquet", "heatmap",
         "papermap",
     ),
     2: ("scan", "ledger", "journal", "tally", "outputs", "installed"),

@@ -222,6 +222,29 @@ def test_what_agrees_with_the_last_compression_is_no_region(origin: tuple[int, i
         assert abs(region.y - 8 * BOX[0]) <= 8 and abs(region.x - 8 * BOX[1]) <= 8 and result.score > 0.9
 
 
+def test_a_part_with_clipped_colours_is_no_region() -> None:
+    """Nobody asks where they are before there is a part; it counts as doubt, and the rest as ever."""
+    other, asked = (30, 4, 36, 14), []
+
+    def clipped(share: float) -> Any:
+        def tell() -> npt.NDArray[np.float32]:
+            asked.append(share)
+            out = np.zeros((cells(HEIGHT), cells(WIDTH)), np.float32)
+            out[BOX[0] - 1 : BOX[2] + 1, BOX[1] - 1 : BOX[3] + 1] = share
+            return out
+
+        return tell
+
+    assert not find(logits_with(), clipped=clipped(0.9)).regions and not asked
+    assert len(find(logits_with(BOX, other), clipped=clipped(0.4)).regions) == 2
+    result = find(logits_with(BOX, other), clipped=clipped(0.9))
+    (region,) = result.regions
+    assert abs(region.y - 8 * other[0]) <= 8 and result.score > 0.9
+    assert (result.suspicion[15:25, 20:30] < 0.4).all() and (result.suspicion[31:35, 5:13] > 0.9).all()
+    assert find(logits_with(BOX), clipped=clipped(0.9)).score < 0.5
+    assert len(find(logits_with(BOX), clipped=lambda: None).regions) == 1
+
+
 def test_the_edge_of_a_part_does_not_speak_for_it() -> None:
     """It often reaches into the background, which agrees."""
     agreement = agreement_with(-17, 10)

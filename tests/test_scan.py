@@ -414,9 +414,9 @@ def test_the_jpeg_in_decoded_pixels_is_looked_at_again_everywhere(
     """Its table is an estimate, and judged by a second look in part some untouched pictures scored above 0.5."""
     asked, of_jpeg = [], Scanner._jpeg
 
-    def jpeg(self: Scanner, *given: Any, everywhere: bool = False) -> Any:
+    def jpeg(self: Scanner, *given: Any, everywhere: bool = False, **more: Any) -> Any:
         asked.append(everywhere)
-        return of_jpeg(self, *given, everywhere=everywhere)
+        return of_jpeg(self, *given, everywhere=everywhere, **more)
 
     def once(look: object, luma: npt.NDArray[np.uint8]) -> Any:
         return posteriors((90,), 0, height=luma.shape[0], width=luma.shape[1], present=0.98)

@@ -1,0 +1,74 @@
+"""Where colours were clipped, and what is said of parts of an image in which they were."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from material import file_of, photo, pixels_of, rng
+
+from jscan import clipping, scan
+from jscan.scan import Scanner
+
+
+@pytest.mark.parametrize("size", [(64, 64), (61, 83), (8, 9), (1100, 20)])
+def test_shares_equal_their_definition(size: tuple[int, int]) -> None:
+    rgb = rng(1).integers(0, 256, (*size, 3)).astype(np.uint8)
+    rgb[: size[0] // 2] = rgb[: size[0] // 2] // 2 + 64  # nothing is clipped there
+    got = clipping.share(rgb)
+    assert got.shape == (-(-size[0] // 8), -(-size[1] // 8)) and got.dtype == np.float32
+    odd = ((rgb <= 3) | (rgb >= 252)).any(axis=2)
+    for r in range(size[0] // 8):
+        for c in range(size[1] // 8):
+            assert got[r, c] == pytest.approx(odd[8 * r : 8 * r + 8, 8 * c : 8 * c + 8].mean(), abs=1e-5)
+    assert (got >= 0).all() and (got <= 1 + 1e-6).all()
+
+
+def darkened() -> npt.NDArray[np.uint8]:
+    """A picture that was compressed, made so dark that much of it is clipped, and cut off the grid."""
+    once = pixels_of(file_of(photo("coffee"), quality=70)).astype(np.int64)
+    return np.clip(once - 40, 0, 255).astype(np.uint8)[3:, 5:].copy()
+
+
+@pytest.fixture(scope="module")
+def scanner() -> Scanner:
+    return Scanner(device="cpu")
+
+
+def test_where_colours_are_clipped_there_is_no_region(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is suspicious there counts as doubt."""
+    pixels = darkened()
+    data = file_of(pixels, quality=94)
+    # Without looking at the colours there is a region: a part without the first compression.
+    monkeypatch.setattr(scan, "MOST_COLOURED", 0)
+    blind = scanner.scan(data)
+    assert blind.record.score is not None and blind.record.score > 0.9 and blind.record.regions
+    region = blind.record.regions[0]
+    assert region.kind == "no_first_compression"
+    here = (slice(region.y // 8, (region.y + region.height) // 8), slice(region.x // 8, (region.x + region.width) // 8))
+    assert clipping.share(pixels)[here].mean() > 0.5
+    monkeypatch.undo()
+    found = scanner.scan(data)
+    assert found.maps is not None and found.record.double_fraction is not None and found.record.double_fraction > 0.5
+    assert found.record.score is not None and found.record.score < 0.5 and not found.record.regions
+    assert np.nanmax(found.maps.suspicion) < 0.5
+    # With the colours at hand, as for a heatmap, it is the same.
+    assert scanner.scan(data, rgb=True).record.score == found.record.score
+
+
+def test_colours_are_decoded_only_where_a_part_is_suspicious(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+    real = clipping.share
+
+    def telling(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        asked.append(rgb.shape)
+        return real(rgb)
+
+    monkeypatch.setattr(clipping, "share", telling)
+    once = pixels_of(file_of(photo("coffee")[:390, :590], quality=70))[3:, 5:].copy()
+    quiet = scanner.scan(file_of(once, quality=92))
+    assert quiet.record.score is not None and quiet.record.score < 0.3 and not asked
+    once[120:264, 200:376] = photo("astronaut")[40:184, 60:236]
+    spliced = scanner.scan(file_of(once, quality=92))
+    assert spliced.record.score is not None and spliced.record.score > 0.9 and spliced.record.regions
+    assert asked and set(asked) == {once.shape}
