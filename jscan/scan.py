@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import time
@@ -294,6 +295,7 @@ class Scanner:
         if image.width * image.height > MOST_COLOURED:
             return None
 
+        @functools.cache  # what is looked at twice is asked twice
         def share() -> npt.NDArray[np.float32] | None:
             coloured = image
             if image.rgb is None and isinstance(source, bytes):
