@@ -105,16 +105,7 @@ class FakeScanner:
         return ScanResult(record, maps, image)
 
 
-def open_fake(
-    device: str,
-    max_pixels: int,
-    threads: int,
-    max_memory: int = 0,
-    estimator: str = "comb",
-    thorough: bool = False,
-    batch: int = 0,
-    sharing: int = 1,
-) -> FakeScanner:
+def open_fake(device: str, *_: object, **__: object) -> FakeScanner:
     """In place of `open_scanner` and `open_in_worker` of `jscan.worker`."""
     if device.startswith("cuda"):
         raise DeviceError("--device cuda: no GPU can be used here")
