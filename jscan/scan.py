@@ -242,7 +242,7 @@ class Scanner:
                 else:
                     image = decode.decode(data, max_pixels=self.max_pixels, rgb=rgb or bool(self._papers))
             clipped = self._clipped(image, np.asarray(source) if data is None else data)
-            del data  # a large file need not lie in memory while its pixels are estimated
+            del data  # the file of a huge image need not lie in memory while its pixels are estimated
             if sized is not None:
                 sized(image.width * image.height * (PAPER_COST if self._papers else 1))
             row = _with_facts(row, image)
@@ -295,7 +295,7 @@ class Scanner:
         if image.width * image.height > MOST_COLOURED:
             return None
 
-        @functools.cache  # what is looked at twice is asked twice
+        @functools.cache  # an image that is looked at again asks again
         def share() -> npt.NDArray[np.float32] | None:
             coloured = image
             if image.rgb is None and isinstance(source, bytes):

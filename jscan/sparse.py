@@ -28,8 +28,8 @@ QUIET = 0.4
 """Expected probability of a compression, by a glance, below which windows are quiet: in forged images with a region
 that was compressed before, nearly no window was in which a closer look was sure of it."""
 CALM = 0.32
-"""Median of these in an image below which any of its windows may be quiet. Photographs as cameras wrote them stayed
-below; pictures whose first quality was above their last one, which shows only in many windows together, did not."""
+"""Median of these in an image below which any of its windows may be quiet. Most photographs as cameras wrote them stay
+below; pictures whose first quality was above their last one, which shows only in many windows together, do not."""
 SMALL = 4096
 """Windows, a megapixel, of an image below which none is quiet: its parts are small, and so is what it costs."""
 AROUND = 2

@@ -137,16 +137,7 @@ def open_noting(
     return worker.open_in_worker(device, max_pixels, threads, max_memory, estimator, thorough, batch, sharing)
 
 
-def open_broken(
-    device: str,
-    max_pixels: int,
-    threads: int,
-    max_memory: int = 0,
-    estimator: str = "comb",
-    thorough: bool = False,
-    batch: int = 0,
-    sharing: int = 1,
-) -> FakeScanner:
+def open_broken(*_: object, **__: object) -> FakeScanner:
     """A scanner whose model is damaged."""
     raise ModelError("weights/fake/model.onnx is damaged")
 
