@@ -25,6 +25,9 @@ SHOWN = 0.5
 """Probability from which a window shows a first compression."""
 FEW = 0.03
 """Share of the windows of a strip that must: else there is next to nothing that neighbours could say to each other."""
+UNSURE = 0.26
+"""Mean of that probability in a strip from which they are heard in any case: below a last quality of about 85 hardly a
+window says surely that there was no first compression, and what they say together costs a fifth less square error."""
 LOWEST = -30.0
 """Log-posteriors below this are cut off, as those of the windows are."""
 
@@ -48,7 +51,8 @@ def refine(
 ) -> WindowPosteriors:
     """The Q1 posteriors of an image's windows, refined; `texture` and `saturated` (R, C) tell what the windows show.
 
-    Strips in which FEW windows show a first compression are left as they are, unless `everywhere` is asked for.
+    Strips in which FEW windows show a first compression, and the others show that there was none, are left as they are,
+    unless `everywhere` is asked for.
 
     Works through the image in strips of rows, so that memory stays bounded: the answers are a second copy of the
     posteriors, in half precision, and nothing else grows with the image.
@@ -56,14 +60,15 @@ def refine(
     table = np.array([q2[:N_COEFS]], np.float32)
     logp, shift, present = np.empty_like(found.logp), np.empty_like(found.shift), np.empty_like(found.present)
     for read, answered, inside in _strips(len(present)):
-        if not everywhere and (found.present[read] > SHOWN).mean() < FEW:
+        seen = found.present[read]
+        if not everywhere and (seen > SHOWN).mean() < FEW and seen.mean() < UNSURE:
             logp[answered], shift[answered] = found.logp[answered], found.shift[answered]
             present[answered] = found.present[answered]
             continue
         feed: dict[str, npt.NDArray[Any]] = {
             "logp": found.logp[None, read].astype(np.float32),
             "shift": found.shift[None, read].astype(np.float32),
-            "present": found.present[None, read],
+            "present": seen[None],
             "texture": texture[None, read],
             "saturated": saturated[None, read],
         }

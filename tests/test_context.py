@@ -86,6 +86,19 @@ def test_posteriors_stay_posteriors() -> None:
     assert refined.logp.min() >= context.LOWEST and 0 <= refined.present.min() <= refined.present.max() <= 1
 
 
+@pytest.mark.parametrize(("present", "heard"), [(0.1, False), (0.4, True)])
+def test_neighbours_are_heard_where_there_are_claims_or_doubts(present: float, heard: bool) -> None:
+    windows = found(8, 8)
+    windows.present[:] = present  # none claims a first compression
+    refined = refine(network(2), windows)
+    assert np.array_equal(refined.logp, windows.logp) is not heard
+    model: Any = Session(network(2))
+    asked = context.refine(model, windows, Q2, *content(8, 8), everywhere=True)
+    assert not np.array_equal(asked.logp, windows.logp)
+    windows.present[0] = 0.9  # an eighth of them does
+    assert not np.array_equal(refine(network(2), windows).logp, windows.logp)
+
+
 def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     windows, net = found(40, 5), network(3)
     whole = refine(net, windows)
