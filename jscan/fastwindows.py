@@ -162,8 +162,7 @@ class FastWindows:
     def _scout_table(self, bands: tuple[Band, ...]) -> tuple[FloatArray, npt.NDArray[np.int32]]:
         """The scout's functions (rows, 8), and the first row of each coefficient."""
         nothing: dict[str, npt.NDArray[Any]] = {
-            "sums": np.zeros((1, 64, kernels.SCOUT_SIZE), np.float32),
-            "blocks": np.ones((1, 64), np.float32),
+            "means": np.zeros((1, 64, kernels.SCOUT_SIZE), np.float32),
             "q2": np.ones((1, 15), np.float32),
         }
         wanted = {i.name for i in self._scout.session.get_inputs()}
@@ -243,19 +242,15 @@ class FastWindows:
             sums = room("sums", (down, BLOCK, across, BLOCK, kernels.SCOUT_SIZE))
             sums[:] = 0
             kernels.scout_sums(pixels, *valid, self._basis, *self._few.frequencies, self._begin, self._table, sums)
-            cells = room("cells", (down, across, BLOCK * BLOCK * kernels.SCOUT_SIZE))
+            cells = room("cells", (down, across, BLOCK * BLOCK, kernels.SCOUT_SIZE))
             cells.reshape(down, across, BLOCK, -1)[:] = sums.reshape(down, BLOCK, across, -1).transpose(0, 2, 1, 3)
-            windows = room("windows", (*strip.shape, cells.shape[2]))
-            kernels.window_sums(cells, 1, windows)
-            blocks = _blocks(strip, valid, np.arange(64))
+            windows = room("windows", (*strip.shape, *cells.shape[2:]))
+            kernels.window_means(cells, _blocks(strip, valid, np.arange(64)), windows)
             for tile in tiling.tiles(*strip.shape, TILE):
                 here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))
                 with stage("network"):
-                    out = self._scout(
-                        sums=np.ascontiguousarray(windows[here]).reshape(-1, 64, kernels.SCOUT_SIZE),
-                        blocks=np.ascontiguousarray(blocks[here]).reshape(-1, 64),
-                        **inputs,
-                    )
+                    means = np.ascontiguousarray(windows[here]).reshape(-1, 64, kernels.SCOUT_SIZE)
+                    out = self._scout(means=means, **inputs)
                 shift, doubtful = out["shift"], np.ones(len(out["shift"]), bool)
                 moved = tiling.Tile(strip.row, strip.col + tile.col, strip.row_end, strip.col + tile.col_end)
                 if "present" in out:

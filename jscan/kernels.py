@@ -262,21 +262,27 @@ def weighed(level: Any, weight: Any, wanted: Any, out: Any) -> None:
 
 
 @_compiled
-def window_sums(cells: Any, step: int, out: Any) -> None:
-    """Sums over 4 x 4 cells (down, across, n), at every `step`-th cell: `out` (rows, columns, n)."""
-    across, n = cells.shape[1], cells.shape[2]
-    columns = np.empty((across, n), np.float32)
+def window_means(cells: Any, blocks: Any, out: Any) -> None:
+    """Sums over 4 x 4 cells (down, across, shifts, n), divided by `blocks` (rows, columns, shifts).
+
+    `out` is (rows, columns, shifts, n).
+    """
+    across, shifts, n = cells.shape[1:]
+    columns = np.empty((across, shifts, n), np.float32)
     for r in range(out.shape[0]):
         for x in range(across):
-            a, b, c, d = cells[r * step, x], cells[r * step + 1, x], cells[r * step + 2, x], cells[r * step + 3, x]
-            to = columns[x]
-            for k in range(n):
-                to[k] = (a[k] + b[k]) + (c[k] + d[k])
+            for s in range(shifts):
+                a, b, c, d = cells[r, x, s], cells[r + 1, x, s], cells[r + 2, x, s], cells[r + 3, x, s]
+                to = columns[x, s]
+                for k in range(n):
+                    to[k] = (a[k] + b[k]) + (c[k] + d[k])
         for x in range(out.shape[1]):
-            a, b, c, d = columns[x * step], columns[x * step + 1], columns[x * step + 2], columns[x * step + 3]
-            to = out[r, x]
-            for k in range(n):
-                to[k] = (a[k] + b[k]) + (c[k] + d[k])
+            for s in range(shifts):
+                share = np.float32(1) / blocks[r, x, s]
+                a, b, c, d = columns[x, s], columns[x + 1, s], columns[x + 2, s], columns[x + 3, s]
+                to = out[r, x, s]
+                for k in range(n):
+                    to[k] = ((a[k] + b[k]) + (c[k] + d[k])) * share
 
 
 @_compiled

@@ -207,16 +207,17 @@ def test_the_largest_coefficients_have_a_row() -> None:
         assert (features[..., :64] == 4).all() and level.max() <= 4 * 1024 * (1 + 1e-6)
 
 
-@pytest.mark.parametrize(("step", "shape"), [(1, (7, 9)), (2, (7, 9)), (1, (4, 4)), (3, (11, 4))])
-def test_window_sums(step: int, shape: tuple[int, int]) -> None:
-    cells = rng(2).normal(0, 1, (*shape, 5)).astype(np.float32)
-    rows, cols = ((n - 4) // step + 1 for n in shape)
-    out = np.full((rows, cols, 5), np.nan, np.float32)
-    kernels.window_sums(cells, step, out)
+@pytest.mark.parametrize("shape", [(7, 9), (4, 4), (11, 4)])
+def test_window_means(shape: tuple[int, int]) -> None:
+    cells = rng(2).normal(0, 1, (*shape, 3, 8)).astype(np.float32)
+    rows, cols = (n - 3 for n in shape)
+    blocks = rng(3).integers(1, 65, (rows, cols, 3)).astype(np.float32)
+    out = np.full((rows, cols, 3, 8), np.nan, np.float32)
+    kernels.window_means(cells, blocks, out)
     for r in range(rows):
         for c in range(cols):
-            y, x = step * r, step * c
-            assert np.allclose(out[r, c], cells[y : y + 4, x : x + 4].sum((0, 1)), atol=1e-5)
+            wanted = cells[r : r + 4, c : c + 4].sum((0, 1)) / blocks[r, c][:, None]
+            assert np.allclose(out[r, c], wanted, atol=1e-5)
 
 
 def test_some_window_sums() -> None:

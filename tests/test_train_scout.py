@@ -63,14 +63,12 @@ def test_the_scout_s_graph_equals_torch(name: str) -> None:
     model = scout_onnx(net, bands)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     features = rng(2).normal(0, 1, (5, 64, sum(b.size for b in bands))).astype(np.float32)
-    blocks = rng(3).integers(1, 65, (5, 64)).astype(np.float32)
     q2 = rng(4).integers(1, 30, (1, 15)).astype(np.float32)
     table = {"q2": q2} if name == "q1" else {}
     more = (torch.from_numpy(q2).expand(5, 15),) if name == "q1" else ()
-    project = session.run(["projection"], {"sums": np.zeros((1, 64, 8), np.float32), "blocks": blocks[:1], **table})[0]
+    project = session.run(["projection"], {"means": np.zeros((1, 64, 8), np.float32), **table})[0]
     assert np.array_equal(project, net.project.weight.detach().numpy().T)
-    sums = (features @ project) * blocks[..., None]
-    shift = session.run(["shift"], {"sums": sums.astype(np.float32), "blocks": blocks, **table})[0]
+    shift = session.run(["shift"], {"means": (features @ project).astype(np.float32), **table})[0]
     with torch.no_grad():
         wanted = net(torch.from_numpy(features), *more).log_softmax(1).numpy()
     assert np.abs(shift - wanted).max() < 1e-3 < np.ptp(wanted, axis=0).max()
@@ -89,9 +87,8 @@ def test_the_glance_s_graph_equals_torch() -> None:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     features = rng(2).normal(0, 1, (7, 64, sum(b.size for b in bands))).astype(np.float32)
     q2 = rng(4).integers(1, 30, (1, 15)).astype(np.float32)
-    sums = (features @ net.project.weight.detach().numpy().T) * 64
-    feed = {"sums": sums.astype(np.float32), "blocks": np.full((7, 64), 64, np.float32), "q2": q2}
-    got = session.run(["present"], feed)[0]
+    means = features @ net.project.weight.detach().numpy().T
+    got = session.run(["present"], {"means": means.astype(np.float32), "q2": q2})[0]
     with torch.no_grad():
         wanted = glance(*net.look(torch.from_numpy(features), torch.from_numpy(q2).expand(7, 15))).sigmoid().numpy()
     assert got.shape == (7,) and np.abs(got - wanted).max() < 1e-4 and np.ptp(wanted) > 0.01
@@ -122,11 +119,10 @@ def test_a_glance_is_trained_and_written(folder: Path, tmp_path: Path) -> None:
     assert said["training"]["glance"]["windows"] == 300
     assert (said["inputs"], said["outputs"], said["bands"]) == tuple(shipped[k] for k in ("inputs", "outputs", "bands"))
     # The scout itself is the one that is shipped.
-    nothing = {"blocks": np.full((2, 64), 64, np.float32), "q2": np.full((1, 15), 5, np.float32)}
-    sums = rng(5).normal(0, 30, (2, 64, 8)).astype(np.float32)
+    given = {"means": rng(5).normal(0, 0.5, (2, 64, 8)).astype(np.float32), "q2": np.full((1, 15), 5, np.float32)}
     old, new = (
         onnxruntime.InferenceSession(h / "model.onnx", providers=["CPUExecutionProvider"]).run(
-            ["shift", "present"], {"sums": sums, **nothing}
+            ["shift", "present"], given
         )
         for h in (weights.folder() / q1map.SCOUT, home)
     )

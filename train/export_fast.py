@@ -88,9 +88,7 @@ def compare_scout(net: Any, model: Any, name: str, src: Path, count: int = 64, g
     scout, worst = open_session(model), 0.0
     project = net.project.weight.numpy().T
     for k in range(len(windows)):
-        blocks = blocks_per_shift()[None]
-        sums = ((features[k] @ project) * blocks[0][:, None])[None].astype(np.float32)
-        feed = {"sums": sums, "blocks": blocks, **_table(labels, k)}
+        feed = {"means": (features[k] @ project)[None].astype(np.float32), **_table(labels, k)}
         worst = max(worst, float(np.abs(np.exp(scout.run(["shift"], feed)[0][0]) - wanted[k]).max()))
         if there is not None:
             worst = max(worst, float(np.abs(scout.run(["present"], feed)[0][0] - there[k])))

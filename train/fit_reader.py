@@ -41,18 +41,18 @@ class Chooser:
     def __init__(self, name: str) -> None:
         self.strata = STRATA[name]
         self._scout = weights.load(SCOUT[name])
-        nothing = {"sums": np.zeros((1, 64, 8), np.float32), "blocks": np.ones((1, 64), np.float32)}
+        nothing = {"means": np.zeros((1, 64, 8), np.float32)}
         table = {"q2": np.ones((1, 15), np.float32)} if name == "q1" else {}
         self._project = torch.from_numpy(self._scout(**nothing, **table)["projection"])
         self._columns = fit_scout.columns(name)
 
     def __call__(self, raw: torch.Tensor, batch: Batch, rng: np.random.Generator) -> Some:
         """Shifts and what they stand for, of windows with features `raw` (N, 64, F)."""
-        sums = (raw[:, :, self._columns] @ self._project).numpy()
-        ones, place, stands_for = np.ones((1, 64), np.float32), [], []
-        for k in range(len(sums)):
+        means = (raw[:, :, self._columns] @ self._project).numpy()
+        place, stands_for = [], []
+        for k in range(len(means)):
             table = {"q2": batch["q2"][k : k + 1].float().numpy()} if "q2" in batch else {}
-            found = self._scout(sums=sums[k : k + 1], blocks=ones, **table)["shift"][0]
+            found = self._scout(means=means[k : k + 1], **table)["shift"][0]
             ranked = list(np.argsort(-found, kind="stable"))
             if rng.random() < TOLD:
                 ranked.insert(0, int(batch["shift"][k]))
