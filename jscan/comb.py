@@ -41,12 +41,15 @@ class Band:
 
     def table(self) -> npt.NDArray[np.float32]:
         """(ROWS + 1, size) float32: the functions at |c| = row / 8, divided by the coefficients in the band."""
-        c = np.arange(ROWS, dtype=np.float64)[:, None] / STEPS_PER_UNIT
-        parts = [np.cos(2 * np.pi * c / np.asarray(self.steps, dtype=np.float64))]
+        out = np.zeros((ROWS + 1, self.size), np.float32)
+        for k, q in enumerate(self.steps):
+            # A cosine of this step is the same again after q units: so few are computed that a table takes no time.
+            turn = np.cos(2 * np.pi * np.arange(q * STEPS_PER_UNIT, dtype=np.float64) / (q * STEPS_PER_UNIT))
+            out[:ROWS, k] = np.resize(turn / len(self.coefs), ROWS)
         if self.bells:
-            parts.append(np.exp(-((c / np.asarray(self.bells)) ** 2)))
-        rows = np.concatenate([np.concatenate(parts, 1), np.zeros((1, self.size))])
-        return (rows / len(self.coefs)).astype(np.float32)
+            c = np.arange(ROWS, dtype=np.float64)[:, None] / STEPS_PER_UNIT
+            out[:ROWS, len(self.steps) :] = np.exp(-((c / np.asarray(self.bells)) ** 2)) / len(self.coefs)
+        return out
 
     def said(self) -> dict[str, list[float]]:
         """The band as a manifest holds it."""

@@ -242,9 +242,9 @@ class FastWindows:
             sums = room("sums", (down, BLOCK, across, BLOCK, kernels.SCOUT_SIZE))
             sums[:] = 0
             kernels.scout_sums(pixels, *valid, self._basis, *self._few.frequencies, self._begin, self._table, sums)
-            cells = room("cells", (down, across, BLOCK * BLOCK, kernels.SCOUT_SIZE))
+            cells = room("cells", (down, across, BLOCK * BLOCK * kernels.SCOUT_SIZE))
             cells.reshape(down, across, BLOCK, -1)[:] = sums.reshape(down, BLOCK, across, -1).transpose(0, 2, 1, 3)
-            windows = room("windows", (*strip.shape, *cells.shape[2:]))
+            windows = room("windows", (*strip.shape, cells.shape[2]))
             kernels.window_means(cells, _blocks(strip, valid, np.arange(64)), windows)
             for tile in tiling.tiles(*strip.shape, TILE):
                 here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))

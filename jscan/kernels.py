@@ -263,26 +263,29 @@ def weighed(level: Any, weight: Any, wanted: Any, out: Any) -> None:
 
 @_compiled
 def window_means(cells: Any, blocks: Any, out: Any) -> None:
-    """Sums over 4 x 4 cells (down, across, shifts, n), divided by `blocks` (rows, columns, shifts).
+    """Sums over 4 x 4 cells (down, across, shifts * n), divided by `blocks` (rows, columns, shifts): `out`.
 
-    `out` is (rows, columns, shifts, n).
+    `out` is (rows, columns, shifts * n). Nearly all windows have as many blocks at all shifts.
     """
-    across, shifts, n = cells.shape[1:]
-    columns = np.empty((across, shifts, n), np.float32)
+    across, size, shifts = cells.shape[1], cells.shape[2], blocks.shape[2]
+    n = size // shifts
+    columns = np.empty((across, size), np.float32)
     for r in range(out.shape[0]):
         for x in range(across):
-            for s in range(shifts):
-                a, b, c, d = cells[r, x, s], cells[r + 1, x, s], cells[r + 2, x, s], cells[r + 3, x, s]
-                to = columns[x, s]
-                for k in range(n):
-                    to[k] = (a[k] + b[k]) + (c[k] + d[k])
+            a, b, c, d = cells[r, x], cells[r + 1, x], cells[r + 2, x], cells[r + 3, x]
+            to = columns[x]
+            for k in range(size):
+                to[k] = (a[k] + b[k]) + (c[k] + d[k])
         for x in range(out.shape[1]):
+            a, b, c, d = columns[x], columns[x + 1], columns[x + 2], columns[x + 3]
+            to, count = out[r, x], blocks[r, x]
+            share = np.float32(1) / count[0]
+            for k in range(size):
+                to[k] = ((a[k] + b[k]) + (c[k] + d[k])) * share
             for s in range(shifts):
-                share = np.float32(1) / blocks[r, x, s]
-                a, b, c, d = columns[x, s], columns[x + 1, s], columns[x + 2, s], columns[x + 3, s]
-                to = out[r, x, s]
-                for k in range(n):
-                    to[k] = ((a[k] + b[k]) + (c[k] + d[k])) * share
+                if count[s] != count[0]:
+                    for k in range(s * n, (s + 1) * n):
+                        to[k] *= count[0] / count[s]
 
 
 @_compiled
