@@ -1,4 +1,4 @@
-"""Training scouts and readers, and the graphs that are written of them; short runs on a few windows."""
+"""Training scouts, and the graphs that are written of them and of readers; short runs on a few windows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from material import photo, rng
 
 from jscan import candidates, comb, q1map, qfmap, weights
 from jscan.jpegtables import Q1_OFFSET
-from train import export_fast, fit, fit_glance, fit_reader, fit_scout, published
+from train import export_fast, fit, fit_glance, fit_scout, published
 from train.dataset import TASKS
 from train.export import TOLERANCE, prior_logit
 from train.graphs import reader_onnx, scout_onnx
@@ -24,6 +24,7 @@ from train.networks.comb import centre
 from train.networks.scout import Glance
 
 NAMES = pytest.mark.parametrize("name", sorted(TASKS))
+STRATA = {"q1": candidates.GRID_KNOWN, "qf": candidates.GRID_UNKNOWN}
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_a_glance_is_trained_and_written(folder: Path, tmp_path: Path) -> None:
 def test_a_reader_of_some_shifts_equals_torch(name: str) -> None:
     """What the comparison of the export leaves out: shifts that stand for others, and blocks at an image's edge."""
     bands, net = TASKS[name]().bands(), network(name)
-    strata = fit_reader.STRATA[name]
+    strata = STRATA[name]
     chosen = candidates.choose([42, 9, 63, 5, 21], 5, strata)
     n, shifts, size = 6, len(chosen.place), sum(b.size for b in bands)
     features = rng(5).normal(0, 0.3, (n, shifts, size)).astype(np.float32)
@@ -170,7 +171,7 @@ def test_a_reader_of_some_shifts_equals_torch(name: str) -> None:
 @NAMES
 def test_a_shift_that_stands_for_others_counts_as_all_of_them(name: str) -> None:
     """Where all shifts of a kind are alike, a sample of them says what all 64 do."""
-    net, strata = network(name), fit_reader.STRATA[name]
+    net, strata = network(name), STRATA[name]
     with torch.no_grad():
         for members in strata.members:
             net.trunk.place[list(members)] = net.trunk.place[members[0]].clone()
@@ -191,24 +192,6 @@ def test_a_shift_that_stands_for_others_counts_as_all_of_them(name: str) -> None
     assert torch.allclose(got[0], wanted[0], atol=1e-3) and torch.allclose(got[2], wanted[2], atol=1e-3)
     spread = np.exp(chosen.spread(got[1].log_softmax(1).numpy()))
     assert np.abs(spread - wanted[1].softmax(1).numpy()).max() < 1e-4
-
-
-def test_what_a_reader_is_trained_on() -> None:
-    """The features and the mean of the shifts looked at, and the true shift's place among them or its stand-in's."""
-    strata = candidates.GRID_KNOWN
-    raw = torch.from_numpy(rng(1).normal(0, 1, (3, 64, 5))).float()
-    chosen = candidates.choose([42, 9], 2, strata)
-    some = tuple(torch.from_numpy(np.stack([x] * 3)) for x in (chosen.place, chosen.stands_for))
-    place = chosen.place.tolist()
-    # One that was looked at; one apart from the last grid that was not; one in its rows that was not.
-    batch = {"shift": torch.tensor([42, 19, 6]), "other": torch.zeros(3)}
-    out = fit_reader.reduced(batch, some, raw, strata)  # type: ignore[arg-type]
-    assert place[out["shift"][0]] == 42
-    assert place[out["shift"][1]] in (29, 50, 12) and place[out["shift"][2]] == 3
-    picked = raw[:, place].numpy()
-    mean = (picked * chosen.stands_for[:, None]).sum(1) / 64
-    assert np.allclose(out["mean"], mean, atol=1e-5)
-    assert np.allclose(out["centred"], 4 * (picked - mean[:, None]), atol=1e-5) and out["other"] is batch["other"]
 
 
 @NAMES
@@ -239,25 +222,13 @@ def test_a_scout_is_trained_and_written(name: str, folder: Path, tmp_path: Path)
 
 
 @NAMES
-def test_a_reader_is_trained_and_written(
-    name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fit, "BATCH", 16)
-    how = {"workers": 1, "replay": 4.0, "ring_size": 64}
-    path = fit_reader.train(name, folder, tmp_path / "run", minutes=0.02, **how)  # type: ignore[arg-type]
-    saved = torch.load(path, weights_only=True)
-    state = saved["state"]
-    assert state["steps"] > 0 and np.isfinite(state["loss"]) and state["windows"] >= 64
-    # The same command again has nothing left to do; a longer one goes on.
-    assert fit_reader.train(name, folder, tmp_path / "run", minutes=0.02, **how) == path  # type: ignore[arg-type]
-    assert torch.load(path, weights_only=True)["state"] == state
-    export_fast.export_reader(name, path.parent, 0.3, folder, tmp_path / "out")
-    home = tmp_path / "out" / export_fast.READER[name]
-    said = json.loads((home / "manifest.json").read_text())
-    assert comb.from_manifest(said) == TASKS[name]().bands() and said["training"]["share_of_the_way"] == 0.3
-    shipped = json.loads((weights.folder() / export_fast.READER[name] / "manifest.json").read_text())
-    assert (said["inputs"], said["outputs"], said["bands"]) == tuple(shipped[k] for k in ("inputs", "outputs", "bands"))
-    assert said["training"]["from"] == weights.label({"q1": q1map.MODEL, "qf": qfmap.MODEL}[name])
+def test_a_reader_is_the_published_network_again(name: str, folder: Path, tmp_path: Path) -> None:
+    export_fast.export_reader(name, folder, tmp_path)
+    written, shipped = (h / export_fast.READER[name] for h in (tmp_path, weights.folder()))
+    assert (written / "model.onnx").read_bytes() == (shipped / "model.onnx").read_bytes()
+    said, known = (json.loads((h / "manifest.json").read_text()) for h in (written, shipped))
+    assert (said["inputs"], said["outputs"], said["bands"]) == tuple(known[k] for k in ("inputs", "outputs", "bands"))
+    assert weights.label(export_fast.COMB[name]) in said["training"]["data"]
 
 
 def test_the_reader_s_comparison_sees_another_network(folder: Path) -> None:

@@ -1,11 +1,11 @@
 """Writes the models of the fast path: readers, which are the published comb networks again, and scouts.
 
-    python -m train.export_fast reader q1 --src FOLDER [--run runs/reader-q1]
+    python -m train.export_fast reader q1 --src FOLDER
     python -m train.export_fast scout q1 --src FOLDER --run runs/scout-q1
     python -m train.export_fast glance q1 --src FOLDER --run runs/glance-q1
 
-A reader has the weights of `weights/q1-comb` or `weights/qf-comb`, moved towards what `train.fit_reader` learned where
-its run is given. Either model is compared with torch on windows of the images in a folder.
+A reader has the weights of `weights/q1-comb` or `weights/qf-comb`. Either model is compared with torch, on windows of
+the images in a folder.
 """
 
 from __future__ import annotations
@@ -95,36 +95,15 @@ def compare_scout(net: Any, model: Any, name: str, src: Path, count: int = 64, g
     return worst
 
 
-def export_reader(name: str, run: Path | None, share: float, src: Path, out: Path) -> None:
-    """Writes the published comb network as a reader, its weights moved by a `share` of the way towards a run's.
-
-    Training on a few shifts gains where the first steps are about the last ones and loses a little where they are
-    coarser; of weights in between, most of the gain is left and next to nothing of the loss.
-    """
+def export_reader(name: str, src: Path, out: Path) -> None:
+    """Writes the published comb network as a reader."""
     net: Any = fit.build(name)
     bands = TASKS[name]().bands()
     published.restore(net, bands, weights.folder() / COMB[name] / "model.onnx")
-    training: dict[str, Any] = {
+    training = {
         "command": f"python -m train.export_fast reader {name} --src SRC",
         "data": f"none: these are the weights of {weights.label(COMB[name])}",
     }
-    if run is not None:
-        saved = torch.load(run / "last.pt", weights_only=True)
-        averaged = torch.optim.swa_utils.AveragedModel(net)
-        averaged.load_state_dict(saved["average"])
-        state, there = saved["state"], averaged.module.state_dict()
-        net.load_state_dict({k: torch.lerp(v, there[k], share) for k, v in net.state_dict().items()})
-        command = f"python -m train.fit_reader {name} --src SRC --run {run.as_posix()} --minutes {saved['minutes']:g}"
-        training = {
-            "command": command,
-            "share_of_the_way": share,
-            "data": f"{len(load_images(src))} uncompressed images",
-            "from": weights.label(COMB[name]),
-            "minutes": round(state["seconds"] / 60, 1),
-            "steps": state["steps"],
-            "fresh_windows": state["windows"],
-            "loss": round(state["loss"], 4),
-        }
     model = reader_onnx(net.eval(), bands, prior_logit(name))
     more = {"bands": [b.said() for b in bands]}
     write(READER[name], model, training, out, compare_reader(name, net, model, src), more)
@@ -173,11 +152,10 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(TASKS))
     parser.add_argument("--src", type=Path, required=True, help="folder of images to compare on")
     parser.add_argument("--run", type=Path, help="folder of what was trained")
-    parser.add_argument("--share", type=float, default=1.0, help="how far a reader goes from its model to its run")
     parser.add_argument("--out", type=Path, default=Path("weights"))
     o = parser.parse_args()
     if o.what == "reader":
-        export_reader(o.name, o.run, o.share, o.src, o.out)
+        export_reader(o.name, o.src, o.out)
     elif o.run is None:
         parser.error(f"a {o.what} is exported from its --run")
     elif o.what == "glance":
