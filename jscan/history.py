@@ -107,7 +107,7 @@ def _strips(rows: int) -> Iterator[slice]:
         yield slice(top, min(top + _STRIP, rows))
 
 
-def _summed(logp: npt.NDArray[np.float16], weight: FloatArray) -> npt.NDArray[np.float64]:
+def summed(logp: npt.NDArray[np.float16], weight: FloatArray) -> npt.NDArray[np.float64]:
     """(K,) sum over windows of weight * log(p + floor)."""
     total = np.zeros(logp.shape[2], np.float64)
     kernels.weighted_sums(_bits(logp), _FLOORED, np.asarray(weight, np.float32), total)
@@ -128,9 +128,9 @@ def background(found: WindowPosteriors) -> Background:
     """The background of an image from its windows' posteriors."""
     weight = found.present.astype(np.float32)
     groups = list(pairwise(Q1_OFFSET)) if found.logp.shape[2] == Q1_OFFSET[-1] else [(0, found.logp.shape[2])]
-    summed = _summed(found.logp, weight)
-    table = tuple(int(np.argmax(summed[a:b])) + 1 for a, b in groups)
-    shift = int(np.argmax(_summed(found.shift, weight)))
+    steps = summed(found.logp, weight)
+    table = tuple(int(np.argmax(steps[a:b])) + 1 for a, b in groups)
+    shift = int(np.argmax(summed(found.shift, weight)))
     sure = sureness(found)
     fraction = float((found.present * sure).sum() / max(float(sure.sum()), 1e-6))
     return Background(table, shift, fraction)

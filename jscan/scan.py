@@ -366,11 +366,15 @@ class Scanner:
         """Estimates from what is known of the windows of a JPEG."""
         pixels = history.content(luma, found)
         base = history.background(found)
-        seen = trace.blocks(luma, found, base.table, base.shift, all_rows=self._thorough)
+        left = trace.measure(luma, found, base.table, base.shift, all_rows=self._thorough)
+        seen = trace.blocks(luma, left)
         channels = history.jpeg_channels(found, base, q2, pixels, trace.around_windows(seen, found))
         missing = trace.around_cells(seen, found.size)
-        mute, consistency = self._compare(
-            suspicion.JPEG_MODEL, found, base, channels, pixels, missing=missing, clipped=clipped
+        mute = history.mute(pixels)
+        # Where most of the evidence is for no place, what is taken for the background may be a part of it.
+        lacks = functools.partial(trace.lacking, luma, left) if _background_facts(found, base, mute)[1] else None
+        consistency = self._compare(
+            suspicion.JPEG_MODEL, found, base, channels, pixels, mute, missing=missing, clipped=clipped, lacks=lacks
         )
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
         refiner = self._model(context.MODEL)
@@ -406,12 +410,14 @@ class Scanner:
         channels = history.pixel_channels(found, base, pixels)
         last = lastjpeg.estimate(luma, found, base.shift) if base.fraction > 0.5 and not fast else None
         agreement = lastjpeg.agreement(luma, last) if last is not None else None
-        mute, consistency = self._compare(
+        mute = history.mute(pixels)
+        consistency = self._compare(
             suspicion.PIXEL_MODEL,
             found,
             base,
             channels,
             pixels,
+            mute,
             agreement=agreement,
             # Clipping hides a compression; it does not make one where the background has none.
             clipped=clipped if base.fraction > 0.5 else None,
@@ -425,19 +431,19 @@ class Scanner:
         base: Background,
         channels: npt.NDArray[np.floating[Any]],
         pixels: history.Content,
+        mute: npt.NDArray[np.bool_],
         **more: Any,
-    ) -> tuple[npt.NDArray[np.bool_], Consistency]:
-        """(R, C) windows that hold no information, and what the consistency model `name` finds in the others.
+    ) -> Consistency:
+        """What the consistency model `name` finds in the windows that are not `mute` (R, C).
 
         With `more` for `regions.find`.
         """
-        mute = history.mute(pixels)
         answers = suspicion.estimate(self._model(name), channels)
         logits = suspicion.to_cells(answers, found.size, found.origin)
         logits[_Cells(found)(mute)] = np.nan
         texture = history.deviation(pixels)
         with stage("regions"):
-            return mute, regions.find(logits, found, base, self._calibrations[name], texture, **more)
+            return regions.find(logits, found, base, self._calibrations[name], texture, **more)
 
     def _pixels(self, luma: npt.NDArray[np.uint8], clipped: Clipped | None) -> _Estimate:
         """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""
@@ -503,11 +509,8 @@ def _doubted(consistency: Consistency, found: WindowPosteriors) -> npt.NDArray[n
     """(R, C) windows that lie in or near cells that may belong to another history."""
     side = 2 * AROUND + 1
     doubt = cv2.dilate((consistency.suspicion > DOUBTED).astype(np.uint8), np.ones((side, side), np.uint8))
-    rows, cols = (
-        np.minimum((origin + tiling.STRIDE * np.arange(windows) + tiling.WINDOW // 2) // tiling.BLOCK, cells - 1)
-        for origin, windows, cells in zip(found.origin, found.present.shape, doubt.shape, strict=True)
-    )
-    return np.asarray(doubt[np.ix_(rows, cols)] > 0)
+    index = [tiling.centre_cells(*axis) for axis in zip(found.size, found.present.shape, found.origin, strict=True)]
+    return np.asarray(doubt[np.ix_(*index)] > 0)
 
 
 @dataclass(frozen=True, slots=True)

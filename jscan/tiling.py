@@ -85,3 +85,9 @@ def nearest_window(length: int, windows: int, origin: int = 0) -> npt.NDArray[np
     centres = np.arange(cells(length)) * BLOCK + BLOCK / 2
     index = np.rint((centres - origin - WINDOW / 2) / STRIDE - 1e-9)
     return np.clip(index, 0, windows - 1).astype(np.int64)
+
+
+def centre_cells(length: int, windows: int, origin: int = 0) -> npt.NDArray[np.int64]:
+    """(windows,) index of the cell that holds each window's centre, along one axis."""
+    centres = (origin + STRIDE * np.arange(windows) + WINDOW // 2) // BLOCK
+    return np.minimum(centres, cells(length) - 1).astype(np.int64)

@@ -10,6 +10,7 @@ Beyond the 15 estimated steps those of the nearest standard table are tried: whe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,22 @@ BASIS = np.ascontiguousarray(dct_basis(), np.float32)
 TURNED = np.ascontiguousarray(BASIS.T)
 
 
+APART = ((4, 4), (2, 3), (5, 2), (3, 6), (6, 5), (2, 6))
+"""By how far the blocks of other grids begin off the background's: what coefficients do there they do by themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the background's first compression left in an image, coefficient by coefficient, at 8 * down + along."""
+
+    steps: npt.NDArray[np.float32]
+    """(64,) its table."""
+    strength: npt.NDArray[np.float32]
+    """(64,) mean cosine in the image, beyond that of another grid; 0 where nothing is told from it."""
+    first: tuple[int, int]
+    """Row and column, 0 to 7, at which its first block begins."""
+
+
 @dataclass(frozen=True, slots=True)
 class Blocks:
     """What each block of an image on the background's grid says, as far as whole ones fit."""
@@ -48,32 +65,74 @@ class Blocks:
     """Row and column, 0 to 7, at which the first of them begins."""
 
 
-def blocks(
+def measure(
     luma: npt.NDArray[np.uint8],
     found: WindowPosteriors,
     table: tuple[int, ...],
     shift: int,
     *,
     all_rows: bool = False,
-) -> Blocks:
-    """What the blocks of an image (H, W) say of the background's first compression.
+) -> Trace:
+    """How strong the background's trace is in an image (H, W).
 
-    `table` (15,) and `shift` (dy * 8 + dx, seen from the windows' origin) are those of that compression. How strong it
-    is is measured on ENOUGH blocks of a large image, or on `all_rows` of them.
+    `table` (15,) and `shift` (dy * 8 + dx, seen from the windows' origin) are those of that compression. It is measured
+    on ENOUGH blocks of a large image, or on `all_rows` of them.
     """
     zigzag = standard_table(round(nearest_qf(table))).astype(np.float32)
     zigzag[:N_COEFS] = table
     steps = np.empty_like(zigzag)
     steps[[BLOCK * u + v for u, v in ZIGZAG]] = zigzag
-    first = [(s + o) % BLOCK for s, o in zip(divmod(shift, BLOCK), found.origin, strict=True)]
-    away = [(f + BLOCK // 2) % BLOCK for f in first]
-    here, elsewhere = (_mean_cosines(luma, steps, place, all_rows) for place in (first, away))
-    strength = np.clip(here - np.maximum(elsewhere, 0), 0, STRONGEST)
+    first = tuple((s + o) % BLOCK for s, o in zip(divmod(shift, BLOCK), found.origin, strict=True))
+    every = 1 if all_rows else max(1, luma.size // (BLOCK * BLOCK * ENOUGH))
+    here, elsewhere = (
+        np.where(count < FEWEST, 0, total / np.maximum(count, 1))
+        for total, count in (_cosines(luma, steps, first, off, every) for off in ((0, 0), APART[0]))
+    )
+    strength = np.clip(here - np.maximum(elsewhere, 0), 0, STRONGEST).astype(np.float32)
     strength[strength < FAINT] = 0
-    against = np.empty([(side - f) // BLOCK for side, f in zip(luma.shape, first, strict=True)], np.float32)
-    waves, least = _read(steps)
-    kernels.ratios(luma, first[0], first[1], BASIS, TURNED, waves, least, strength.astype(np.float32), against)
-    return Blocks(against, (first[0], first[1]))
+    return Trace(steps, strength, (first[0], first[1]))
+
+
+def blocks(luma: npt.NDArray[np.uint8], seen: Trace) -> Blocks:
+    """What the blocks of an image (H, W) say of the background's first compression."""
+    sides = [(side - f) // BLOCK for side, f in zip(luma.shape, seen.first, strict=True)]
+    against = np.empty(sides, np.float32)
+    waves, least = _read(seen.steps)
+    kernels.ratios(luma, *seen.first, BASIS, TURNED, waves, least, seen.strength, against)
+    return Blocks(against, seen.first)
+
+
+def lacking(luma: npt.NDArray[np.uint8], seen: Trace, part: npt.NDArray[np.bool_]) -> float:
+    """By how many standard deviations a part of an image (H, W) falls short of the background's trace.
+
+    `part` (ceil(H / 8), ceil(W / 8)) are its cells. Large where the trace is missing; small where it is there, and
+    where the part holds too little for it to show. How much more than on other grids the blocks of the part, weighed
+    by the strengths, lie on the steps is compared with how much it would be if the trace were there. A cosine deviates
+    by the root of one half.
+    """
+    rows, cols = (np.flatnonzero(part.any(axis=axis)) for axis in (1, 0))
+    inside = part[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1].astype(np.uint8)
+    # Out to half a block around, so that the blocks that lie in there whole are those whose centres are in the part.
+    half = BLOCK // 2
+    wide = np.pad(inside.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1), half)
+    wide = np.asarray(cv2.dilate(wide, np.ones((BLOCK + 1, BLOCK + 1), np.uint8)))
+    top, left = int(rows[0]) * BLOCK - half, int(cols[0]) * BLOCK - half
+    wide = wide[max(0, -top) :, max(0, -left) :]
+    top, left = max(0, top), max(0, left)
+    pixels = luma[top : top + wide.shape[0], left : left + wide.shape[1]]
+    # Blocks that hold black pixels do not count.
+    pixels = np.where(wide[: pixels.shape[0], : pixels.shape[1]] > 0, pixels, np.uint8(0))
+    first = (seen.first[0] - top, seen.first[1] - left)
+    weight = seen.strength.astype(np.float64)
+    weight[0] = 0  # where it is flat the mean of a block is the same on all grids
+    (total, count), *others = (_cosines(pixels, seen.steps, first, off) for off in ((0, 0), *APART))
+    expected = float(weight**2 @ count)
+    spoken = float(sum(weight @ n for _, n in others))
+    if expected == 0 or spoken == 0:
+        return 0.0
+    by_itself = float(sum(weight @ t for t, _ in others)) / spoken * float(weight @ count)
+    share = expected / float(sum(weight**2 @ n for _, n in others))
+    return (expected - (float(weight @ total) - by_itself)) / float(np.sqrt(expected / 2 * (1 + share)))
 
 
 def around_windows(seen: Blocks, found: WindowPosteriors) -> npt.NDArray[np.float32]:
@@ -104,7 +163,7 @@ def background_trace(
     luma: npt.NDArray[np.uint8], found: WindowPosteriors, table: tuple[int, ...], shift: int
 ) -> npt.NDArray[np.float32]:
     """(3, R, C) what `around_windows` says of `blocks`."""
-    return around_windows(blocks(luma, found, table, shift), found)
+    return around_windows(blocks(luma, measure(luma, found, table, shift)), found)
 
 
 def _nearest(centres: npt.NDArray[np.floating[Any]], seen: Blocks, axis: int) -> npt.NDArray[np.int64]:
@@ -127,12 +186,19 @@ def _read(steps: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.
     return np.float32(1) / steps, np.where(steps > 1, SPEAKS * steps, np.float32(1e6)).astype(np.float32)
 
 
-def _mean_cosines(
-    luma: npt.NDArray[np.uint8], steps: npt.NDArray[np.float32], first: list[int], all_rows: bool
-) -> npt.NDArray[np.float32]:
-    """(64,) mean cosine of each coefficient, 0 where fewer than FEWEST speak."""
+def _cosines(
+    luma: npt.NDArray[np.uint8],
+    steps: npt.NDArray[np.float32],
+    first: Sequence[int],
+    off: tuple[int, int],
+    every: int = 1,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(64,) sums of the cosines of each coefficient, and how many of them speak.
+
+    Of blocks that begin at `first` and `off` that, in every `every`-th row of them.
+    """
     total, count = np.zeros(len(steps)), np.zeros(len(steps))
     waves, least = _read(steps)
-    every = 1 if all_rows else max(1, luma.size // (BLOCK * BLOCK * ENOUGH))
-    kernels.cosine_sums(luma, first[0], first[1], every, BASIS, TURNED, waves, least, total, count)
-    return np.asarray(np.where(count < FEWEST, 0, total / np.maximum(count, 1)), np.float32)
+    down, along = ((f + o) % BLOCK for f, o in zip(first, off, strict=True))
+    kernels.cosine_sums(luma, down, along, every, BASIS, TURNED, waves, least, total, count)
+    return total, count

@@ -42,15 +42,22 @@ def windows_of(found: WindowPosteriors, box: tuple[int, int, int, int]) -> tuple
 BOX = (12, 16, 28, 36)  # cells
 
 
-def found_with(ground: Any, pasted: Any, origin: tuple[int, int] = (0, 0)) -> Region:
-    """The region of BOX, with posteriors `ground` and inside it `pasted`: (table, shift, present)."""
+def result_with(
+    ground: Any, pasted: Any, origin: tuple[int, int] = (0, 0), *, strength: float = 7, **more: Any
+) -> regions.Consistency:
+    """What is found with BOX suspicious, posteriors `ground`, and inside it `pasted`: (table, shift, present)."""
     made: list[WindowPosteriors] = [
         posteriors(t, s, present=p, height=HEIGHT, width=WIDTH, origin=origin) for t, s, p in (ground, pasted)
     ]
     found = mixed(made[0], made[1], *windows_of(made[0], BOX))
-    result = regions.find(
-        logits_with(BOX), found, history.background(found), CALIBRATION, np.full(found.present.shape, 20.0)
-    )
+    texture = np.full(found.present.shape, 20.0)
+    logits = logits_with(BOX, strength=strength)
+    return regions.find(logits, found, history.background(found), CALIBRATION, texture, **more)
+
+
+def found_with(ground: Any, pasted: Any, origin: tuple[int, int] = (0, 0)) -> Region:
+    """The region of BOX, as it is found in `result_with`."""
+    result = result_with(ground, pasted, origin)
     assert result.suspicion.shape == (cells(HEIGHT), cells(WIDTH)) and result.suspicion.dtype == np.float32
     (region,) = result.regions
     return region
@@ -191,6 +198,66 @@ def test_a_difference_that_cannot_be_named_is_doubt() -> None:
     result = regions.find(logits_with(BOX), found, history.background(found), CALIBRATION, texture)
     assert result.regions == () and result.score < 0.5
     assert 0.2 < np.nanmax(result.suspicion) < 0.5
+
+
+NEXT_TO = 12
+"""One column from the ground's shift, 11."""
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (3, 6)])
+@pytest.mark.parametrize(
+    ("pasted", "asks"),
+    [
+        ((table(70), 11, 0.05), True),  # none
+        ((table(70), NEXT_TO, 0.95), True),
+        ((table(72), NEXT_TO - 8, 0.95), True),
+        ((table(90), NEXT_TO, 0.95), False),  # another table, surely
+        ((table(70), NEXT_TO + 1, 0.95), False),  # another grid, surely
+    ],
+)
+def test_a_part_that_may_have_the_background_s_history_must_lack_its_trace(
+    pasted: Any, asks: bool, origin: tuple[int, int]
+) -> None:
+    asked: list[npt.NDArray[np.bool_]] = []
+
+    def lacks(by: float) -> Any:
+        def tell(part: npt.NDArray[np.bool_]) -> float:
+            asked.append(part)
+            return by
+
+        return tell
+
+    assert len(result_with(GROUND, pasted, origin, lacks=lacks(0)).regions) == 1 and not asked  # the windows are sure
+    doubt = result_with(GROUND, pasted, origin, strength=4, lacks=lacks(regions.SHORT - 0.1))
+    assert len(asked) == asks and len(doubt.regions) == (not asks)
+    if asks:
+        assert doubt.score < 0.5 and 0.2 < np.nanmax(doubt.suspicion) < 0.5
+        inside = np.zeros(asked[0].shape, bool)
+        inside[BOX[0] - 1 : BOX[2] + 1, BOX[1] - 1 : BOX[3] + 1] = True
+        assert asked[0].sum() > 200 and not asked[0][~inside].any()
+    for known in (lacks(regions.SHORT), None):
+        assert len(result_with(GROUND, pasted, origin, strength=4, lacks=known).regions) == 1
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (3, 6)])
+def test_a_compression_that_the_rest_shares_is_no_region(origin: tuple[int, int]) -> None:
+    """Where the first quality was above the last one, few windows show it, and all together show its grid."""
+    pasted = (table(80), 40, 0.97)
+    rest = posteriors(table(80), 40, height=HEIGHT, width=WIDTH, origin=origin, present=0.03, p=0.06)
+    logits, texture = logits_with(BOX, strength=4), np.full(rest.present.shape, 20.0)
+    part = posteriors(*pasted[:2], height=HEIGHT, width=WIDTH, origin=origin, present=pasted[2])
+    found = mixed(rest, part, *windows_of(rest, BOX))
+    assert not regions.find(logits, found, history.background(found), CALIBRATION, texture).regions
+    # The rest prefers another grid, or none.
+    for ground in ((table(80), 41, 0.03), (table(80), 30, 0.03)):
+        (region,) = result_with(ground, pasted, origin, strength=4).regions
+        assert region.kind == "first_compression"
+
+
+def test_the_last_grid_is_not_what_the_rest_shares() -> None:
+    """A compression on the file's own grid: the blocks that are there show it in all windows."""
+    (region,) = result_with((table(80), 0, 0.03), (table(80), 0, 0.97), strength=4).regions
+    assert region.kind == "first_compression" and region.grid_shift == (0, 0)
 
 
 SMALL = (14, 20, 18, 24)

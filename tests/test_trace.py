@@ -99,7 +99,8 @@ def test_cells_are_those_of_the_image(origin: tuple[int, int]) -> None:
     """A square of 32 pixels without the trace stands out among the cells, wherever the windows begin."""
     luma, (y, x) = spliced(75, 95, 32)
     place = ((-SHIFT[0] - origin[0]) % 8) * 8 + (-SHIFT[1] - origin[1]) % 8
-    seen = trace.blocks(luma, windows(luma, origin), tuple(standard_table(75)[:N_COEFS].tolist()), place)
+    table = tuple(standard_table(75)[:N_COEFS].tolist())
+    seen = trace.blocks(luma, trace.measure(luma, windows(luma, origin), table, place))
     assert seen.first == (-SHIFT[0] % 8, -SHIFT[1] % 8)
     found = trace.around_cells(seen, luma.shape)
     assert found.shape == (cells(luma.shape[0]), cells(luma.shape[1])) and found.dtype == np.float32
@@ -118,3 +119,44 @@ def test_around_cells_adds_up_nine_blocks() -> None:
     assert found.shape == (7, 7) and set(np.unique(found)) == {0.0, 5.0}
     assert np.array_equal(np.flatnonzero(found.any(axis=0)), [2, 3, 4])
     assert np.array_equal(np.flatnonzero(found.any(axis=1)), [1, 2, 3])
+
+
+def lacking(luma: npt.NDArray[np.uint8], qf1: int, *boxes: tuple[int, int, int]) -> list[float]:
+    """How far squares (row, column and side in pixels) fall short of the background's trace."""
+    place = (-SHIFT[0] % 8) * 8 + -SHIFT[1] % 8
+    seen = trace.measure(luma, windows(luma), tuple(standard_table(qf1)[:N_COEFS].tolist()), place)
+    out = []
+    for y, x, side in boxes:
+        part = np.zeros((cells(luma.shape[0]), cells(luma.shape[1])), bool)
+        part[y // 8 : -(-(y + side) // 8), x // 8 : -(-(x + side) // 8)] = True
+        out.append(trace.lacking(luma, seen, part))
+    return out
+
+
+@pytest.mark.parametrize(("qf1", "qf2"), [(75, 90), (70, 85), (80, 95)])
+def test_a_pasted_square_falls_short_of_the_trace(qf1: int, qf2: int) -> None:
+    luma, (y, x) = spliced(qf1, qf2, 96)
+    height, width = luma.shape
+    pasted, *others = lacking(luma, qf1, (y, x, 96), (40, 40, 96), (0, 0, 96), (height - 96, width - 96, 96))
+    assert pasted > 5 and max(others) < 2.5
+    # The deviations by which it does grow with its side, and so do those by which it might.
+    part, whole = lacking(luma, qf1, (y, x, 48), (y, x, 96))
+    assert 1 < part < whole
+
+
+def test_the_deviations_are_those_of_places_without_a_trace() -> None:
+    """Of a table that the image does not have, and of one that it has: they scatter as they should."""
+    luma, _ = spliced(75, 90, 0)
+    places = [(y, x, 64) for y in range(0, luma.shape[0] - 64, 72) for x in range(0, luma.shape[1] - 64, 72)]
+    there = np.array(lacking(luma, 75, *places))
+    assert abs(np.median(there)) < 1.5 and np.median(np.abs(there - np.median(there))) < 2
+
+
+def test_nothing_is_short_where_nothing_can_be_told() -> None:
+    luma, (y, x) = spliced(75, 90, 96)
+    assert lacking(luma_of(file_of(photo(), quality=90)), 75, (y, x, 96))[0] < 2.5  # the image has no such trace
+    luma = luma.copy()
+    luma[y - 16 : y + 112, x - 16 : x + 112] = 90
+    assert lacking(luma, 75, (y, x, 96))[0] < 2.5  # flat
+    luma[y - 16 : y + 112, x - 16 : x + 112] = 0
+    assert lacking(luma, 75, (y, x, 96))[0] == 0  # black
