@@ -17,6 +17,7 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,7 @@ from train import paper_config, replay
 from train.dataset import find_images
 from train.losses import q1_loss, regression_loss
 from train.networks.densenet import see_flatness
+from train.networks.steps import HELD, Steps, plant
 from train.paper_config import Config
 from train.paper_patches import Batch, Patches, shapes
 
@@ -40,11 +42,13 @@ LAYOUT = torch.channels_last
 """Of pixels and weights in memory."""
 FEW = 64
 """Patches on which a new network's beginning is fitted."""
+SHALLOW_RATE = 1e-2
+"""The highest learning rate of the shallow network."""
 RISE = 0.1
 """Share of the cycle in which the learning rate rises."""
 NATIVE_HALF = {"avx512_bf16", "amx_bf16"}
 """Instructions of a CPU that computes in bfloat16, as torch names them."""
-PER_CROP = {"cpu": 1, "gpu": 4}
+PER_CROP = {"cpu": 2, "gpu": 4}
 """Patches cut from one compressed image: a core makes 450 a second of one and 1,800 of four; a GPU wants thousands."""
 
 
@@ -112,6 +116,13 @@ class Trainer:
         self.images: list[int] = []
         self.eager = eager
         self.begun = self.last.exists() or start is not None
+        self.steps: Any = None
+        self.shallow: Any = None
+        self.recent: deque[Tensor] = deque()
+        if config.begin == "steps":
+            self.net.hold(HELD)
+            if not self.begun and self.schedule.shallow:
+                self.see_steps()
         self.start = "" if start is None else str(start)
         run.mkdir(parents=True, exist_ok=True)
         if start is not None and not self.last.exists():
@@ -126,6 +137,8 @@ class Trainer:
             self.optimizer.load_state_dict(saved["optimizer"])
             for group in self.optimizer.param_groups:
                 group.update(self.how)  # it may have been another machine's
+            if "steps" in saved:
+                self.see_steps(saved)
             self.state, self.start = saved["state"], saved.get("start", "")
             self.images = saved.get("images", [])
 
@@ -134,15 +147,23 @@ class Trainer:
         """How much of the cycle on this kind of machine is done, 0 to 1."""
         return float(min(1.0, self.state[self.device] / max(self.budget, 1e-9)))
 
+    def see_steps(self, saved: dict[str, Any] | None = None) -> None:
+        """Nothing; the shallow network is there, to be trained first, as it was saved or new."""
+        self.steps = Steps().to(self.place)
+        self.shallow = torch.optim.Adam(self.steps.parameters(), SHALLOW_RATE)
+        if saved is not None:
+            self.steps.load_state_dict(saved["steps"])
+            self.shallow.load_state_dict(saved["shallow"])
+
     def begin(self, batch: Batch) -> None:
         """Nothing; a new DenseNet begins with detectors of flat places, and a GPU has recorded what it does."""
-        if not self.begun and self.config.network != "uchida":
+        if not self.begun and self.config.network != "uchida" and self.steps is None:
             few = torch.from_numpy(batch["pixels"][:FEW]).to(self.place)
             see_flatness(self.net, scaled(few, self.config.network))
         self.begun = True
         if self.device != "gpu":
             self.choose_precision(batch)
-        elif not self.eager:
+        elif not self.eager and self.steps is None:
             self.record()
 
     def record(self) -> None:
@@ -175,9 +196,47 @@ class Trainer:
         self.optimizer.step()
         return loss.detach()
 
+    def step_shallow(self, batch: Batch) -> None:
+        """Nothing; the shallow network has made a step, with windows of patches that have surroundings for patches."""
+        for group in self.shallow.param_groups:
+            group["lr"] = rate(self.progress / self.schedule.shallow, SHALLOW_RATE)
+        pixels = torch.from_numpy(batch["pixels"]).to(self.place)
+        windows = pixels.unfold(2, WINDOW, WINDOW).unfold(3, WINDOW, WINDOW).permute(0, 2, 3, 1, 4, 5)
+        q1 = torch.from_numpy(batch["q1"]).to(self.place).repeat_interleave(windows.shape[1] * windows.shape[2], 0)
+        few = scaled(windows.flatten(0, 2), self.config.network)
+        loss = q1_loss(self.steps(few), q1, squared=self.config.distance == "squared").mean()
+        self.shallow.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.shallow.step()
+        self.losses.append(loss.detach())
+        self.recent.append(few)
+        while sum(map(len, self.recent)) - len(self.recent[0]) >= FEW:
+            self.recent.popleft()
+
+    def plant(self) -> None:
+        """Nothing; the network is what the shallow one has become."""
+        self.steps.eval()
+        plant(self.steps, self.net, torch.cat(list(self.recent)))
+        self.steps = self.shallow = None
+        self.recent.clear()
+        if self.device == "gpu" and not self.eager:
+            self.record()
+
     def step(self, batch: Batch) -> None:
         """Nothing; the network has made a step."""
-        now = rate(self.progress, self.schedule.rate)
+        if self.steps is not None and self.progress >= self.schedule.shallow and self.recent:
+            self.plant()
+        if self.steps is None:
+            self.step_deep(batch)
+        else:  # until there are patches to plant on, where a run is gone on with at that very point
+            self.step_shallow(batch)
+        self.state["steps"] += 1
+        self.state["patches"] += len(batch["pixels"])
+
+    def step_deep(self, batch: Batch) -> None:
+        """Nothing; the network itself has made a step."""
+        done = (self.progress - self.schedule.shallow) / (1 - self.schedule.shallow)
+        now = rate(max(0.0, done), self.schedule.rate)
         recorded = self.recorded.get(torch.Size(batch["pixels"].shape))
         if recorded is not None:
             self.rate.fill_(now)
@@ -187,8 +246,6 @@ class Trainer:
                 group["lr"] = self.rate.fill_(now) if self.device == "gpu" else now
             loss = self.update({k: torch.from_numpy(v).to(self.place) for k, v in batch.items()})
         self.losses.append(loss)  # to read it now would be to wait for the GPU
-        self.state["steps"] += 1
-        self.state["patches"] += len(batch["pixels"])
 
     def settle(self) -> None:
         """Nothing; the smoothed loss holds all steps."""
@@ -232,6 +289,8 @@ class Trainer:
             "start": self.start,
             "images": self.images,
         }
+        if self.steps is not None:
+            kept |= {"steps": self.steps.state_dict(), "shallow": self.shallow.state_dict()}
         part = self.last.with_suffix(".part")
         torch.save(kept, part)
         part.replace(self.last)
