@@ -81,7 +81,7 @@ def test_what_is_held_stays(tmp_path: Path) -> None:
     before = {k: v.clone() for k, v in trainer.net.state_dict().items()}
     trainer.step(batch)
     changed = {k for k, v in trainer.net.state_dict().items() if not torch.equal(v, before[k])}
-    held = {f"blocks.{k}." for k in range(HELD)}
+    held = {f"blocks.{k}." for k in (*range(HELD), *steps.PASSED_ON)}
     assert "last.weight" in changed and f"blocks.{HELD}.conv.weight" in changed
     assert not any(k.startswith(("first", *held)) or "running" in k for k in changed)
 
@@ -91,7 +91,7 @@ def test_a_shallow_network_is_gone_on_with(tmp_path: Path) -> None:
     trainer.state["cpu"] = 2.0
     for share in (0.0, 1.0):  # with surroundings, of which each quarter is a patch
         trainer.step(patches(8, context_share=share))
-    assert [len(few) for few in trainer.recent] == [8, 8]
+    assert [len(few) for few, _ in trainer.recent] == [8, 8]
     trainer.save()
     again = fit_paper.Trainer(CONFIG, tmp_path, "cpu", minutes=1)
     assert again.steps is not None and torch.equal(again.steps.mix, trainer.steps.mix)
@@ -103,6 +103,37 @@ def test_a_shallow_network_is_gone_on_with(tmp_path: Path) -> None:
     assert again.steps is None
 
 
+def test_a_new_last_layer_is_the_best_for_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = fit_paper.Trainer(CONFIG, tmp_path / "one", "cpu", minutes=1)
+    batch = patches(12)
+    plant(trained_a_little(trainer.windows(batch)[0]), trainer.net, trainer.windows(batch)[0])
+    trainer.save()
+    monkeypatch.setattr(fit_paper, "MANY", 12)
+    config = replace(paper_config.load("regression-qf90"), context_share=0.0)
+    other = fit_paper.Trainer(config, tmp_path / "two", "cpu", minutes=1, start=tmp_path / "one")
+    on = {k: torch.from_numpy(v) for k, v in batch.items()}
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(fit_paper.loss_of(config, other.net, on))
+
+    before = loss()
+    assert other.new_last
+    other.fit_last([other.windows(batch)])
+    variance = torch.from_numpy(batch["q1"]).float().var(0, correction=0).mean().item()
+    assert loss() < 0.9 * variance < before
+
+
+def test_a_regression_begins_with_the_features_and_its_own_last_layer(tmp_path: Path) -> None:
+    trainer = fit_paper.Trainer(paper_config.load("regression-qf90"), tmp_path, "cpu", minutes=1)
+    for seconds in (2.0, 59.0):
+        trainer.state["cpu"] = seconds
+        trainer.step(patches(8))
+    assert trainer.steps is None and trainer.net.last.weight.abs().max() > 0
+
+
 def test_only_luma_begins_as_steps() -> None:
     with pytest.raises(ValueError, match="luma"):
-        replace(CONFIG, begin="steps", input="rgb")
+        replace(CONFIG, input="rgb")
+    with pytest.raises(ValueError, match="fixed"):
+        replace(CONFIG, begin="flat")

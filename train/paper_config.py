@@ -85,6 +85,8 @@ class Config:
             raise ValueError(f"{self.name}: distance is absolute or squared, not {self.distance!r}")
         if self.begin not in ("flat", "steps") or (self.begin == "steps" and self.input != "luma"):
             raise ValueError(f"{self.name}: begin is flat or, for luma, steps, not {self.begin!r}")
+        if self.fixed and self.begin != "steps":
+            raise ValueError(f"{self.name}: there are statistics to be fixed where begin is steps alone")
         if not set(self.subsamplings) <= set(SUBSAMPLINGS) or not self.subsamplings:
             raise ValueError(f"{self.name}: subsamplings are of {', '.join(SUBSAMPLINGS)}")
         low, high = self.qf if self.network == "uchida" else self.qf1

@@ -116,8 +116,9 @@ class DenseNet(nn.Module):
 
         A patch of 64 x 64 pixels has one window, and its mean is the global one of the paper.
         """
-        mean = functional.avg_pool2d(self.features(pixels), WINDOW // SCALE, stride // SCALE)
-        out: Tensor = self.last(mean.permute(0, 2, 3, 1))
+        mean = functional.avg_pool2d(self.features(pixels).float(), WINDOW // SCALE, stride // SCALE)
+        with torch.autocast(pixels.device.type, enabled=False):  # half precision would round what windows differ in
+            out: Tensor = self.last(mean.permute(0, 2, 3, 1))
         return out
 
 

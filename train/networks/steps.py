@@ -109,6 +109,10 @@ SQUARES = 4
 """Layers of the first block after which there are coefficients and their sizes."""
 HELD = SQUARES + len(QUALITIES)
 """Layers of the first block that are arithmetic, and stay as they begin."""
+LEAST = 0.02
+"""Deviation of a mean below which it is not read."""
+PASSED_ON = (*range(12, 19), *range(25, 29))
+"""Parts after the first block that move and average the peaks: these are few, and a small change would drown them."""
 SPREAD = 0.3
 """Deviation, from window to window, of the mean of a feature that is not read at first."""
 
@@ -127,6 +131,13 @@ def factors(frequency: int) -> tuple[list[npt.NDArray[np.float64]], float]:
     for kernel in kernels[1:]:
         whole = np.convolve(whole, kernel)
     return kernels, float(whole[:8] @ basis / (whole[:8] @ whole[:8]))
+
+
+def hold(net: DenseNet) -> None:
+    """Nothing; what is arithmetic in a DenseNet that begins as the shallow network is not trained."""
+    net.hold(HELD)
+    for part in PASSED_ON:
+        net.blocks[part].requires_grad_(False)
 
 
 class _Planter:
@@ -164,7 +175,7 @@ class _Planter:
 
 @torch.no_grad()
 def plant(steps: Steps, net: DenseNet, pixels: Tensor) -> None:
-    """Nothing; the DenseNet gives what the shallow network gives, but for what the borders of patches change.
+    """Nothing; the DenseNet gives what the shallow network gives, up to rounding; one of 15 steps has its features.
 
     What else it reads is measured on `pixels`, of which the statistics are, from now on, those of its normalisations.
     What the shallow network has no use for begins as nothing: weights of 0.
@@ -298,11 +309,16 @@ def plant(steps: Steps, net: DenseNet, pixels: Tensor) -> None:
     assert steps.norm.running_mean is not None and steps.norm.running_var is not None
     of_steps = torch.sqrt(steps.norm.running_var + steps.norm.eps)
     read = torch.cat([torch.arange(where.start, where.stop) for where in kinked])
+    weight = steps.last.weight * steps.norm.weight
+    weight[:, of_steps < LEAST] = 0
+    of_steps.clamp_(min=LEAST)
     level[read] = 1 / of_steps
     net.norm.weight.mul_(level)
     net.norm.bias.mul_(level)
     net.last.weight.zero_()
-    weight = steps.last.weight * steps.norm.weight
+    net.last.bias.zero_()
+    if net.last.out_features != len(weight):
+        return  # which has to be fitted to other answers
     net.last.weight[:, read] = weight
     net.last.bias.copy_(
         steps.last.bias + steps.last.weight @ steps.norm.bias - weight @ (steps.norm.running_mean / of_steps)
