@@ -100,7 +100,10 @@ def test_a_shallow_network_is_gone_on_with(tmp_path: Path) -> None:
     again.state["cpu"] = 59.0
     again.step(patches(8))
     again.step(patches(8))
-    assert again.steps is None
+    assert again.steps is None and again.shallow_share == CONFIG.cpu.shallow
+    # Where its weights are begun with, or on a machine of another kind, the whole cycle is the DenseNet's.
+    again.save()
+    assert fit_paper.Trainer(CONFIG, tmp_path / "other", "cpu", start=tmp_path).shallow_share == 0
 
 
 def test_a_new_last_layer_is_the_best_for_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

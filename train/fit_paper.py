@@ -125,10 +125,12 @@ class Trainer:
         self.begun, self.new_last = self.last.exists() or start is not None, False
         self.steps: Any = None
         self.shallow: Any = None
+        self.shallow_on = ""  # the kind of machine whose cycle began with the shallow network
         self.recent: deque[Windows] = deque()
         if config.begin == "steps":
             hold(self.net)
             if not self.begun and self.schedule.shallow:
+                self.shallow_on = device
                 self.see_steps()
         self.start = "" if start is None else str(start)
         run.mkdir(parents=True, exist_ok=True)
@@ -148,7 +150,7 @@ class Trainer:
             if "steps" in saved:
                 self.see_steps(saved)
             self.state, self.start = saved["state"], saved.get("start", "")
-            self.images = saved.get("images", [])
+            self.images, self.shallow_on = saved.get("images", []), saved.get("shallow_on", "")
 
     @property
     def progress(self) -> float:
@@ -162,6 +164,11 @@ class Trainer:
         if saved is not None:
             self.steps.load_state_dict(saved["steps"])
             self.shallow.load_state_dict(saved["shallow"])
+
+    @property
+    def shallow_share(self) -> float:
+        """How much of the cycle on this kind of machine is the shallow network's."""
+        return self.schedule.shallow if self.shallow_on == self.device else 0.0
 
     def begin(self, batch: Batch) -> None:
         """Nothing; a new DenseNet begins with detectors of flat places, and a GPU has recorded what it does."""
@@ -237,7 +244,7 @@ class Trainer:
     def step_shallow(self, batch: Batch) -> None:
         """Nothing; the shallow network has made a step, with windows of patches that have surroundings for patches."""
         for group in self.shallow.param_groups:
-            group["lr"] = rate(self.progress / self.schedule.shallow, SHALLOW_RATE)
+            group["lr"] = rate(min(1.0, self.progress / max(self.shallow_share, 1e-9)), SHALLOW_RATE)
         few, q1 = self.windows(batch)
         loss = q1_loss(self.steps(few), q1, squared=self.config.distance == "squared").mean()
         self.shallow.zero_grad()
@@ -262,7 +269,7 @@ class Trainer:
 
     def step(self, batch: Batch) -> None:
         """Nothing; the network has made a step."""
-        if self.steps is not None and self.progress >= self.schedule.shallow and self.recent:
+        if self.steps is not None and self.progress >= self.shallow_share and self.recent:
             self.plant()
         if self.steps is None:
             self.step_deep(batch)
@@ -273,7 +280,7 @@ class Trainer:
 
     def step_deep(self, batch: Batch) -> None:
         """Nothing; the network itself has made a step."""
-        done = (self.progress - self.schedule.shallow) / (1 - self.schedule.shallow)
+        done = (self.progress - self.shallow_share) / (1 - self.shallow_share)
         now = rate(max(0.0, done), self.schedule.rate)
         recorded = self.recorded.get(torch.Size(batch["pixels"].shape))
         if recorded is not None:
@@ -326,6 +333,7 @@ class Trainer:
             "device": self.device,
             "start": self.start,
             "images": self.images,
+            "shallow_on": self.shallow_on,
         }
         if self.steps is not None:
             kept |= {"steps": self.steps.state_dict(), "shallow": self.shallow.state_dict()}
