@@ -45,7 +45,7 @@ FEW = 64
 """Patches on which a new network's beginning is fitted."""
 SHALLOW_RATE = 1e-2
 """The highest learning rate of the shallow network."""
-MANY, RIDGE = 1500, 1e-4
+MANY, RIDGE = 1500, 1e-2
 """Patches that a new last layer is fitted to, and how much of their mean square is added to that of each feature."""
 RISE = 0.1
 """Share of the cycle in which the learning rate rises."""
