@@ -41,6 +41,8 @@ from train.networks.uchida import REACH as UCHIDA_REACH
 
 IMAGES = [np.ascontiguousarray(photo(name, 1.0)[..., ::-1]) for name in ("astronaut", "coffee")]
 WEIGHTS = image_weights(IMAGES)
+FLAT_CONFIG = replace(paper_config.load("densenet-qf90"), begin="flat", fixed=False, dropout=0.2)
+"""The network without a shallow one to begin as."""
 
 
 def parameters(net: torch.nn.Module) -> int:
@@ -161,7 +163,7 @@ def test_configs_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", ["luma", "rgb"])
 def test_double_patches_are_what_their_label_says(kind: str) -> None:
     """Each patch is remade from the same random numbers by hand, and its table is that of a QF1 in range."""
-    config = replace(paper_config.load("densenet-qf90"), input=kind, context_share=0.0)
+    config = replace(FLAT_CONFIG, input=kind, context_share=0.0)
     batch = paper_patches.make_batch(config, IMAGES, WEIGHTS, random.Random(3), 6, 2)
     channels = {"luma": 1, "rgb": 3}[kind]
     assert batch["pixels"].shape == (6, channels, 64, 64) and batch["pixels"].dtype == np.uint8
@@ -253,7 +255,7 @@ def test_the_loss_falls_on_one_batch(name: str, tmp_path: Path) -> None:
 def test_a_densenet_begins_as_detectors_of_flat_places(kind: str) -> None:
     """Where nothing differs the first layers find it flat, and nowhere do they find it flatter than flat."""
     torch.manual_seed(0)
-    config = replace(paper_config.load("densenet-qf90"), input=kind)
+    config = replace(FLAT_CONFIG, input=kind)
     net: Any = paper_config.build(config)
     pixels = fit_paper.scaled(torch.from_numpy(noise(4, paper_config.INPUTS[kind], 64, 64)), "densenet")
     pixels[:, :, :, 32:] = 0.25
@@ -359,12 +361,15 @@ def untrained(name: str, seed: int = 0) -> Any:
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
+            module.train()
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.uniform_(module.bias, -0.5, 0.5)
     with torch.no_grad():
         if name == "uchida":
             net(torch.rand(1, 3, 60, 60))
         else:
+            for layer in (m for m in net.modules() if isinstance(m, torch.nn.Conv2d)):
+                layer.weight.copy_(layer.weight.half())  # as they are stored
             net(torch.rand(1, 1, 64, 64) - 0.5)
             net.last.weight.mul_(30)
     return net.eval()
@@ -378,9 +383,6 @@ def noise(*shape: int, seed: int = 0) -> Any:
 def test_the_graph_equals_torch(name: str) -> None:
     net, network = untrained(name), paper_config.load(name).network
     model = export_paper.build_onnx(net, network)
-    if name != "uchida":  # whose weights are stored whole
-        for layer in (m for m in net.modules() if isinstance(m, torch.nn.Conv2d)):
-            layer.weight.data = layer.weight.data.half().float()
     pixels = noise(2, 3, 20, 17) if name == "uchida" else noise(1, 1, 64, 83)
     near = export_paper.compare_torch(net, model, network, pixels)
     far = export_paper.compare_torch(untrained(name, 1), model, network, pixels)

@@ -17,20 +17,23 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from jscan.jpegtables import N_COEFS
 from jscan.tiling import WINDOW
 from train import paper_config, replay
 from train.dataset import find_images
 from train.losses import q1_loss, regression_loss
-from train.networks.densenet import see_flatness
+from train.networks.densenet import SCALE, see_flatness
+from train.networks.steps import Steps, hold, plant
 from train.paper_config import Config
 from train.paper_patches import Batch, Patches, shapes
 
@@ -40,11 +43,15 @@ LAYOUT = torch.channels_last
 """Of pixels and weights in memory."""
 FEW = 64
 """Patches on which a new network's beginning is fitted."""
+SHALLOW_RATE = 1e-2
+"""The highest learning rate of the shallow network."""
+MANY, RIDGE = 1500, 1e-2
+"""Patches that a new last layer is fitted to, and how much of their mean square is added to that of each feature."""
 RISE = 0.1
 """Share of the cycle in which the learning rate rises."""
 NATIVE_HALF = {"avx512_bf16", "amx_bf16"}
 """Instructions of a CPU that computes in bfloat16, as torch names them."""
-PER_CROP = {"cpu": 1, "gpu": 4}
+PER_CROP = {"cpu": 2, "gpu": 4}
 """Patches cut from one compressed image: a core makes 450 a second of one and 1,800 of four; a GPU wants thousands."""
 
 
@@ -73,6 +80,10 @@ def loss_of(config: Config, net: torch.nn.Module, batch: dict[str, Tensor]) -> T
     if config.network == "regression":
         return regression_loss(out, q1.float()).mean()
     return q1_loss(out, q1, squared=config.distance == "squared").mean()
+
+
+Windows = tuple[Tensor, Tensor]
+"""Pixels as the network reads them, (n, channels, 64, 64), and steps, (n, 15), on the network's device."""
 
 
 class Trainer:
@@ -111,12 +122,22 @@ class Trainer:
         self.losses: list[Tensor] = []
         self.images: list[int] = []
         self.eager = eager
-        self.begun = self.last.exists() or start is not None
+        self.begun, self.new_last = self.last.exists() or start is not None, False
+        self.steps: Any = None
+        self.shallow: Any = None
+        self.shallow_on = ""  # the kind of machine whose cycle began with the shallow network
+        self.recent: deque[Windows] = deque()
+        if config.begin == "steps":
+            hold(self.net)
+            if not self.begun and self.schedule.shallow:
+                self.shallow_on = device
+                self.see_steps()
         self.start = "" if start is None else str(start)
         run.mkdir(parents=True, exist_ok=True)
         if start is not None and not self.last.exists():
             theirs, own = load(start / "last.pt", self.place)["net"], self.net.state_dict()
             self.net.load_state_dict({k: theirs[k] if theirs[k].shape == v.shape else v for k, v in own.items()})
+            self.new_last = config.network == "regression" and theirs["last.weight"].shape != own["last.weight"].shape
         if self.last.exists():
             saved = load(self.last, self.place)
             kept = paper_config.from_values(config.name, saved["config"])
@@ -126,23 +147,38 @@ class Trainer:
             self.optimizer.load_state_dict(saved["optimizer"])
             for group in self.optimizer.param_groups:
                 group.update(self.how)  # it may have been another machine's
+            if "steps" in saved:
+                self.see_steps(saved)
             self.state, self.start = saved["state"], saved.get("start", "")
-            self.images = saved.get("images", [])
+            self.images, self.shallow_on = saved.get("images", []), saved.get("shallow_on", "")
 
     @property
     def progress(self) -> float:
         """How much of the cycle on this kind of machine is done, 0 to 1."""
         return float(min(1.0, self.state[self.device] / max(self.budget, 1e-9)))
 
+    def see_steps(self, saved: dict[str, Any] | None = None) -> None:
+        """Nothing; the shallow network is there, to be trained first, as it was saved or new."""
+        self.steps = Steps().to(self.place)
+        self.shallow = torch.optim.Adam(self.steps.parameters(), SHALLOW_RATE)
+        if saved is not None:
+            self.steps.load_state_dict(saved["steps"])
+            self.shallow.load_state_dict(saved["shallow"])
+
+    @property
+    def shallow_share(self) -> float:
+        """How much of the cycle on this kind of machine is the shallow network's."""
+        return self.schedule.shallow if self.shallow_on == self.device else 0.0
+
     def begin(self, batch: Batch) -> None:
         """Nothing; a new DenseNet begins with detectors of flat places, and a GPU has recorded what it does."""
-        if not self.begun and self.config.network != "uchida":
+        if not self.begun and self.config.network != "uchida" and self.steps is None:
             few = torch.from_numpy(batch["pixels"][:FEW]).to(self.place)
             see_flatness(self.net, scaled(few, self.config.network))
         self.begun = True
         if self.device != "gpu":
             self.choose_precision(batch)
-        elif not self.eager:
+        elif not self.eager and self.steps is None:
             self.record()
 
     def record(self) -> None:
@@ -175,9 +211,77 @@ class Trainer:
         self.optimizer.step()
         return loss.detach()
 
+    def fit_last(self, some: Iterable[Windows]) -> None:
+        """Nothing; a new last layer of steps is the best for the features that are there, of MANY windows."""
+        features: list[Tensor] = []
+        steps: list[Tensor] = []
+        self.net.eval()
+        for pixels, q1 in some:
+            with torch.no_grad(), torch.autocast(self.place.type, torch.bfloat16, enabled=self.half):
+                found = self.net.features(pixels).float()
+            features.append(functional.avg_pool2d(found, WINDOW // SCALE)[..., 0, 0].double())
+            steps.append(q1.double())
+            if sum(map(len, steps)) >= MANY:
+                break
+        self.net.train()
+        x, y = torch.cat(features), torch.cat(steps)
+        of_x, of_y = x.mean(0), y.mean(0)
+        square = (x - of_x).T @ (x - of_x)
+        square += RIDGE * square.diagonal().mean() * torch.eye(len(square), device=self.place)
+        weight = torch.linalg.solve(square, (x - of_x).T @ (y - of_y)).T
+        with torch.no_grad():
+            self.net.last.weight.copy_(weight)
+            self.net.last.bias.copy_(of_y - weight @ of_x)
+        self.new_last = False
+
+    def windows(self, batch: Batch) -> Windows:
+        """The patches as the network reads them, cut into windows where they have surroundings, and their steps."""
+        pixels = torch.from_numpy(batch["pixels"]).to(self.place)
+        windows = pixels.unfold(2, WINDOW, WINDOW).unfold(3, WINDOW, WINDOW).permute(0, 2, 3, 1, 4, 5)
+        q1 = torch.from_numpy(batch["q1"]).to(self.place).repeat_interleave(windows.shape[1] * windows.shape[2], 0)
+        return scaled(windows.flatten(0, 2), self.config.network), q1
+
+    def step_shallow(self, batch: Batch) -> None:
+        """Nothing; the shallow network has made a step, with windows of patches that have surroundings for patches."""
+        for group in self.shallow.param_groups:
+            group["lr"] = rate(min(1.0, self.progress / max(self.shallow_share, 1e-9)), SHALLOW_RATE)
+        few, q1 = self.windows(batch)
+        loss = q1_loss(self.steps(few), q1, squared=self.config.distance == "squared").mean()
+        self.shallow.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.shallow.step()
+        self.losses.append(loss.detach())
+        self.recent.append((few, q1))
+        wanted = MANY if self.config.network == "regression" else FEW
+        while sum(len(pixels) for pixels, _ in self.recent) - len(self.recent[0][0]) >= wanted:
+            self.recent.popleft()
+
+    def plant(self) -> None:
+        """Nothing; the network is what the shallow one has become."""
+        self.steps.eval()
+        plant(self.steps, self.net, torch.cat([pixels for pixels, _ in self.recent])[-FEW:])
+        if self.config.network == "regression":
+            self.fit_last(self.recent)
+        self.steps = self.shallow = None
+        self.recent.clear()
+        if self.device == "gpu" and not self.eager:
+            self.record()
+
     def step(self, batch: Batch) -> None:
         """Nothing; the network has made a step."""
-        now = rate(self.progress, self.schedule.rate)
+        if self.steps is not None and self.progress >= self.shallow_share and self.recent:
+            self.plant()
+        if self.steps is None:
+            self.step_deep(batch)
+        else:  # until there are patches to plant on, where a run is gone on with at that very point
+            self.step_shallow(batch)
+        self.state["steps"] += 1
+        self.state["patches"] += len(batch["pixels"])
+
+    def step_deep(self, batch: Batch) -> None:
+        """Nothing; the network itself has made a step."""
+        done = (self.progress - self.shallow_share) / (1 - self.shallow_share)
+        now = rate(max(0.0, done), self.schedule.rate)
         recorded = self.recorded.get(torch.Size(batch["pixels"].shape))
         if recorded is not None:
             self.rate.fill_(now)
@@ -187,8 +291,6 @@ class Trainer:
                 group["lr"] = self.rate.fill_(now) if self.device == "gpu" else now
             loss = self.update({k: torch.from_numpy(v).to(self.place) for k, v in batch.items()})
         self.losses.append(loss)  # to read it now would be to wait for the GPU
-        self.state["steps"] += 1
-        self.state["patches"] += len(batch["pixels"])
 
     def settle(self) -> None:
         """Nothing; the smoothed loss holds all steps."""
@@ -231,7 +333,10 @@ class Trainer:
             "device": self.device,
             "start": self.start,
             "images": self.images,
+            "shallow_on": self.shallow_on,
         }
+        if self.steps is not None:
+            kept |= {"steps": self.steps.state_dict(), "shallow": self.shallow.state_dict()}
         part = self.last.with_suffix(".part")
         torch.save(kept, part)
         part.replace(self.last)
@@ -279,6 +384,8 @@ def fit(
     try:
         batch = next(stream)
         trainer.begin(batch)
+        if trainer.new_last:
+            trainer.fit_last(map(trainer.windows, stream))
         told = saved = time.time()
         clock, done, waited = training_time(device), 0, 0.0
         while trainer.progress < 1:

@@ -34,6 +34,8 @@ class Schedule:
     """Patches a step."""
     rate: float
     """The highest learning rate of the cycle."""
+    shallow: float = 0.0
+    """Share of the time for the shallow network that a DenseNet begins as, where its config says `begin = "steps"`."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,12 @@ class Config:
     """Pixels around the windows of patches that come with their surroundings."""
     context_share: float = 0.0
     """Share of such patches."""
+    begin: str = "flat"
+    """What a DenseNet begins as: detectors of `flat` places, or the shallow network of `networks/steps.py`."""
+    dropout: float = 0.2
+    """Of a DenseNet's layers, in training."""
+    fixed: bool = False
+    """Whether a DenseNet is trained with the statistics of its beginning, not with those of each batch."""
     qf: tuple[int, int] = (0, 0)
     """Quality factors of the only compression, for `uchida`."""
     never: float = 0.0
@@ -75,6 +83,10 @@ class Config:
             raise ValueError(f"{self.name}: input is luma or rgb, not {self.input!r}")
         if self.distance not in ("absolute", "squared"):
             raise ValueError(f"{self.name}: distance is absolute or squared, not {self.distance!r}")
+        if self.begin not in ("flat", "steps") or (self.begin == "steps" and self.input != "luma"):
+            raise ValueError(f"{self.name}: begin is flat or, for luma, steps, not {self.begin!r}")
+        if self.fixed and self.begin != "steps":
+            raise ValueError(f"{self.name}: there are statistics to be fixed where begin is steps alone")
         if not set(self.subsamplings) <= set(SUBSAMPLINGS) or not self.subsamplings:
             raise ValueError(f"{self.name}: subsamplings are of {', '.join(SUBSAMPLINGS)}")
         low, high = self.qf if self.network == "uchida" else self.qf1
@@ -118,4 +130,5 @@ def build(config: Config) -> nn.Module:
 
     if config.network == "uchida":
         return UchidaNet()
-    return DenseNet(INPUTS[config.input], N_COEFS if config.network == "regression" else Q1_OFFSET[-1])
+    out = N_COEFS if config.network == "regression" else Q1_OFFSET[-1]
+    return DenseNet(INPUTS[config.input], out, config.dropout, config.fixed)

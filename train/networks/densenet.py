@@ -66,8 +66,10 @@ class Transition(nn.Module):
 class DenseNet(nn.Module):
     """Pixels (N, channels, H, W) in -0.5 to 0.5 -> answers (N, R, C, out) for the windows of 64 x 64 pixels."""
 
-    def __init__(self, channels: int, out: int, dropout: float = DROPOUT) -> None:
+    def __init__(self, channels: int, out: int, dropout: float = DROPOUT, fixed: bool = False) -> None:
+        """`fixed`: in training, too, the normalisations use their running statistics, and these stay as they are."""
         super().__init__()
+        self.fixed, self.held = fixed, 0
         self.first = nn.Conv2d(channels, FIRST, 3, padding=1, bias=False)
         parts: list[nn.Module] = []
         width = FIRST
@@ -83,18 +85,40 @@ class DenseNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        self.train()
+
+    def train(self, mode: bool = True) -> DenseNet:
+        super().train(mode)
+        for module in self.modules():
+            if self.fixed and isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def hold(self, parts: int) -> None:
+        """Nothing; the first convolution and so many of the parts after it are no longer trained."""
+        self.held = parts
+        self.first.requires_grad_(False)
+        self.blocks[:parts].requires_grad_(False)
 
     def features(self, pixels: Tensor) -> Tensor:
         """(N, 456, H / 4, W / 4), H and W rounded down to multiples of 4."""
-        return functional.relu(self.norm(self.blocks(self.first(pixels))))
+        if not self.held:
+            return functional.relu(self.norm(self.blocks(self.first(pixels))))
+        # Held parts are exact arithmetic, which half precision is not.
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            x = self.blocks[: self.held](self.first(pixels))
+        if torch.is_autocast_enabled(pixels.device.type):
+            x = x.to(torch.get_autocast_dtype(pixels.device.type))
+        return functional.relu(self.norm(self.blocks[self.held :](x)))
 
     def forward(self, pixels: Tensor, stride: int = WINDOW) -> Tensor:
         """Answers for windows that begin at multiples of `stride` pixels, itself a multiple of 4.
 
         A patch of 64 x 64 pixels has one window, and its mean is the global one of the paper.
         """
-        mean = functional.avg_pool2d(self.features(pixels), WINDOW // SCALE, stride // SCALE)
-        out: Tensor = self.last(mean.permute(0, 2, 3, 1))
+        mean = functional.avg_pool2d(self.features(pixels).float(), WINDOW // SCALE, stride // SCALE)
+        with torch.autocast(pixels.device.type, enabled=False):  # half precision would round what windows differ in
+            out: Tensor = self.last(mean.permute(0, 2, 3, 1))
         return out
 
 

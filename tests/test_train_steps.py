@@ -1,0 +1,142 @@
+"""The shallow network that a DenseNet begins as, and what is kept of it in training."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from material import photo
+
+from jscan.jpegtables import ZIGZAG, dct_basis
+from train import fit_paper, paper_config, paper_patches
+from train.dataset import image_weights
+from train.networks import steps
+from train.networks.densenet import FIRST, GROWTH, DenseNet
+from train.networks.steps import COEFS, HELD, UNIT, Steps, plant
+
+IMAGES = [np.ascontiguousarray(photo(name, 1.0)[..., ::-1]) for name in ("astronaut", "coffee")]
+CONFIG = paper_config.load("densenet-qf90")
+
+
+def patches(count: int, **more: Any) -> paper_patches.Batch:
+    config = replace(CONFIG, **{"context_share": 0.0, **more})
+    return paper_patches.make_batch(config, IMAGES, image_weights(IMAGES), random.Random(1), count)
+
+
+def trained_a_little(pixels: torch.Tensor) -> Steps:
+    """Its statistics are those of these pixels, and what was the same for all scores no longer is."""
+    torch.manual_seed(0)
+    shallow = Steps()
+    shallow.norm.momentum = 1.0
+    with torch.no_grad():
+        shallow.teeth.mul_(1 + 0.1 * torch.rand_like(shallow.teeth))
+        shallow.last.bias.normal_()
+        shallow(pixels)
+    return shallow.eval()
+
+
+@pytest.mark.parametrize("frequency", range(8))
+def test_kernels_multiply_out_to_the_transform(frequency: int) -> None:
+    kernels, factor = steps.factors(frequency)
+    whole = kernels[0]
+    for kernel in kernels[1:]:
+        whole = np.convolve(whole, kernel)
+    assert all(len(k) == 3 for k in kernels)
+    assert np.append(dct_basis()[frequency], 0) == pytest.approx(whole * factor, abs=1e-6)
+    assert frequency == 0 or abs(kernels[0].sum()) < 1e-6, "differences first, or levels of 255 would be rounded"
+
+
+@torch.no_grad()
+def test_a_densenet_begins_as_the_shallow_network() -> None:
+    pixels = fit_paper.scaled(torch.from_numpy(patches(12)["pixels"]), "densenet")
+    shallow = trained_a_little(pixels)
+    net = DenseNet(1, 226, 0.0, fixed=True)
+    plant(shallow, net, pixels)
+    assert (shallow(pixels) - net(pixels)[:, 0, 0]).abs().max() < 0.1 * shallow(pixels).std()
+    # -|c| of each coefficient, in the middle of a patch, where nothing is cut off.
+    x = net.blocks[: steps.SQUARES](net.first(pixels[:4]))[:, FIRST + GROWTH * (steps.SQUARES - 1) :]
+    levels = (pixels[:4, 0] * 255).unfold(1, 8, 1).unfold(2, 8, 1)
+    basis = torch.from_numpy(dct_basis())
+    for k, i in enumerate(COEFS):
+        wanted = torch.einsum("nyxab,a,b->nyx", levels, basis[ZIGZAG[i][0]], basis[ZIGZAG[i][1]]).abs()
+        found = -UNIT * x[:, k, steps.CORNER : steps.CORNER + 57, steps.CORNER : steps.CORNER + 57]
+        error = (found - wanted)[:, 4:-4, 4:-4]
+        assert (error - error.median()).abs().median() < 0.05  # but for a constant, which the next layers take away
+
+
+def test_what_is_held_stays(tmp_path: Path) -> None:
+    """A deep step moves neither the held layers nor any statistics, and both passes agree on the answers."""
+    config = replace(CONFIG, context_share=0.0)
+    trainer = fit_paper.Trainer(config, tmp_path, "cpu", minutes=1)
+    batch = patches(4)
+    trainer.step(batch)
+    trainer.state["cpu"] = 45.0
+    trainer.step(batch)
+    assert trainer.steps is None and len(trainer.losses) == 2
+    before = {k: v.clone() for k, v in trainer.net.state_dict().items()}
+    trainer.step(batch)
+    changed = {k for k, v in trainer.net.state_dict().items() if not torch.equal(v, before[k])}
+    held = {f"blocks.{k}." for k in (*range(HELD), *steps.PASSED_ON)}
+    assert "last.weight" in changed and f"blocks.{HELD}.conv.weight" in changed
+    assert not any(k.startswith(("first", *held)) or "running" in k for k in changed)
+
+
+def test_a_shallow_network_is_gone_on_with(tmp_path: Path) -> None:
+    trainer = fit_paper.Trainer(CONFIG, tmp_path, "cpu", minutes=1)
+    trainer.state["cpu"] = 2.0
+    for share in (0.0, 1.0):  # with surroundings, of which each quarter is a patch
+        trainer.step(patches(8, context_share=share))
+    assert [len(few) for few, _ in trainer.recent] == [8, 8]
+    trainer.save()
+    again = fit_paper.Trainer(CONFIG, tmp_path, "cpu", minutes=1)
+    assert again.steps is not None and torch.equal(again.steps.mix, trainer.steps.mix)
+    assert again.state["steps"] == 2 and not again.recent
+    # At the end of its share there may be nothing yet to plant on.
+    again.state["cpu"] = 59.0
+    again.step(patches(8))
+    again.step(patches(8))
+    assert again.steps is None and again.shallow_share == CONFIG.cpu.shallow
+    # Where its weights are begun with, or on a machine of another kind, the whole cycle is the DenseNet's.
+    again.save()
+    assert fit_paper.Trainer(CONFIG, tmp_path / "other", "cpu", start=tmp_path).shallow_share == 0
+
+
+def test_a_new_last_layer_is_the_best_for_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = fit_paper.Trainer(CONFIG, tmp_path / "one", "cpu", minutes=1)
+    batch = patches(12)
+    plant(trained_a_little(trainer.windows(batch)[0]), trainer.net, trainer.windows(batch)[0])
+    trainer.save()
+    monkeypatch.setattr(fit_paper, "MANY", 12)
+    config = replace(paper_config.load("regression-qf90"), context_share=0.0)
+    other = fit_paper.Trainer(config, tmp_path / "two", "cpu", minutes=1, start=tmp_path / "one")
+    on = {k: torch.from_numpy(v) for k, v in batch.items()}
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(fit_paper.loss_of(config, other.net, on))
+
+    before = loss()
+    assert other.new_last
+    other.fit_last([other.windows(batch)])
+    variance = torch.from_numpy(batch["q1"]).float().var(0, correction=0).mean().item()
+    assert loss() < 0.9 * variance < before
+
+
+def test_a_regression_begins_with_the_features_and_its_own_last_layer(tmp_path: Path) -> None:
+    trainer = fit_paper.Trainer(paper_config.load("regression-qf90"), tmp_path, "cpu", minutes=1)
+    for seconds in (2.0, 59.0):
+        trainer.state["cpu"] = seconds
+        trainer.step(patches(8))
+    assert trainer.steps is None and trainer.net.last.weight.abs().max() > 0
+
+
+def test_only_luma_begins_as_steps() -> None:
+    with pytest.raises(ValueError, match="luma"):
+        replace(CONFIG, input="rgb")
+    with pytest.raises(ValueError, match="fixed"):
+        replace(CONFIG, begin="flat")
