@@ -13,6 +13,7 @@ the weights of another run instead of new ones, all but the last layer where tha
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -258,8 +259,11 @@ class Trainer:
 
     def plant(self) -> None:
         """Nothing; the network is what the shallow one has become."""
-        self.steps.eval()
-        plant(self.steps, self.net, torch.cat([pixels for pixels, _ in self.recent])[-FEW:])
+        pixels = torch.cat([pixels for pixels, _ in self.recent])[-FEW:]
+        # On the CPU: thousands of single numbers are set. The weights that the optimizer and a GPU know stay in place.
+        planted = copy.deepcopy(self.net).cpu()
+        plant(self.steps.cpu().eval(), planted, pixels.cpu())
+        self.net.load_state_dict(planted.state_dict())
         if self.config.network == "regression":
             self.fit_last(self.recent)
         self.steps = self.shallow = None
