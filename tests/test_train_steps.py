@@ -51,6 +51,49 @@ def test_kernels_multiply_out_to_the_transform(frequency: int) -> None:
     assert frequency == 0 or abs(kernels[0].sum()) < 1e-6, "differences first, or levels of 255 would be rounded"
 
 
+@pytest.mark.parametrize("distance", [2, 4, 8])
+def test_kernels_multiply_out_to_places_that_are_apart(distance: int) -> None:
+    impulse = torch.zeros(1, 2, 25, 25)
+    impulse[:, :, 12, 12] = 2.0
+    found = steps.add(impulse, steps.apart(distance))
+    wanted = torch.zeros(25, 25)
+    half = distance // 2
+    wanted[12 - half :: distance, 12 - half :: distance][:2, :2] = 1.0
+    assert torch.allclose(found, wanted.expand_as(found), atol=1e-5)
+
+
+def test_a_score_is_told_where_blocks_of_the_first_compression_begin() -> None:
+    """The loss of blocks is lowest for scores that are high there and nowhere else, and of the right quality."""
+    batch = patches(6, qf1=(61, 61))
+    corner, qf1 = torch.from_numpy(batch["corner"]), torch.from_numpy(batch["qf1"])
+    begins = torch.zeros(6, 1, 64, 64)
+    for k, (down, right) in enumerate(corner.tolist()):
+        begins[k, :, steps.CORNER + down :: 8, steps.CORNER + right :: 8] = 1
+    first, last = torch.eye(GROWTH)[[0, -1]][:, None, :, None, None]
+    good = steps.of_blocks(begins * (20 * first - 10) - 10 * (1 - begins), corner, qf1)
+    assert good < 1e-3
+    assert steps.of_blocks(begins * (20 * last - 10) - 10 * (1 - begins), corner, qf1) > good + 0.1
+    assert steps.of_blocks(begins.roll(1, 3) * (20 * first - 10) - 10, corner, qf1) > good + 0.1
+    between = torch.tensor([62.5] * 6)  # half the first, half the second
+    assert float(steps.of_blocks(torch.zeros(6, GROWTH, 64, 64), corner, between)) == pytest.approx(
+        np.log(13), abs=1e-5
+    )
+
+
+def test_corners_are_those_of_the_first_compression() -> None:
+    """There, and nowhere else, coefficients lie on its steps but for what the second compression added."""
+    batch = patches(4, qf1=(60, 60), qf2=98)
+    basis = torch.from_numpy(dct_basis())
+    for pixels, q1, (down, right) in zip(batch["pixels"], batch["q1"], batch["corner"], strict=True):
+        blocks = torch.from_numpy(pixels[0].astype(np.float32)).unfold(0, 8, 1).unfold(1, 8, 1)
+        off = torch.zeros(57, 57)
+        for i in (1, 2, 3, 4, 5):
+            values = torch.einsum("yxab,a,b->yx", blocks, basis[ZIGZAG[i][0]], basis[ZIGZAG[i][1]]) / float(q1[i - 1])
+            off += (values - values.round()).abs()
+        phases = torch.stack([off[y::8, x::8].mean() for y in range(8) for x in range(8)])
+        assert int(phases.argmin()) == 8 * int(down) + int(right)
+
+
 @torch.no_grad()
 def test_a_densenet_begins_as_the_shallow_network() -> None:
     pixels = fit_paper.scaled(torch.from_numpy(patches(12)["pixels"]), "densenet")
@@ -82,7 +125,7 @@ def test_what_is_held_stays(tmp_path: Path) -> None:
     trainer.step(batch)
     changed = {k for k, v in trainer.net.state_dict().items() if not torch.equal(v, before[k])}
     held = {f"blocks.{k}." for k in (*range(HELD), *steps.PASSED_ON)}
-    assert "last.weight" in changed and f"blocks.{HELD}.conv.weight" in changed
+    assert "last.weight" in changed and f"blocks.{HELD}.conv.weight" in changed  # the first transition
     assert not any(k.startswith(("first", *held)) or "running" in k for k in changed)
 
 
@@ -91,7 +134,7 @@ def test_a_shallow_network_is_gone_on_with(tmp_path: Path) -> None:
     trainer.state["cpu"] = 2.0
     for share in (0.0, 1.0):  # with surroundings, of which each quarter is a patch
         trainer.step(patches(8, context_share=share))
-    assert [len(few) for few, _ in trainer.recent] == [8, 8]
+    assert [len(windows["pixels"]) for windows in trainer.recent] == [8, 8]
     trainer.save()
     again = fit_paper.Trainer(CONFIG, tmp_path, "cpu", minutes=1)
     assert again.steps is not None and torch.equal(again.steps.mix, trainer.steps.mix)
@@ -109,7 +152,8 @@ def test_a_shallow_network_is_gone_on_with(tmp_path: Path) -> None:
 def test_a_new_last_layer_is_the_best_for_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = fit_paper.Trainer(CONFIG, tmp_path / "one", "cpu", minutes=1)
     batch = patches(12)
-    plant(trained_a_little(trainer.windows(batch)[0]), trainer.net, trainer.windows(batch)[0])
+    pixels = trainer.windows(batch)["pixels"]
+    plant(trained_a_little(pixels), trainer.net, pixels)
     trainer.save()
     monkeypatch.setattr(fit_paper, "MANY", 12)
     config = replace(paper_config.load("regression-qf90"), context_share=0.0)

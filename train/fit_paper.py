@@ -34,7 +34,7 @@ from train import paper_config, replay
 from train.dataset import find_images
 from train.losses import q1_loss, regression_loss
 from train.networks.densenet import SCALE, see_flatness
-from train.networks.steps import Steps, hold, plant
+from train.networks.steps import Steps, hold, of_blocks, plant
 from train.paper_config import Config
 from train.paper_patches import Batch, Patches, shapes
 
@@ -46,6 +46,8 @@ FEW = 64
 """Patches on which a new network's beginning is fitted."""
 SHALLOW_RATE = 1e-2
 """The highest learning rate of the shallow network."""
+OF_BLOCKS = 60.0
+"""Weight of the loss of single blocks beside that of patches; it falls to nothing while the shallow one is trained."""
 MANY, RIDGE = 1500, 1e-2
 """Patches that a new last layer is fitted to, and how much of their mean square is added to that of each feature."""
 RISE = 0.1
@@ -83,8 +85,8 @@ def loss_of(config: Config, net: torch.nn.Module, batch: dict[str, Tensor]) -> T
     return q1_loss(out, q1, squared=config.distance == "squared").mean()
 
 
-Windows = tuple[Tensor, Tensor]
-"""Pixels as the network reads them, (n, channels, 64, 64), and steps, (n, 15), on the network's device."""
+Windows = dict[str, Tensor]
+"""A batch on the network's device, cut into windows: `pixels` (n, channels, 64, 64) as the network reads them."""
 
 
 class Trainer:
@@ -107,7 +109,9 @@ class Trainer:
         self.schedule = config.gpu if device == "gpu" else config.cpu
         self.budget = 60 * (self.schedule.minutes if minutes is None else minutes)
         self.place = torch.device("cuda" if device == "gpu" else "cpu")
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        # What is held is exact arithmetic: with all that convolutions read rounded as TF32 does, a network that had just
+        # begun had a loss of 101, not of 1.4.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True  # batches come in two shapes
         torch.manual_seed(0)
         self.net: Any = paper_config.build(config).to(self.place, memory_format=LAYOUT)  # type: ignore[call-overload]
@@ -217,11 +221,11 @@ class Trainer:
         features: list[Tensor] = []
         steps: list[Tensor] = []
         self.net.eval()
-        for pixels, q1 in some:
+        for windows in some:
             with torch.no_grad(), torch.autocast(self.place.type, torch.bfloat16, enabled=self.half):
-                found = self.net.features(pixels).float()
+                found = self.net.features(windows["pixels"]).float()
             features.append(functional.avg_pool2d(found, WINDOW // SCALE)[..., 0, 0].double())
-            steps.append(q1.double())
+            steps.append(windows["q1"].double())
             if sum(map(len, steps)) >= MANY:
                 break
         self.net.train()
@@ -236,30 +240,36 @@ class Trainer:
         self.new_last = False
 
     def windows(self, batch: Batch) -> Windows:
-        """The patches as the network reads them, cut into windows where they have surroundings, and their steps."""
-        pixels = torch.from_numpy(batch["pixels"]).to(self.place)
-        windows = pixels.unfold(2, WINDOW, WINDOW).unfold(3, WINDOW, WINDOW).permute(0, 2, 3, 1, 4, 5)
-        q1 = torch.from_numpy(batch["q1"]).to(self.place).repeat_interleave(windows.shape[1] * windows.shape[2], 0)
-        return scaled(windows.flatten(0, 2), self.config.network), q1
+        """The patches cut into windows where they have surroundings, and what is known of each."""
+        on = {k: torch.from_numpy(v).to(self.place) for k, v in batch.items()}
+        windows = on.pop("pixels").unfold(2, WINDOW, WINDOW).unfold(3, WINDOW, WINDOW).permute(0, 2, 3, 1, 4, 5)
+        of_patch = windows.shape[1] * windows.shape[2]
+        known = {k: v.repeat_interleave(of_patch, 0) for k, v in on.items()}  # windows begin 64 pixels apart
+        return {**known, "pixels": scaled(windows.flatten(0, 2), self.config.network)}
 
     def step_shallow(self, batch: Batch) -> None:
         """Nothing; the shallow network has made a step, with windows of patches that have surroundings for patches."""
+        done = min(1.0, self.progress / max(self.shallow_share, 1e-9))
         for group in self.shallow.param_groups:
-            group["lr"] = rate(min(1.0, self.progress / max(self.shallow_share, 1e-9)), SHALLOW_RATE)
-        few, q1 = self.windows(batch)
-        loss = q1_loss(self.steps(few), q1, squared=self.config.distance == "squared").mean()
+            group["lr"] = rate(done, SHALLOW_RATE)
+        windows = self.windows(batch)
+        scores = self.steps.scores(windows["pixels"])
+        squared = self.config.distance == "squared"
+        loss = q1_loss(self.steps.answers(scores), windows["q1"], squared=squared).mean()
+        blocks = of_blocks(scores, windows["corner"], windows["qf1"])
         self.shallow.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss + OF_BLOCKS * (1 - done) * blocks).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.steps.parameters(), 2.0)
         self.shallow.step()
         self.losses.append(loss.detach())
-        self.recent.append((few, q1))
+        self.recent.append(windows)
         wanted = MANY if self.config.network == "regression" else FEW
-        while sum(len(pixels) for pixels, _ in self.recent) - len(self.recent[0][0]) >= wanted:
+        while sum(len(w["pixels"]) for w in self.recent) - len(self.recent[0]["pixels"]) >= wanted:
             self.recent.popleft()
 
     def plant(self) -> None:
         """Nothing; the network is what the shallow one has become."""
-        pixels = torch.cat([pixels for pixels, _ in self.recent])[-FEW:]
+        pixels = torch.cat([windows["pixels"] for windows in self.recent])[-FEW:]
         # On the CPU: thousands of single numbers are set. The weights that the optimizer and a GPU know stay in place.
         planted = copy.deepcopy(self.net).cpu()
         plant(self.steps.cpu().eval(), planted, pixels.cpu())

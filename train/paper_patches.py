@@ -17,13 +17,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from jscan.tiling import BLOCK
 from train import compress
 from train.compress import Pixels
 from train.dataset import CROP, capped_q1, draw_crop, image_weights, load_images
 from train.paper_config import Config
 
 Batch = dict[str, npt.NDArray[Any]]
-"""`pixels` (n, channels, side, side) uint8, and `q1` (n, 15) or `target` (n, 2) float32."""
+"""`pixels` (n, channels, side, side) uint8, and `target` (n, 2) float32 of one compression.
+
+Of two: `q1` (n, 15), `corner` (n, 2), where the first of the first compression's blocks begins down and right, 0 to 7,
+and `qf1` (n,)."""
 
 
 def planes(image: Pixels, kind: str) -> Pixels:
@@ -35,15 +39,19 @@ def draw_double(
     config: Config, images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random, side: int, count: int
 ) -> Batch:
     """`count` patches of one double compression, side x side pixels."""
-    first = compress.standard(rng.randint(*config.qf1), rng.choice(config.subsamplings))
+    qf1 = rng.randint(*config.qf1)
+    first = compress.standard(qf1, rng.choice(config.subsamplings))
     second = compress.standard(config.qf2, rng.choice(config.subsamplings))
     dy, dx = rng.randrange(8), rng.randrange(8)
     once = compress.recompress(draw_crop(images, weights, rng, CROP + 8), first)
     moved = once[dy : dy + CROP, dx : dx + CROP]
     twice = planes(compress.recompress(moved, second, gray=config.input == "luma"), config.input)
+    pixels, corners = _cut(twice, rng, side, config.grid, count)
     return {
-        "pixels": np.stack(_cut(twice, rng, side, config.grid, count)),
+        "pixels": pixels,
         "q1": np.stack([capped_q1(first.luma)] * count),
+        "corner": -(corners + np.array([dy, dx])) % BLOCK,
+        "qf1": np.array([qf1] * count),
     }
 
 
@@ -57,15 +65,16 @@ def draw_single(
         image = compress.recompress(image, compress.standard(qf, rng.choice(config.subsamplings)))
         target = (1 - qf / 100, 0.0)
     return {
-        "pixels": np.stack(_cut(planes(image, config.input), rng, side, config.grid, count)),
+        "pixels": _cut(planes(image, config.input), rng, side, config.grid, count)[0],
         "target": np.array([target] * count, np.float32),
     }
 
 
-def _cut(image: Pixels, rng: random.Random, side: int, grid: int, count: int) -> list[Pixels]:
+def _cut(image: Pixels, rng: random.Random, side: int, grid: int, count: int) -> tuple[Pixels, npt.NDArray[np.int64]]:
+    """Patches (count, channels, side, side), and where they begin (count, 2), down and right."""
     rows, cols = ((s - side) // grid + 1 for s in image.shape[1:])
     corners = [(rng.randrange(rows) * grid, rng.randrange(cols) * grid) for _ in range(count)]
-    return [image[:, y : y + side, x : x + side] for y, x in corners]
+    return np.stack([image[:, y : y + side, x : x + side] for y, x in corners]), np.array(corners)
 
 
 def shapes(config: Config, size: int, per_crop: int) -> tuple[tuple[int, int], tuple[int, int]]:
