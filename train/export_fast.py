@@ -33,6 +33,8 @@ from train.networks.scout import Glance
 COMB = {"q1": q1map.MODEL, "qf": qfmap.MODEL}
 READER = {"q1": q1map.READER, "qf": qfmap.READER}
 SCOUT = {"q1": q1map.SCOUT, "qf": qfmap.SCOUT}
+HALF = {"qf"}
+"""Readers whose weights are stored in half precision, so that all models together stay below 20 MB."""
 
 
 def _windows(name: str, src: Path, count: int) -> tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[np.int64]]]:
@@ -104,7 +106,7 @@ def export_reader(name: str, src: Path, out: Path) -> None:
         "command": f"python -m train.export_fast reader {name} --src SRC",
         "data": f"none: these are the weights of {weights.label(COMB[name])}",
     }
-    model = reader_onnx(net.eval(), bands, prior_logit(name))
+    model = reader_onnx(net.eval(), bands, prior_logit(name), half=name in HALF)
     more = {"bands": [b.said() for b in bands]}
     write(READER[name], model, training, out, compare_reader(name, net, model, src), more)
 

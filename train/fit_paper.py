@@ -109,8 +109,8 @@ class Trainer:
         self.schedule = config.gpu if device == "gpu" else config.cpu
         self.budget = 60 * (self.schedule.minutes if minutes is None else minutes)
         self.place = torch.device("cuda" if device == "gpu" else "cpu")
-        # What is held is exact arithmetic: with all that convolutions read rounded as TF32 does, a network that had just
-        # begun had a loss of 101, not of 1.4.
+        # What is held is exact arithmetic: with all that is read by convolutions rounded as TF32 does, a network that
+        # had just begun had a loss of 101, not of 1.4.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True  # batches come in two shapes
         torch.manual_seed(0)

@@ -28,12 +28,16 @@ CELL = STRIDE
 """Windows lie one cell apart and are added up from 4 x 4 of them."""
 CELLS = WINDOW // CELL
 OPSET = 18
+LARGE = 1000
+"""Numbers from which weights are large."""
 
 
 class Graph:
     """Collects the nodes and constants of a graph; every method returns the name of its result."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, half: bool = False) -> None:
+        """`half`: large weights are stored in half precision, and made float32 when the model is opened."""
+        self.half = half
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self._known: dict[bytes, str] = {}
@@ -67,7 +71,10 @@ class Graph:
 
     def weight(self, tensor: torch.Tensor, *, transpose: bool = False) -> str:
         array = tensor.detach().numpy().astype(np.float32)
-        return self.constant(np.ascontiguousarray(array.T) if transpose else array, np.float32)
+        array = np.ascontiguousarray(array.T) if transpose else array
+        if self.half and array.size >= LARGE:
+            return self.add("Cast", self.constant(array, np.float16), to=TensorProto.FLOAT)
+        return self.constant(array, np.float32)
 
     def linear(self, x: str, layer: torch.nn.Linear) -> str:
         out = self.add("MatMul", x, self.weight(layer.weight, transpose=True))
@@ -297,7 +304,9 @@ def _answers(
     return finish(graph)
 
 
-def reader_onnx(net: Q1Net | QfNet, bands: tuple[Band, ...], prior: float = 0.0) -> onnx.ModelProto:
+def reader_onnx(
+    net: Q1Net | QfNet, bands: tuple[Band, ...], prior: float = 0.0, *, half: bool = False
+) -> onnx.ModelProto:
     """The same network for features that were computed elsewhere, at some of the grid shifts only.
 
     Inputs: `features` (n, S, F + padding) sums of the comb functions, `blocks` (n, S) how many they were summed over,
@@ -305,7 +314,7 @@ def reader_onnx(net: Q1Net | QfNet, bands: tuple[Band, ...], prior: float = 0.0)
     coefficients) mean |c|, and for Q1 `q2` (1, 15). Outputs as those of `build_onnx`, but `shift` (n, S): what is said
     of a shift and those that it stands for together.
     """
-    g = Graph()
+    g = Graph(half=half)
     pad = padding(bands)
     features = sum(b.size for b in bands)
     share = g.add("Div", g.scalar(1), g.add("Unsqueeze", g.add("Max", "blocks", g.scalar(1)), g.ints(1)))  # n, 1, S
