@@ -25,7 +25,7 @@ def share(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     out = np.zeros((cells(height), cells(width)), np.float32)
     for top in range(0, height, STRIP):
         part = rgb[top : top + STRIP]
-        odd = ((part <= CLOSE) | (part >= 255 - CLOSE)).any(axis=2)
+        odd = cv2.inRange(part, (CLOSE + 1,) * 3, (254 - CLOSE,) * 3) == 0  # where all three lie between
         rows, cols = cells(odd.shape[0]), cells(width)
         padded = np.pad(odd, ((0, rows * BLOCK - odd.shape[0]), (0, cols * BLOCK - width)), mode="edge")
         shares = cv2.resize(padded.astype(np.float32), (cols, rows), interpolation=cv2.INTER_AREA)

@@ -83,7 +83,7 @@ class Layout:
         tables.append(np.zeros((kernels.MOST_ROWS, comb.REGISTER), np.float32))
         return (*(np.array(x, np.int64) for x in (begin, padded, place)), np.array(again), np.concatenate(tables))
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Numbers of a row of features, with the padding."""
         return sum(b.size for b in self.bands) + comb.padding(self.bands)
