@@ -64,6 +64,7 @@ _OF_PATCHES = [
     "First compressions with standard tables; steps above those of quality factor 50 are reported as that step.",
     "Says neither where the blocks of a first compression begin nor whether there was one.",
     "Trained on far fewer patches than its paper's (see `training`), and wrong accordingly more often (see `metrics`).",
+    "Begun as DCT coefficients and combs, jscan's own idea, which some layers stay; its paper's began at random.",
 ]
 LIMITS = {
     q1map.MODEL: [
