@@ -112,6 +112,23 @@ def test_a_densenet_begins_as_the_shallow_network() -> None:
         assert (error - error.median()).abs().median() < 0.05  # but for a constant, which the next layers take away
 
 
+@torch.no_grad()
+def test_what_is_held_is_computed_as_it_would_be() -> None:
+    """Channels that have no weight are left out; other weights have others."""
+    pixels = fit_paper.scaled(torch.from_numpy(patches(3)["pixels"]), "densenet")
+    net, held = (DenseNet(1, 226, 0.0, fixed=True) for _ in range(2))
+    steps.hold(held)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        if seed:
+            plant(trained_a_little(pixels), net, pixels)
+        held.load_state_dict(net.state_dict())
+        wanted = net.features(pixels)
+        assert (wanted - held.features(pixels)).abs().max() < 1e-3 * wanted.max()
+    read = [len(part._read) for part in held.blocks[:HELD]]
+    assert read == [13, 13, 13, 25, 37, 37, 37, 48, 12, 13, 13, 13]
+
+
 def test_what_is_held_stays(tmp_path: Path) -> None:
     """A deep step moves neither the held layers nor any statistics, and both passes agree on the answers."""
     config = replace(CONFIG, context_share=0.0)
