@@ -127,6 +127,11 @@ def test_what_is_held_is_computed_as_it_would_be() -> None:
         assert (wanted - held.features(pixels)).abs().max() < 1e-3 * wanted.max()
     read = [len(part._read) for part in held.blocks[:HELD]]
     assert read == [13, 13, 13, 25, 37, 37, 37, 48, 12, 13, 13, 13]
+    # A step that a GPU has recorded reads the channels' numbers where they lay: the same weights leave them there.
+    there = [part._read for part in held.blocks[:HELD]]
+    held.load_state_dict(net.state_dict())
+    held.features(pixels)
+    assert all(part._read is numbers for part, numbers in zip(held.blocks[:HELD], there, strict=True))
 
 
 def test_what_is_held_stays(tmp_path: Path) -> None:
