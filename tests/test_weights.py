@@ -153,6 +153,10 @@ def test_the_shipped_models_are_whole() -> None:
         assert len(found["weights"]) == len(found["counts"]) > 0
 
 
+def test_the_shipped_models_stay_small() -> None:
+    assert sum(path.stat().st_size for path in weights.folder().rglob("*") if path.is_file()) < 20e6
+
+
 def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "_cuda_missing", lambda: "no NVIDIA driver on this machine")
     assert weights.resolve_device("auto") == weights.resolve_device("cpu") == "CPU"

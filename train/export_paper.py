@@ -55,15 +55,10 @@ def _scaled(g: Graph, network: str) -> str:
     return x if network == "uchida" else g.add("Sub", x, g.scalar(0.5))
 
 
-def _half(g: Graph, tensor: torch.Tensor) -> str:
-    """Weights that are stored in half precision: all models together are to stay below 20 MB."""
-    stored = g.constant(tensor.detach().numpy().astype(np.float16), np.float16)
-    return g.add("Cast", stored, to=TensorProto.FLOAT)
-
-
 def _conv(g: Graph, x: str, layer: Any) -> str:
     pad, dilation = int(layer.padding[0]), int(layer.dilation[0])
-    weight = g.weight(layer.weight) if layer.bias is not None else _half(g, layer.weight)  # the DenseNet's have none
+    # The DenseNet's have no bias.
+    weight = g.halved(layer.weight.detach().numpy()) if layer.bias is None else g.weight(layer.weight)
     inputs = [x, weight, *([] if layer.bias is None else [g.weight(layer.bias)])]
     return g.add("Conv", *inputs, pads=[pad] * 4, dilations=[dilation] * 2)
 

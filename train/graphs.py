@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -69,11 +70,15 @@ class Graph:
     def cut(self, x: str, axis: int, start: int, end: int) -> str:
         return self.add("Slice", x, self.ints(start), self.ints(end), self.ints(axis))
 
+    def halved(self, array: npt.NDArray[np.float32]) -> str:
+        """Weights that are stored in half precision: all models together are to stay below 20 MB."""
+        return self.add("Cast", self.constant(array, np.float16), to=TensorProto.FLOAT)
+
     def weight(self, tensor: torch.Tensor, *, transpose: bool = False) -> str:
         array = tensor.detach().numpy().astype(np.float32)
         array = np.ascontiguousarray(array.T) if transpose else array
         if self.half and array.size >= LARGE:
-            return self.add("Cast", self.constant(array, np.float16), to=TensorProto.FLOAT)
+            return self.halved(array)
         return self.constant(array, np.float32)
 
     def linear(self, x: str, layer: torch.nn.Linear) -> str:
