@@ -47,6 +47,7 @@ _TAIL = 4096  # bytes of made-up data appended in `_decoded_rows`
 _MAX_CHUNKS = 200_000
 _MAX_PAGES = 1000
 _MAX_GIF_BLOCKS = 2_000_000
+_ANMF_HEADER = 16  # bytes of a WebP's frame before its own chunks
 
 # What Pillow's readers raise for damaged files (found by running them over fuzzers' corpora).
 _PILLOW_ERRORS = (
@@ -83,6 +84,8 @@ def decode(data: bytes, *, max_pixels: int, rgb: bool) -> DecodedImage:
     - `reduced_depth`: samples of more than 8 bits were scaled to 8
     - `alpha_dropped`: transparency was left away, not blended
     - `jpeg_in_tiff`: the TIFF's own compression is JPEG
+    - `other_codec`: another lossy codec made the pixels (that of lossy WebP)
+    - `few_colours`: the colours were reduced to a palette; one of greys without gaps does not count
 
     Raises InputError with codes `empty`, `unsupported_format`, `bad_header`, `unsupported_sof`, `scan_limit`,
     `pixel_limit` (before any pixel is decoded), `too_small`, `corrupt_data`, `memory`.
@@ -433,6 +436,8 @@ class _Opened:
     frames: int = 1
     metadata: Metadata = field(default_factory=Metadata)
     notes: list[str] = field(default_factory=list)
+    palette: bool = False
+    """Whether the file has a palette of which Pillow says nothing."""
 
 
 def _by_pillow(name: str, opener: Callable[[bytes, int], _Opened]) -> Callable[[bytes, int, bool], DecodedImage]:
@@ -454,6 +459,7 @@ def _by_pillow(name: str, opener: Callable[[bytes, int], _Opened]) -> Callable[[
             # Some readers learn the true size while loading.
             _check_size(*image.size, max_pixels)
             bands, transparent = image.getbands(), "transparency" in image.info
+            reduced = (opened.palette or bands[0] == "P") and not _all_greys(image)
             luma, colours = _convert(image, rgb)
         except _PILLOW_ERRORS as exc:
             raise _corrupt(exc) from exc
@@ -463,6 +469,8 @@ def _by_pillow(name: str, opener: Callable[[bytes, int], _Opened]) -> Callable[[
             notes.append("alpha_dropped")
         if image.mode == "CMYK":
             notes.append("cmyk")
+        if reduced:
+            notes.append("few_colours")
         return DecodedImage(
             luma=luma,
             rgb=colours,
@@ -474,6 +482,24 @@ def _by_pillow(name: str, opener: Callable[[bytes, int], _Opened]) -> Callable[[
         )
 
     return decoder
+
+
+def _all_greys(image: Image.Image) -> bool:
+    """Whether a loaded image with a palette shows greys alone, most of them one step apart: then nothing was lost."""
+    if image.getbands()[0] == "P":
+        listed = np.zeros((256, 3), np.uint8)  # what a palette leaves out is black
+        palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)[:256]
+        listed[: len(palette)] = palette
+        shown = listed[np.flatnonzero(image.histogram()[:256])]
+    else:
+        counted = image.getcolors(257)  # those of a palette, and the canvas where a frame leaves it free
+        if counted is None:
+            return False
+        shown = np.array([colour[:3] for _, colour in counted if isinstance(colour, tuple)], np.uint8).reshape(-1, 3)
+    if (shown != shown[:, :1]).any():
+        return False
+    steps = np.diff(np.unique(shown[:, 0]))
+    return bool(2 * np.count_nonzero(steps == 1) >= steps.size)
 
 
 def _convert(image: Image.Image, rgb: bool) -> tuple[Pixels, Pixels | None]:
@@ -665,23 +691,42 @@ def _open_webp(data: bytes, max_pixels: int) -> _Opened:
     _check_size(width, height, max_pixels)
     notes: list[str] = []
     exif, frames = None, 0
-    pos, end = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    first: tuple[bytes, int] | None = None  # where the pixels are that Pillow will decode, and by which codec
+    end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    for kind, at, length in _riff(data, 12, end):
+        if kind == b"ANMF":
+            frames += 1
+            first = first or next(_webp_pixels(data, at + _ANMF_HEADER, min(at + length, end)), None)
+        elif kind == b"EXIF" and exif is None:
+            if length <= MAX_EXIF_BYTES:
+                exif = data[at : at + length].removeprefix(b"Exif\0\0")
+            else:
+                notes.append("metadata_limit")
+    if len(data) > end + (end & 1):
+        notes.append("trailing_bytes")
+    codec, at = first or next(_webp_pixels(data, 12, end), (b"", 0))
+    if codec == b"VP8 ":
+        notes.append("other_codec")
+    # Behind its header a lossless image lists what was done to its pixels; a palette comes first.
+    palette = codec == b"VP8L" and len(data) > at + 5 and data[at + 5] & 7 == 7
+    facts = _exif_facts(exif, None) if exif else Metadata()
+    image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
+    return _Opened(image, max(1, frames), facts, notes, palette)
+
+
+def _riff(data: bytes, pos: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, length) of the chunks that begin between two offsets; the last may reach beyond."""
     for _ in range(_MAX_CHUNKS):
         if pos + 8 > end:
             break
         kind, length = struct.unpack_from("<4sI", data, pos)
-        if kind == b"ANMF":
-            frames += 1
-        elif kind == b"EXIF" and exif is None:
-            if length <= MAX_EXIF_BYTES:
-                exif = data[pos + 8 : pos + 8 + length].removeprefix(b"Exif\0\0")
-            else:
-                notes.append("metadata_limit")
+        yield kind, pos + 8, length
         pos += 8 + length + (length & 1)
-    if len(data) > end + (end & 1):
-        notes.append("trailing_bytes")
-    facts = _exif_facts(exif, None) if exif else Metadata()
-    return _Opened(WebPImagePlugin.WebPImageFile(io.BytesIO(data)), max(1, frames), facts, notes)
+
+
+def _webp_pixels(data: bytes, pos: int, end: int) -> Iterator[tuple[bytes, int]]:
+    """(kind, start) of the chunks between two offsets that hold pixels: lossy `VP8 ` or lossless `VP8L`."""
+    return ((kind, at) for kind, at, _ in _riff(data, pos, end) if kind in (b"VP8 ", b"VP8L"))
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

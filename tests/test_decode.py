@@ -168,8 +168,8 @@ def test_bytes_between_segments() -> None:
 def test_trailing_bytes() -> None:
     assert open_(saved(PHOTO, "JPEG") + bytes(10)).warnings == ("trailing_bytes",)
     assert open_(saved(PHOTO, "PNG") + bytes(10)).warnings == ("trailing_bytes",)
-    assert open_(saved(PHOTO.convert("P"), "GIF") + b"x").warnings == ("trailing_bytes",)
-    assert open_(saved(PHOTO, "WEBP") + bytes(10)).warnings == ("trailing_bytes",)
+    assert open_(saved(PHOTO.convert("P"), "GIF") + b"x").warnings == ("trailing_bytes", "few_colours")
+    assert open_(saved(PHOTO, "WEBP", lossless=True) + bytes(10)).warnings == ("trailing_bytes",)
 
 
 def test_multi_picture_file() -> None:
@@ -273,10 +273,49 @@ def test_alpha_palette_and_one_bit() -> None:
     palette = PHOTO.quantize(64)
     image = open_(saved(palette, "PNG", transparency=3), rgb=True)
     assert image.rgb is not None and near(image.rgb, np.asarray(palette.convert("RGB")))
-    assert image.warnings == ("alpha_dropped",)
+    assert image.warnings == ("alpha_dropped", "few_colours")
     bits = PHOTO.convert("1")
     assert near(open_(saved(bits, "PNG")).luma, np.asarray(bits.convert("L")))
     assert open_(saved(bits, "PNG")).components == 1
+
+
+def with_palette(kind: str, colours: Image.Image) -> bytes:
+    return saved(colours, kind, lossless=True) if kind == "WEBP" else saved(colours, kind)
+
+
+PALETTES = ["GIF", "PNG", "TIFF", "BMP", "WEBP"]
+
+
+@pytest.mark.parametrize("kind", PALETTES)
+@pytest.mark.parametrize("colours", [256, 64, 16, 2])
+def test_few_colours(kind: str, colours: int) -> None:
+    image = open_(with_palette(kind, PHOTO.quantize(colours)), rgb=True)
+    assert image.warnings == ("few_colours",)
+    assert image.rgb is not None and len(np.unique(image.rgb.reshape(-1, 3), axis=0)) <= colours
+
+
+@pytest.mark.parametrize("kind", PALETTES)
+def test_greys_in_a_palette_lose_nothing_unless_there_are_gaps(kind: str) -> None:
+    grey = PHOTO.convert("L")
+    backwards = Image.fromarray(255 - np.asarray(grey))  # an index is no grey
+    backwards.putpalette([v for g in range(255, -1, -1) for v in (g, g, g)])
+    assert backwards.mode == "P"
+    image = open_(with_palette(kind, backwards))
+    assert near(image.luma, np.asarray(grey)) and image.warnings == ()
+    assert open_(with_palette(kind, grey.quantize(40))).warnings == ("few_colours",)
+
+
+def test_full_colours_are_not_few() -> None:
+    assert open_(saved(PHOTO.convert("L"), "WEBP", lossless=True)).warnings == ()
+    assert open_(saved(Image.fromarray(RGB // 128 * 128), "PNG")).warnings == ()  # nobody gave it a palette
+    clear = PHOTO.quantize(64).convert("RGBA")
+    clear.putalpha(PHOTO.convert("L"))
+    assert open_(saved(clear, "PNG")).warnings == ("alpha_dropped",)
+
+
+def test_the_index_of_a_palette_with_transparency() -> None:
+    both = PHOTO.quantize(64).convert("PA")
+    assert open_(saved(both, "TIFF")).warnings == ("alpha_dropped", "few_colours")
 
 
 def test_deep_samples() -> None:
@@ -361,6 +400,34 @@ def test_tiff_with_jpeg_inside_and_raw_files() -> None:
     assert open_(saved(PHOTO, "TIFF", compression="jpeg")).warnings == ("jpeg_in_tiff",)
     code, message = error_of(saved(PHOTO, "TIFF", tiffinfo={50706: b"\1\4\0\0"}))
     assert code == "unsupported_format" and "raw" in message
+
+
+@pytest.mark.parametrize("form", ["plain", "exif", "alpha", "frames"])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_lossy_webp_is_another_codec(form: str, lossless: bool) -> None:
+    picture, options = PHOTO.copy(), {}
+    if form == "exif":
+        options["exif"] = exif_with_thumbnail(None)
+    elif form == "alpha":
+        picture.putalpha(PHOTO.convert("L"))
+    elif form == "frames":
+        options = {"save_all": True, "append_images": [PHOTO.rotate(90)]}
+    data = saved(picture, "WEBP", lossless=lossless, **options)
+    assert (data[12:16] == b"VP8X") == (form in ("exif", "frames") or (form == "alpha" and not lossless))
+    assert ("other_codec" in open_(data).warnings) == (not lossless)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_the_codec_is_that_of_the_first_frame(first: bool) -> None:
+    frames = [saved(PHOTO, "WEBP", lossless=lossless)[12:] for lossless in (first, not first)]
+    size = (239).to_bytes(3, "little") + (199).to_bytes(3, "little")
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + b"\2\0\0\0" + size + b"ANIM" + struct.pack("<IIH", 6, 0, 0)
+    for frame in frames:
+        part = bytes(6) + size + b"\1\0\0\0" + frame
+        body += b"ANMF" + struct.pack("<I", len(part)) + part
+    image = open_(b"RIFF" + struct.pack("<I", len(body)) + body, rgb=True)
+    assert image.frames == 2 and image.rgb is not None and near(image.rgb, RGB) == first
+    assert ("other_codec" in image.warnings) == (not first)
 
 
 def test_webp_canvas_is_checked_before_it_is_allocated() -> None:
