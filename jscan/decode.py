@@ -1,9 +1,10 @@
 """Bytes of one image to pixels and header facts; the type is told by the first bytes, never by the name.
 
-Luma of a JPEG is its first component, decoded on the file's own grid: no rotation by Exif, no profile, no trip
-through colours. JPEGs whose components are not Y, Cb, Cr, and all other formats, are turned into luma by one rule,
-that of ITU-R BT.601 at full range as libjpeg rounds it: (19595 R + 38470 G + 7471 B + 32768) >> 16. CMYK becomes
-R = (255 - C) (255 - K) / 255 and so on, with the values taken as inverted where a JPEG has an Adobe segment.
+Pixels lie as the file has them, on its own grid: no format is rotated by Exif. Luma of a JPEG is its first component:
+no profile, no trip through colours. JPEGs whose components are not Y, Cb, Cr, and all other formats, are turned into
+luma by one rule, that of ITU-R BT.601 at full range as libjpeg rounds it: (19595 R + 38470 G + 7471 B + 32768) >> 16.
+CMYK becomes R = (255 - C) (255 - K) / 255 and so on, with the values taken as inverted where a JPEG has an
+Adobe segment.
 """
 
 from __future__ import annotations
@@ -610,8 +611,15 @@ def _open_png(data: bytes, max_pixels: int) -> _Opened:
     return _Opened(image, frames, facts, notes)
 
 
+class _StoredTiff(TiffImagePlugin.TiffImageFile):
+    """A TIFF whose pixels stay where the file has them; Pillow would turn them as its Orientation says."""
+
+    def load_end(self) -> None:
+        self._size = self.im.size  # until then that of the turned image
+
+
 def _open_tiff(data: bytes, max_pixels: int) -> _Opened:
-    image = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+    image = _StoredTiff(io.BytesIO(data))
     tags = image.tag_v2
     # Raw files of many makers are TIFFs whose first page is a preview, with the sensor's data in a sub-page.
     reduced = isinstance(tags.get(254), int) and tags[254] & 1 and 330 in tags

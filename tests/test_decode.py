@@ -70,10 +70,32 @@ def test_jpeg_luma_is_the_y_component(options: dict[str, Any]) -> None:
     assert image.jpeg.progressive == bool(options.get("progressive"))
 
 
-def test_jpeg_is_not_rotated() -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"big_tiff": True}),
+    ],
+)
+def test_nothing_is_rotated(kind: str, options: dict[str, Any], orientation: int) -> None:
     exif = Image.Exif()
-    exif[274] = 6
-    assert open_(saved(PHOTO, "JPEG", exif=exif)).luma.shape == (200, 240)
+    exif[274] = orientation
+    turned = open_(saved(PHOTO, kind, exif=exif, **options), rgb=True)
+    plain = open_(saved(PHOTO, kind, **options), rgb=True)
+    assert (turned.width, turned.height) == (240, 200)
+    assert turned.rgb is not None and plain.rgb is not None
+    assert near(turned.luma, plain.luma) and near(turned.rgb, plain.rgb)
+
+
+def test_a_tiff_is_not_rotated_by_its_xmp() -> None:
+    xmp = b'<rdf:Description tiff:Orientation="6"/>'
+    image = open_(saved(PHOTO, "TIFF", tiffinfo={700: xmp}), rgb=True)
+    assert image.rgb is not None and near(image.rgb, RGB)
 
 
 def test_grey_jpeg() -> None:
