@@ -500,7 +500,9 @@ class Scanner:
                 consistency = regions.rescale(look.consistency, factor, (height, width))
                 seen = regions.resample(look.found.present, consistency.suspicion.shape)
                 flag = np.maximum(estimate.maps.flag, np.where(consistency.suspicion > 0.5, seen, 0))
-                maps = replace(estimate.maps, suspicion=consistency.suspicion, flag=flag.astype(np.float32))
+                silent = np.isnan(estimate.maps.flag)  # what holds no information holds none at any scale
+                suspected = np.where(silent, np.nan, consistency.suspicion).astype(np.float32)
+                maps = replace(estimate.maps, suspicion=suspected, flag=flag.astype(np.float32))
                 return replace(estimate, consistency=consistency, maps=maps, notes=(f"The region was {said}.",))
         return estimate
 

@@ -479,6 +479,24 @@ def test_of_decoded_pixels_the_shift_is_that_of_the_first_compression_known(
     assert never is not None and np.allclose(never.shift_confidence, 0.3 * 0.8, atol=1e-3)
 
 
+def test_a_flat_part_is_unknown_where_another_was_resized_too(
+    scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "FINE_SCALES", (1.0,))
+    monkeypatch.setattr(scan, "PHASES", ((0.0, 0.0),))
+    whole = photo()
+    pixels = np.array(whole)
+    compressed = Image.fromarray(pixels_of(file_of(whole[:240, :240], quality=60)))
+    pixels[40:232, 200:392] = compressed.resize((192, 192), Image.Resampling.BICUBIC)
+    pixels[:, :96] = 90
+    result = scanner.scan(pixels)
+    check(result, *whole.shape[:2])
+    assert result.record.n_regions == 1 and "resized to 80 %" in result.record.reasons[-1]
+    assert result.maps is not None and np.isnan(result.maps.suspicion[:, :8]).all()
+    assert np.array_equal(np.isnan(result.maps.suspicion), np.isnan(result.maps.flag))
+    assert (result.maps.suspicion[10:24, 30:44] > 0.5).mean() > 0.5
+
+
 # --- what cannot be estimated -------------------------------------------------------------------------------
 
 
