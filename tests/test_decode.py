@@ -154,6 +154,20 @@ def test_truncated_jpeg(options: dict[str, Any], part: float) -> None:
     assert mended.warnings == ("corrupt_data",) and mended.valid_rows == image.valid_rows
 
 
+def test_a_jpeg_cut_in_the_middle_of_a_marker_is_not_complete() -> None:
+    data = saved(PHOTO, "JPEG", quality=90)
+    whole = open_(data).luma
+    header = data.index(b"\xff\xda") + 14
+    cuts = [at + 1 for at in range(header, len(data) - 2) if data[at] == 0xFF]
+    assert len(cuts) > 20
+    for cut in cuts[::8]:
+        assert data[cut - 1 : cut + 1] == b"\xff\0"
+        image = open_(data[:cut])
+        assert image.warnings == ("truncated",) and image.valid_rows == open_(data[: cut - 1]).valid_rows
+        assert image.valid_rows is not None and image.valid_rows < 200
+        assert np.array_equal(image.luma[: image.valid_rows], whole[: image.valid_rows])
+
+
 def test_only_the_end_marker_is_missing() -> None:
     data = saved(PHOTO, "JPEG")
     image = open_(data[:-2])
