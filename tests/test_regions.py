@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from material import mixed, posteriors
 
-from jscan import history, regions
+from jscan import history, regions, rescaled
 from jscan.jpegtables import N_COEFS, standard_table
 from jscan.records import Agreement, Region, WindowPosteriors
 from jscan.tiling import cells, nearest_window
@@ -406,3 +406,17 @@ def test_a_part_that_holds_windows_is_named_by_these() -> None:
 def test_suspicion_everywhere_leaves_nothing_to_compare_with() -> None:
     label = np.ones((9, 9), np.int32)
     assert not regions._lacks_trace(label > 0, label > 0, label, np.full((9, 9), 60, np.float32))
+
+
+def test_a_region_of_an_enlarged_image_is_brought_back_into_the_image_itself() -> None:
+    inner = Region(80, 40, 120, 176, 15_000, 0.9, 75.0, table(75), (1, 2), "jpeg_in_uncompressed")
+    corner = replace(inner, y=72, x=192, height=254 - 72, width=404 - 192, area=182 * 212)
+    size = (203, 323)
+    assert rescaled.size(np.zeros(size, np.uint8), 1.25) == (254, 404)  # a little more than there is
+    enlarged = regions.Consistency(np.zeros((32, 51), np.float32), (inner, corner), 0.9)
+    found = regions.rescale(enlarged, 1.25, size)
+    assert found.suspicion.shape == (26, 41) and found.score == 0.9
+    assert found.regions[0] == Region(64, 32, 96, 141, 9600, 0.9, 75.0, None, None, "jpeg_in_uncompressed")
+    cut = found.regions[1]
+    assert (cut.y, cut.x, cut.height, cut.width) == (58, 154, 203 - 58, 323 - 154)
+    assert cut.area == cut.height * cut.width
