@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from jscan import wording
 from jscan.atomic import replacing
 from jscan.records import DecodedImage, Maps, Pixels, Region, ScanRecord
 
@@ -336,27 +337,17 @@ def _history(record: ScanRecord) -> str:
         return "Background: history unknown"
     if record.qf1_background is None and record.q1_background is None:
         return "Background: compressed once, as far as can be told"
-    first = "with a table of its own" if record.qf1_background is None else f"at about QF {record.qf1_background:.0f}"
+    first = " with a table of its own"
+    if record.qf1_background is not None:
+        first = f", QF1 {wording.quality(record.qf1_background, first=True)}"
     shift = "" if record.grid_shift is None else f", grid shift {_shift(record.grid_shift)}"
-    return f"Background: compressed before {first}{shift}"
-
-
-_KINDS = {
-    "other_q1": "other first compression",
-    "no_first_compression": "no first compression",
-    "no_background_trace": "without the background's trace",
-    "first_compression": "first compression, unlike the background",
-    "other_shift": "other grid shift",
-    "jpeg_in_uncompressed": "JPEG inside uncompressed",
-    "uncompressed_in_jpeg": "uncompressed inside JPEG",
-    "other_qf": "other quality factor",
-}
+    return f"Background: compressed before{first}{shift}"
 
 
 def _describe(region: Region) -> str:
-    parts = [_KINDS.get(region.kind, _ascii(region.kind))]
+    parts = [wording.KINDS[region.kind].name]
     if region.qf1 is not None:
-        parts.append(f"QF1 about {region.qf1:.0f}")
+        parts.append(f"QF1 {wording.quality(region.qf1, first=region.q1 is not None)}")
     if region.grid_shift is not None:
         parts.append(f"grid shift {_shift(region.grid_shift)}")
     parts.append(f"score {region.score:.2f}")

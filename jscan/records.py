@@ -235,8 +235,7 @@ class Region:
     grid_shift: tuple[int, int] | None
     """(dy, dx), 0 to 7: where the first compression's blocks begin on the image's grid, or None."""
     kind: str
-    """`other_q1`, `no_first_compression`, `no_background_trace`, `first_compression`, `other_shift`,
-    `jpeg_in_uncompressed`, `uncompressed_in_jpeg`, `other_qf`, `unclear`."""
+    """One of `wording.KINDS`."""
 
 
 @travels

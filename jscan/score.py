@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from jscan.jpegtables import LOWEST_QF1
 from jscan.records import Region
+from jscan.wording import KINDS, quality
 
 CALIBRATION_CELLS = 4000
 """Cells of the largest images that the score was calibrated on (504 x 504 pixels)."""
@@ -50,28 +50,13 @@ def probability(smoothed: npt.NDArray[np.float32], cells: int, calibration: Mapp
     return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
 
 
-_KINDS = {
-    "other_q1": "was first compressed with another table than the rest",
-    "other_shift": "was first compressed on another block grid than the rest, as a part moved or pasted in would be",
-    "no_first_compression": "shows no trace of the first compression that the rest shows",
-    "no_background_trace": "lacks the trace of the first compression that the rest shows; it is too small to say more",
-    "first_compression": "shows a first compression that the rest lacks",
-    "jpeg_in_uncompressed": "shows JPEG compression, the rest none",
-    "uncompressed_in_jpeg": "shows no JPEG compression, the rest does",
-    "other_qf": "was last compressed with another quality than the rest",
-    "unclear": "has another history than the rest; which one cannot be said",
-}
-
-
 def describe(region: Region, number: int) -> str:
     """One sentence on a region."""
     what = f"Region {number} at x {region.x}, y {region.y} ({region.width} x {region.height} pixels) "
-    what += _KINDS.get(region.kind, _KINDS["unclear"])
+    what += KINDS[region.kind].sentence
     facts = []
     if region.qf1 is not None:
-        # Of a first compression no quality below this one is told apart.
-        most = region.q1 is not None and region.qf1 <= LOWEST_QF1
-        facts.append(f"quality {'at most' if most else 'about'} {region.qf1:.0f}")
+        facts.append(f"quality {quality(region.qf1, first=region.q1 is not None)}")
     if region.grid_shift is not None:
         facts.append(f"grid shift {region.grid_shift[0]}, {region.grid_shift[1]}")
     facts.append(f"score {region.score:.2f}")

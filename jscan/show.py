@@ -15,8 +15,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from jscan import stages
-from jscan.jpegtables import LOWEST_QF1, steps_text
+from jscan import stages, wording
+from jscan.jpegtables import steps_text
 from jscan.names import display_path
 from jscan.records import Pixels, Region, ScanRecord
 from jscan.stages import Times
@@ -30,17 +30,6 @@ NOTABLE = 0.5
 """Images that score this or more are named in a summary."""
 PREVIEW_COLUMNS = 100
 PREVIEW_LINES = 40
-KINDS = {
-    "other_q1": "other first quantisation",
-    "no_first_compression": "no first compression",
-    "no_background_trace": "without the background's trace",
-    "first_compression": "compressed before, unlike the rest",
-    "other_shift": "other grid",
-    "jpeg_in_uncompressed": "JPEG in an uncompressed image",
-    "uncompressed_in_jpeg": "uncompressed in a JPEG's pixels",
-    "other_qf": "other quality",
-}
-"""Words for `Region.kind`."""
 
 
 def plain(text: str) -> str:
@@ -124,8 +113,7 @@ def _background(record: ScanRecord) -> str:
     else:
         text = "compressed before"
         if record.qf1_background is not None:
-            most = "at most " if record.qf1_background <= LOWEST_QF1 else ""
-            text += f", quality {most}{record.qf1_background:.0f}"
+            text += f", quality {wording.quality(record.qf1_background, first=True)}"
         if record.grid_shift is not None:
             text += f", grid at (dy, dx) = {record.grid_shift}"
         if record.q1_background is not None:
@@ -152,9 +140,9 @@ def _regions(regions: tuple[Region, ...], pixels: int) -> Group:
             f"{r.x}, {r.y}",
             f"{r.width} x {r.height}",
             f"{r.area / pixels:.1%}" if pixels else str(r.area),
-            "" if r.qf1 is None else f"{'<=' if r.q1 is not None and r.qf1 <= LOWEST_QF1 else ''}{r.qf1:.0f}",
+            "" if r.qf1 is None else f"{'<=' if wording.is_bound(r.qf1, first=r.q1 is not None) else ''}{r.qf1:.0f}",
             "" if r.grid_shift is None else f"{r.grid_shift[0]}, {r.grid_shift[1]}",
-            KINDS.get(r.kind, plain(r.kind)),
+            wording.KINDS[r.kind].name,
         )
         if r.q1 is not None:
             steps.append(Text(f"first steps of region {number}: {steps_text(r.q1)}", style="dim"))

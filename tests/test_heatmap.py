@@ -10,7 +10,7 @@ from skimage import data as pictures
 
 from jscan.decode import from_array
 from jscan.errors import OutputError
-from jscan.heatmap import _ramp, draw, write_maps, write_png
+from jscan.heatmap import _describe, _history, _ramp, draw, write_maps, write_png
 from jscan.records import DecodedImage, Maps, Region, ScanRecord
 
 PHOTO = pictures.astronaut()
@@ -84,7 +84,7 @@ def test_any_size(shape: tuple[int, int], rgb: bool) -> None:
     tile = np.tile(PHOTO, (7, 7, 1))[: shape[0], : shape[1]]
     image = from_array(np.ascontiguousarray(tile), rgb=rgb)
     whole = region(0, 0, *shape)
-    corner = region(shape[0] - 9, shape[1] - 9, 9, 9, kind="something_new")
+    corner = region(shape[0] - 9, shape[1] - 9, 9, 9, kind="other_qf")
     drawn = draw(image, frozen(maps_for(image, 0.7)), record(regions=(whole, corner)), max_side=1000)
     assert 500 <= drawn.shape[1] <= 1000 and drawn.shape[0] <= 1000 + 400
 
@@ -106,6 +106,15 @@ def test_lengthy_and_odd_texts() -> None:
     )
     drawn = draw(image, maps_for(image), row)
     assert drawn.shape[1] == 640 and drawn.shape[0] > 900
+
+
+def test_the_lowest_first_quality_is_an_upper_bound() -> None:
+    capped = region(8, 16, 24, 32, qf1=50.0, q1=(16,) * 15)
+    assert _describe(capped).startswith("other first quantisation  |  QF1 at most 50  |  ")
+    assert "QF1 about 51" in _describe(region(8, 16, 24, 32, qf1=51.0, q1=(15,) * 15))
+    assert "QF1 about 50" in _describe(region(8, 16, 24, 32, qf1=50.0, kind="other_qf"))
+    assert _history(record(qf1_background=50.0)) == "Background: compressed before, QF1 at most 50"
+    assert _history(record(q1_background=(1,) * 15)) == "Background: compressed before with a table of its own"
 
 
 def test_colours_are_ordered_by_lightness() -> None:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "jscan"
 LAYERS = {
     0: (
         "errors", "records", "config", "names", "timestamps", "filetypes", "jpegtables", "tiling", "atomic", "limits",
-        "comb", "candidates", "stages", "inparallel", "binding",
+        "comb", "candidates", "stages", "inparallel", "binding", "wording",
     ),
     1: (
         "discover", "members", "archives", "reading", "jpegheader", "decode", "weights", "kernels", "windows",

@@ -14,20 +14,10 @@ from material import rng
 from jscan import score
 from jscan.records import Region
 from jscan.score import CALIBRATION_CELLS
+from jscan.wording import KINDS
 
 COUNTS = (7, 40)
 CALIBRATION = {"counts": [40], "weights": [1.1], "bias": -1.5}
-KINDS = (
-    "other_q1",
-    "other_shift",
-    "no_first_compression",
-    "no_background_trace",
-    "first_compression",
-    "jpeg_in_uncompressed",
-    "uncompressed_in_jpeg",
-    "other_qf",
-    "unclear",
-)
 
 
 def scored(logits: npt.NDArray[np.float32]) -> float:
