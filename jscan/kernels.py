@@ -7,6 +7,8 @@ computed at a few grid shifts only. Numba compiles them when they are first call
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -18,18 +20,28 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from jscan import limits
+
 _HOW: dict[str, Any] = {"fastmath": True, "nogil": True, "boundscheck": False}
 
 
-def _compiled(loop: Callable[..., None]) -> Any:
+def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
     """The loop, compiled when it is first called and kept on disk; for this process alone where nothing can be written.
 
-    Numba raises RuntimeError where neither the folder of this file nor a cache of the user's can be written to.
+    Numba raises RuntimeError where neither the folder of this file nor a cache of the user's can be written to. What it
+    takes of memory to compile, or to load from the disk, is no image's.
     """
     try:
-        return numba.njit(cache=True, **_HOW)(loop)
+        fast = numba.njit(cache=True, **_HOW)(loop)
     except RuntimeError:
-        return numba.njit(**_HOW)(loop)
+        fast = numba.njit(**_HOW)(loop)
+
+    @functools.wraps(loop)
+    def run(*args: Any) -> None:
+        with contextlib.nullcontext() if fast.signatures else limits.uncounted():
+            fast(*args)
+
+    return run
 
 
 MOST_ROWS = 8

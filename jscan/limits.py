@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 MIB = 1 << 20
@@ -22,12 +24,59 @@ def limit_memory(extra: int) -> bool:
     MemoryError, or with what a C library makes of a failed malloc.
     """
     have = _address_space()
-    if have is None or sys.platform == "win32":
+    if have is None:
+        return False
+    if not _set_address_space(have + extra):
+        return False
+    _limit.size = have + extra
+    return True
+
+
+@contextlib.contextmanager
+def uncounted() -> Iterator[None]:
+    """A context in which `limit_memory` limits nothing; what is taken for good in it comes on top of the limit.
+
+    Models and libraries are loaded in it, which happens when they are first wanted. Under a limit that they exceed some
+    libraries fail in ways of their own: OpenBLAS tries for ever.
+    """
+    with _limit.lock:
+        _limit.lifted += 1
+        if _limit.lifted == 1 and _limit.size is not None:
+            _limit.before = _address_space()
+            _set_address_space(None)
+    try:
+        yield
+    finally:
+        with _limit.lock:
+            _limit.lifted -= 1
+            if not _limit.lifted and _limit.size is not None:
+                have = _address_space()
+                if have is not None and _limit.before is not None:
+                    _limit.size += max(0, have - _limit.before)
+                _set_address_space(_limit.size)
+
+
+class _Limit:
+    """The limit that `limit_memory` set, in bytes, and how many threads do without it just now."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.size: int | None = None
+        self.lifted = 0
+        self.before: int | None = None
+
+
+_limit = _Limit()
+
+
+def _set_address_space(size: int | None) -> bool:
+    """Whether the process is limited to so many bytes now; None: to as many as it may give itself."""
+    if sys.platform == "win32":
         return False
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = have + extra
+    wanted = hard if size is None else size
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     try:

@@ -186,7 +186,7 @@ class Scanner:
             # them out to several threads.
             tiled = name in TILED or bool(self._papers)
             provider, threads = (self.provider, self._threads) if tiled else ("CPU", 1)
-            with stage("start"):
+            with stage("start"), limits.uncounted():
                 self._loaded[name] = weights.load(
                     name, provider=provider, gpu=self._gpu, threads=threads, arena=tiled, inside=bool(self._papers)
                 )

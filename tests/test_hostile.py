@@ -298,10 +298,7 @@ def test_an_error_of_the_disk_is_one_row(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is kept by Linux")
 def test_an_image_for_which_the_memory_does_not_suffice_is_one_row(tmp_path: Path) -> None:
-    """144 MP, more than a worker may take: neither a crash nor a retry that takes the neighbour with it.
-
-    The models and the compiled loops come with the first image, and count.
-    """
+    """144 MP, more than a worker may take: neither a crash nor a retry that takes the neighbour with it."""
     (tmp_path / "large.png").write_bytes(file_of(np.zeros((12_000, 12_000), np.uint8), "PNG"))
     (tmp_path / "small.jpg").write_bytes(jpeg())
     run, (large, small) = scan(tmp_path / "out", tmp_path / "large.png", tmp_path / "small.jpg", max_memory=220)

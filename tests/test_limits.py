@@ -24,7 +24,41 @@ except MemoryError:
 """
 
 
-def test_memory_beyond_the_limit_is_refused() -> None:
+UNCOUNTED = """
+import numpy as np
+from jscan import limits
+
+def taken(mib):
+    try:
+        return np.ones(mib * limits.MIB, np.uint8)
+    except MemoryError:
+        return None
+
+with limits.uncounted():
+    before = taken(300)  # there is no limit yet
+assert limits.limit_memory(200 * limits.MIB)
+with limits.uncounted(), limits.uncounted():
+    model, passing = taken(400), taken(400)
+    assert model is not None and passing is not None
+    del passing
+first = taken(150)
+print(first is not None, taken(150) is not None)
+try:
+    with limits.uncounted():
+        raise ValueError
+except ValueError:
+    print(taken(150) is not None)
+"""
+
+
+def said(code: str) -> str:
     root = Path(__file__).parent.parent
-    answer = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, cwd=root, check=True)
-    assert answer.stdout == "refused 0\n"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True).stdout
+
+
+def test_memory_beyond_the_limit_is_refused() -> None:
+    assert said(CODE) == "refused 0\n"
+
+
+def test_what_is_uncounted_comes_on_top_of_the_limit() -> None:
+    assert said(UNCOUNTED) == "True False\nFalse\n"
