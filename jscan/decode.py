@@ -81,7 +81,8 @@ def decode(data: bytes, *, max_pixels: int, rgb: bool) -> DecodedImage:
     - `trailing_bytes`: data follow the image (further images of a multi-picture file do not count)
     - `metadata_limit`: metadata beyond a limit were not looked at
     - `rgb_jpeg`, `cmyk`: the colours of the file are not Y, Cb, Cr; see the head of this module
-    - `adobe_transform_0`, `adobe_transform_2`: what the Adobe segment of a file of four inks says of them
+    - `adobe_transform_0`, `adobe_transform_2`: what the Adobe segment of a file of four inks says of them; any other
+      number up to 255 is a mistake of the file, with `corrupt_data`
     - `reduced_depth`: samples of more than 8 bits were scaled to 8
     - `alpha_dropped`: transparency was left away, not blended
     - `jpeg_in_tiff`: the TIFF's own compression is JPEG
