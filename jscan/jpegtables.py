@@ -113,12 +113,6 @@ def nearest_qf(table: npt.ArrayLike, component: str = "luma") -> float:
     return float((presets if presets.size else nearest)[0])
 
 
-def is_standard(table: npt.ArrayLike, component: str = "luma") -> bool:
-    """Whether the table is exactly that of a standard quality factor."""
-    steps = np.asarray(table, dtype=np.int64).ravel()
-    return bool(np.any(np.all(_standard_tables(component)[:, : steps.size] == steps, axis=1)))
-
-
 def dct_basis() -> npt.NDArray[np.float32]:
     """(8, 8) float32: row k is the k-th function of the orthonormal 8-point DCT (ITU-T T.81, A.3.3)."""
     m = np.arange(8)

@@ -152,23 +152,6 @@ def read_columns(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     return found
 
 
-def read_results(path: Path) -> list[ScanRecord]:
-    """The rows of a results file or a shard, in file order.
-
-    Columns that this version does not know are passed over; one that is missing has the field's default.
-    Raises UsageError, naming the path, when it is not such a file.
-    """
-    try:
-        with pq.ParquetFile(path) as stored:
-            table = stored.read()
-    except (OSError, pa.ArrowException) as exc:
-        raise UsageError(f"{path} is not a readable Parquet file: {first_line(exc)}") from exc
-    missing = {"path", "path_bytes", "status"} - set(table.column_names)
-    if missing:
-        raise UsageError(f"{path} is not a results file of jscan: it has no column {sorted(missing)[0]}")
-    return [from_row(row) for row in table.to_pylist()]
-
-
 def read_metadata(path: Path) -> dict[str, Any]:
     """The run manifest in a results file or a shard, empty when it has none. Raises UsageError, naming the path."""
     try:
@@ -185,7 +168,10 @@ def first_line(exc: BaseException) -> str:
 
 
 def from_row(row: Mapping[str, Any]) -> ScanRecord:
-    """The record of a row as `Table.to_pylist` gives it; columns that are not known are passed over."""
+    """The record of a row as `Table.to_pylist` gives it.
+
+    Columns that this version does not know are passed over; one that is missing has the field's default.
+    """
     known = {f.name for f in fields(ScanRecord)}
     return _record({k: v for k, v in row.items() if k in known})
 

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from results import read_results
+
 from jscan.engine import Ask, Item, Outcome, Result, State, no_answer
-from jscan.parquet import read_results
 from jscan.records import ImageRef, ScanRecord
 from jscan.unpack import read_members
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import cost
 import numpy as np
 from material import file_of, photo
+from results import read_results
 
 from jscan import parquet
 from jscan.limits import usable_cores
@@ -128,7 +129,7 @@ def _resident(pid: int) -> int:
 
 def rows_of(out: Path) -> list[ScanRecord]:
     """The rows, timings aside."""
-    return [replace(r, decode_ms=None, estimate_ms=None) for r in parquet.read_results(out)]
+    return [replace(r, decode_ms=None, estimate_ms=None) for r in read_results(out)]
 
 
 def committed(out: Path) -> set[str]:

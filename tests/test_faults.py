@@ -23,6 +23,7 @@ from fake_scanner import make_inputs
 from faulty import Killer, forked, in_this_process, scan_of
 from material import file_of, photo
 from packing import tar_of, zip_of
+from results import read_results
 
 import jscan.run
 from jscan import members, parquet
@@ -121,7 +122,7 @@ def test_a_run_killed_at_any_step_goes_on(tmp_path: Path, update: bool) -> None:
         assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, f"step {at} of {steps}"
         there = _committed(tmp_path)
         for shard in (tmp_path / "out" / "r.parquet.run").glob("0*.parquet"):
-            for row in parquet.read_results(shard):
+            for row in read_results(shard):
                 assert row.status != "ok" or (tmp_path / "maps" / f"{row.sha256}.npz").exists(), "a row before its maps"
         done = (tmp_path / "out" / "r.parquet.manifest.json").exists() and not update and not there
         if done and verify(tmp_path / "out" / "r.parquet").count == 0:
@@ -393,7 +394,7 @@ def test_a_full_disk_costs_nothing_that_is_finished(tmp_path: Path, small_disk: 
         scan(tmp_path, engine=in_this_process)
     assert caught.value.exit_code == 12
     for name in journal(tmp_path):
-        assert name == "lock" or parquet.read_results(small_disk / "r.parquet.run" / name), "a half file with a name"
+        assert name == "lock" or read_results(small_disk / "r.parquet.run" / name), "a half file with a name"
     assert not (small_disk / "r.parquet").exists()
     there = _committed(tmp_path)
     filler.unlink()

@@ -14,7 +14,6 @@ from jscan.jpegtables import (
     Q1_MAX,
     Q1_OFFSET,
     ZIGZAG,
-    is_standard,
     nearest_qf,
     standard_table,
     steps_text,
@@ -47,7 +46,6 @@ def test_tables_are_those_that_libjpeg_writes(component: str) -> None:
 @given(qf=qualities, component=components)
 def test_every_standard_table_is_its_own_nearest(qf: int, component: str) -> None:
     table = standard_table(qf, component)
-    assert is_standard(table, component)
     found = int(nearest_qf(table, component))
     # The lowest qualities clip to the same table.
     assert np.array_equal(standard_table(found, component), table)
@@ -67,7 +65,6 @@ def test_a_table_close_to_a_standard_one(qf: int, component: str, seed: int) -> 
     table = standard_table(qf, component).copy()
     at = int(np.random.default_rng(seed).integers(64))
     table[at] += 1
-    assert not is_standard(table, component) or not np.array_equal(table, standard_table(qf, component))
     assert abs(nearest_qf(table, component) - qf) <= 1
 
 
