@@ -31,7 +31,7 @@ from PIL import (
 )
 
 from jscan import filetypes, jpegheader
-from jscan.errors import ErrorCode, InputError, UsageError
+from jscan.errors import ErrorCode, InputError, UsageError, said_by
 from jscan.records import DecodedImage, JpegFacts, Metadata, Pixels
 
 MIN_SIDE = 64
@@ -170,16 +170,9 @@ def _check_size(width: int, height: int, max_pixels: int | None) -> None:
         )
 
 
-def _say(exc: BaseException) -> str:
-    """The library's reason as one short line."""
-    text = " ".join(str(exc).split()) or type(exc).__name__
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= 160 else text[:157] + "..."
-
-
 def _corrupt(exc: BaseException) -> InputError:
     return InputError(
-        ErrorCode.CORRUPT, f"Its pixels cannot be decoded: {_say(exc)}. It is damaged; look for an undamaged copy."
+        ErrorCode.CORRUPT, f"Its pixels cannot be decoded: {said_by(exc)}. It is damaged; look for an undamaged copy."
     )
 
 
@@ -451,7 +444,7 @@ def _by_pillow(name: str, opener: Callable[[bytes, int], _Opened]) -> Callable[[
         except _PILLOW_ERRORS as exc:
             raise InputError(
                 ErrorCode.BAD_HEADER,
-                f"It begins as a {name.upper()} file, but its header cannot be read: {_say(exc)}. "
+                f"It begins as a {name.upper()} file, but its header cannot be read: {said_by(exc)}. "
                 "Look for an undamaged copy.",
             ) from exc
         image, notes = opened.image, opened.notes

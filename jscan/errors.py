@@ -120,3 +120,10 @@ class LockedError(SetupError):
     """Another run is writing this output."""
 
     exit_code = ExitCode.LOCKED
+
+
+def said_by(error: BaseException) -> str:
+    """A library's reason as one short line, or what kind of error it is where it gives none."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= 160 else text[:157] + "..."

@@ -152,7 +152,7 @@ def read_archive(
 
 
 def archive_path(path: bytes) -> str:
-    """The display path of an archive, in which no `!` stands."""
+    """The display path of an archive, or the name of a member, in which no `!` stands: it separates the two."""
     return display_path(path).replace("!", r"\x21")
 
 
@@ -253,7 +253,7 @@ class _Walk:
         if not (takes or enters):
             return
         ref = ImageRef(
-            path=f"{place.path}!{_escaped(entry.name)}",
+            path=f"{place.path}!{archive_path(entry.name)}",
             path_bytes=place.path_bytes + b"!" + entry.name,
             container=place.path,
             member=entry.index,
@@ -365,10 +365,6 @@ class _Intake:
 
 def _too_much(what: str) -> InputError:
     return InputError(ErrorCode.ARCHIVE_LIMIT, f"{what}. Extract it with another tool and scan the file.")
-
-
-def _escaped(name: bytes) -> str:
-    return display_path(name).replace("!", r"\x21")
 
 
 def _said(error: InputError) -> tuple[str, str]:

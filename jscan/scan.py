@@ -261,22 +261,16 @@ class Scanner:
             row = replace(row, estimate_ms=1000 * (time.perf_counter() - decoded))
             return ScanResult(row, estimate.maps, image, last=estimate.last)
         except InputError as error:
-            return ScanResult(
-                replace(row, status=error.status, error_code=str(error.code), error=str(error)), None, None
-            )
+            return _refused(row, error)
         except MemoryError:
-            return ScanResult(
-                replace(row, status="error", error_code=str(ErrorCode.MEMORY), error=TOO_LARGE), None, None
-            )
+            return _refused(row, InputError(ErrorCode.MEMORY, TOO_LARGE))
         except SetupError:
             raise  # another kind of source, or a model that cannot be opened: no image is to blame
         except Exception as error:  # the one place where an unforeseen fault becomes a row, so that a run goes on
             if any(words in str(error) for words in NO_MEMORY):
-                return ScanResult(
-                    replace(row, status="error", error_code=str(ErrorCode.MEMORY), error=TOO_LARGE), None, None
-                )
+                return _refused(row, InputError(ErrorCode.MEMORY, TOO_LARGE))
             said = f"jscan failed on this image ({type(error).__name__}: {error}); please report it with the file."
-            return ScanResult(replace(row, status="error", error_code=str(ErrorCode.INTERNAL), error=said), None, None)
+            return _refused(row, InputError(ErrorCode.INTERNAL, said))
 
     def _read(self, source: Source, ref: ImageRef) -> tuple[bytes | None, Evidence]:
         """The bytes to decode (None for an array), and what identifies them."""
@@ -591,6 +585,11 @@ def _reference(source: Source) -> ImageRef:
     if isinstance(source, np.ndarray):
         return ImageRef("<array>", b"<array>")
     raise UsageError(f"an image is a path, bytes or an array, not {type(source).__name__}")
+
+
+def _refused(row: ScanRecord, error: InputError) -> ScanResult:
+    """The result of an input that was not estimated: its row so far, and why."""
+    return ScanResult(replace(row, status=error.status, error_code=str(error.code), error=str(error)), None, None)
 
 
 def _with_evidence(row: ScanRecord, evidence: Evidence) -> ScanRecord:

@@ -9,7 +9,7 @@ import zlib
 from typing import Protocol
 
 from jscan.archives import Budget, Reader, Source
-from jscan.errors import ErrorCode, InputError
+from jscan.errors import ErrorCode, InputError, said_by
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -187,7 +187,7 @@ class Inflated:
             try:
                 out = self._decoder.decompress(data, count)
             except _ERRORS as error:
-                raise damaged(f"its {self._method} data cannot be decompressed ({_say(error)})") from error
+                raise damaged(f"its {self._method} data cannot be decompressed ({said_by(error)})") from error
             if out:
                 self._barren = 0
                 return out
@@ -217,11 +217,6 @@ class Inflated:
 
 
 _FIRST = {"gzip": b"\x1f", "bzip2": b"B", "xz": b"\xfd", "Zstandard": b"\x28\x50\x51\x52\x53\x54\x55\x56\x57\x58\x59"}
-
-
-def _say(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(c if c.isprintable() else "?" for c in text)[:160]
 
 
 def read_exactly(reader: Reader, count: int) -> bytes:
