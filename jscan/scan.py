@@ -124,13 +124,15 @@ class _Estimate:
 
 
 class Scanner:
-    """Opens the models once and scans any number of images with them.
+    """Scans any number of images; checks all of its models at once, and opens each when an image first wants it.
 
-    `provider` says what the models run on, `CPU` or `CUDA`; `models` names them with their digests. Raises ModelError
-    where a model is missing or damaged, and DeviceError where `device="cuda"` and there is no GPU. With `estimator`
-    "paper" the models are the papers' own networks (`papermap`), which give maps but neither regions nor a score. On
-    the CPU a scout chooses what is looked at (`fastwindows`), unless `thorough`. A GPU looks at so many windows at a
-    time as `batch` says; 0 chooses them from its free memory, of which each of the scanners `sharing` it takes a part.
+    `provider` says what the models run on, `CPU` or `CUDA`; `models` names them with their digests. Images of more than
+    `max_pixels` become error rows. So many `threads` compute parts of the same image on the CPU; its row is the same
+    with any number. Raises UsageError where `device` is not the name of one device, ModelError where a model is missing
+    or damaged, and DeviceError where `device="cuda"` and there is no GPU. With `estimator` "paper" the models are the
+    papers' own networks (`papermap`), which give maps but neither regions nor a score. On the CPU a scout chooses what
+    is looked at (`fastwindows`), unless `thorough`. A GPU looks at so many windows at a time as `batch` says; 0 chooses
+    them from its free memory, of which each of the scanners `sharing` it takes a part.
     """
 
     def __init__(

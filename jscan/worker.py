@@ -66,7 +66,7 @@ def open_scanner(
     batch: int = 0,
     sharing: int = 1,
 ) -> ScannerLike:
-    """A scanner, its models loaded. Raises ModelError and DeviceError.
+    """A scanner, its models checked; each is loaded when it is first wanted. Raises ModelError and DeviceError.
 
     This process belongs to it alone: OpenCV, which would take as many threads as there are cores in every worker, gets
     one.
