@@ -25,6 +25,7 @@ from jscan import (
     filetypes,
     history,
     lastjpeg,
+    likelihood,
     limits,
     papermap,
     q1map,
@@ -42,6 +43,7 @@ from jscan.config import DEFAULT_MAX_PIXELS, devices
 from jscan.errors import DeviceError, ErrorCode, InputError, SetupError, UsageError
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
+from jscan.likelihood import Clipped
 from jscan.names import display_path
 from jscan.records import (
     DecodedImage,
@@ -53,7 +55,7 @@ from jscan.records import (
     ScanResult,
     WindowPosteriors,
 )
-from jscan.regions import Clipped, Consistency
+from jscan.regions import Consistency
 from jscan.stages import stage
 from jscan.windows import AllShifts, tile_side
 
@@ -369,12 +371,12 @@ class Scanner:
         left = trace.measure(luma, found, base.table, base.shift, all_rows=self._thorough)
         seen = trace.blocks(luma, left)
         channels = history.jpeg_channels(found, base, q2, pixels, trace.around_windows(seen, found))
-        missing = trace.around_cells(seen, found.size)
+        likely = likelihood.Likelihood(luma, left, clipped) if base.fraction > 0.5 else None
         mute = history.mute(pixels)
         # Where most of the evidence is for no place, what is taken for the background may be a part of it.
         lacks = functools.partial(trace.lacking, luma, left) if _background_facts(found, base, mute)[1] else None
         consistency = self._compare(
-            suspicion.JPEG_MODEL, found, base, channels, pixels, mute, missing=missing, clipped=clipped, lacks=lacks
+            suspicion.JPEG_MODEL, found, base, channels, pixels, mute, likely=likely, clipped=clipped, lacks=lacks
         )
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
         refiner = self._model(context.MODEL)
