@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from jscan.config import STDIN, ScanConfig
 from jscan.errors import OutputError, UsageError
@@ -65,15 +65,17 @@ def json_log(path: Path | None) -> Iterator[Log]:
         yield lambda event, facts: None
         return
     try:
-        stream: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        # Without a buffer: what could not be written would be tried again when it is closed, and fail there.
+        stream = open(path, "ab", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise OutputError(f"--json-log {path} cannot be written: {error.strerror}") from error
 
     def log(event: str, facts: Mapping[str, Any]) -> None:
-        line = {"time": datetime.now(UTC).isoformat(), "event": event, **facts}
+        line = json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **facts}) + "\n"
+        left = line.encode()
         try:
-            stream.write(json.dumps(line) + "\n")
-            stream.flush()
+            while left:
+                left = left[stream.write(left) :]
         except OSError as error:
             raise OutputError(f"--json-log {path} cannot be written: {error.strerror}") from error
 
