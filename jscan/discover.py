@@ -232,7 +232,10 @@ def _names(names: BinaryIO, end: bytes) -> Iterator[bytes]:
     """The names in a list, empty ones left out."""
     rest = b""
     while True:
-        chunk = names.read(1 << 16)
+        try:
+            chunk = names.read(1 << 16)
+        except OSError as error:
+            raise UsageError(f"the list of files cannot be read: {error.strerror or error}") from error
         *whole, rest = (rest + chunk).split(end)
         for name in [*whole, *([] if chunk else [rest])]:
             if b"\0" in name:

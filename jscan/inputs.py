@@ -49,6 +49,8 @@ def references(config: ScanConfig, read: ReadArchive, *, wanted: Callable[[Image
 
 def _open_list(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
     if path == STDIN:
+        if sys.stdin is None:
+            raise UsageError("--files-from - cannot be read: standard input is closed")
         return contextlib.nullcontext(sys.stdin.buffer)
     try:
         return open(path, "rb")

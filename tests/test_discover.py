@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import socket
@@ -175,3 +176,12 @@ def test_deep_tree(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "x").write_bytes(b"")
     assert len(list(discover([tmp_path]))) == 1
+
+
+def test_a_list_that_cannot_be_read_to_its_end() -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(UsageError, match="cannot be read: Input/output error"):
+        list(discover_list(Broken()))
