@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import signal
 import sys
@@ -12,13 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO
 
 import typer
 
 from jscan import __version__
 from jscan.config import DEFAULT_MAX_MEMORY, DEFAULT_MAX_PIXELS, DEFAULT_TIMEOUT
-from jscan.errors import ExitCode, JscanError, SetupError, UsageError
+from jscan.errors import ExitCode, JscanError, OutputError, SetupError, UsageError
 from jscan.limits import one_thread_for_linear_algebra
 
 if TYPE_CHECKING:
@@ -57,24 +58,65 @@ app = typer.Typer(
 def main() -> None:
     """Never returns: runs the command line and exits with its code."""
     one_thread_for_linear_algebra()
-    for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal's encoding lacks is shown escaped; it must not end the run.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    _open_streams()
     with contextlib.suppress(ValueError, AttributeError):
         signal.signal(signal.SIGTERM, _interrupt)
     code: Any = ExitCode.INTERRUPTED
     try:
-        app(prog_name="jscan")
+        with _printing():
+            app(prog_name="jscan")
     except SystemExit as leaving:
         code = leaving.code
     except KeyboardInterrupt:
         pass
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _forget_stdout()
+    except OutputError as error:  # from the help; commands turn theirs into a code themselves
+        code = error.exit_code
+        _complain(str(error))
     sys.exit(code)
+
+
+class _Heedless(io.TextIOWrapper):
+    """Text that nobody need read: what cannot be written is lost, and does no more harm."""
+
+    def write(self, text: str) -> int:
+        """How long the text is."""
+        try:
+            return super().write(text)
+        except OSError:
+            _forget(self)
+            return len(text)
+
+    def flush(self) -> None:
+        """Nothing."""
+        try:
+            super().flush()
+        except OSError:
+            _forget(self)
+
+
+def _open_streams() -> None:
+    """Nothing; stdout and stderr can be written to, and no file that is opened later takes a descriptor of theirs.
+
+    A stdout or stderr that was closed goes nowhere. A stdin that was closed stays None.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            # The lowest descriptor that is free is the one that was closed: those below it are open by now.
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(nowhere, True)  # by the workers
+            if name != "stdin":
+                opened = open(nowhere, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+                setattr(sys, name, opened)
+                setattr(sys, f"__{name}__", opened)
+        elif name != "stdin" and hasattr(stream, "reconfigure"):
+            # A name that the terminal's encoding lacks is shown escaped; it must not end the run.
+            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        # Progress and messages may lose their reader, or their disk its room, while the run has work to do.
+        sys.stderr = _Heedless(
+            sys.stderr.buffer, encoding=sys.stderr.encoding, errors="backslashreplace", line_buffering=True
+        )
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -93,10 +135,6 @@ def _guarded(command: Callable[Arguments, ExitCode]) -> Callable[Arguments, None
         except KeyboardInterrupt as interrupt:
             code = ExitCode.INTERRUPTED
             _complain(str(interrupt) or "interrupted")
-        except BrokenPipeError:
-            # Whoever read our output has seen enough.
-            code = ExitCode.OK
-            _forget_stdout()
         except JscanError as error:
             code = error.exit_code if isinstance(error, SetupError) else ExitCode.INTERNAL
             _complain(str(error))
@@ -114,7 +152,12 @@ def _complain(message: str) -> None:
     from jscan.names import display_path
 
     # A path in the message may hold control characters, which a terminal would obey.
-    typer.echo(f"jscan: {display_path(os.fsencode(message))}", err=True)
+    _say(f"jscan: {display_path(os.fsencode(message))}")
+
+
+def _say(line: str) -> None:
+    """Nothing; the line on stderr."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _explain(error: BaseException) -> None:
@@ -125,11 +168,27 @@ def _explain(error: BaseException) -> None:
         traceback.print_exception(error)
 
 
-def _forget_stdout() -> None:
-    """Nothing; what is still to be written to a closed stdout goes nowhere, quietly."""
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """A context that prints on stdout, and ends quietly where its reader has seen enough.
+
+    Raises OutputError where stdout cannot be written for another reason.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget(sys.stdout)
+    except OSError as error:
+        _forget(sys.stdout)
+        raise OutputError(f"stdout cannot be written: {error.strerror or error}") from error
+
+
+def _forget(stream: TextIO) -> None:
+    """Nothing; what is still to be written to this stream goes nowhere, quietly."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
@@ -137,12 +196,11 @@ def _console(*, stderr: bool = False) -> Console:
     """A console that leaves a broken pipe to us."""
     from rich.console import Console
 
-    class QuietConsole(Console):
+    class HonestConsole(Console):
         def on_broken_pipe(self) -> None:
-            self.quiet = True
-            _forget_stdout()
+            raise  # what Rich is handling; it would end the process with 1
 
-    return QuietConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+    return HonestConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def _version(wanted: bool) -> None:
@@ -272,9 +330,13 @@ def scan(
     if not quiet:
         from jscan import show
 
-        _console().print(show.summary(run), crop=False)
-        if run.times:
-            _console().print(show.profile(run.times), crop=False)
+        try:
+            with _printing():
+                _console().print(show.summary(run), crop=False)
+                if run.times:
+                    _console().print(show.profile(run.times), crop=False)
+        except OutputError as error:
+            _complain(f"the summary is lost, and the results are there: {error}")
     if fail_on_score is not None and run.max_score is not None and run.max_score >= fail_on_score:
         return ExitCode.SCORE
     return ExitCode.ERROR_ROWS if run.errors else ExitCode.OK
@@ -327,25 +389,24 @@ def show(
             _complain(f"{save} was not written: there is nothing to draw")
         else:
             heatmap.write_png(save, drawn)
-    if as_json:
-        import json
+    with _printing():
+        if as_json:
+            import json
 
-        from jscan.rows import json_row
+            from jscan.rows import json_row
 
-        typer.echo(json.dumps(json_row(result.record), indent=2))
-    else:
-        console.print(pages.findings(result.record), crop=False)
-        if preview and drawn is not None:
-            console.print(pages.Preview(drawn, console.width))
-        if save is not None and drawn is not None:
-            console.print(f"heatmap  {pages.plain(str(save))}", soft_wrap=True)
-        console.print(f"device   {scanner.provider}")
+            typer.echo(json.dumps(json_row(result.record), indent=2))
+        else:
+            console.print(pages.findings(result.record), crop=False)
+            if preview and drawn is not None:
+                console.print(pages.Preview(drawn, console.width))
+            if save is not None and drawn is not None:
+                console.print(f"heatmap  {pages.plain(str(save))}", soft_wrap=True)
+            console.print(f"device   {scanner.provider}")
     return ExitCode.ERROR_ROWS if result.record.status == "error" else ExitCode.OK
 
 
 def _check_save(save: Path, image: Path, *, overwrite: bool) -> None:
-    from jscan.errors import OutputError
-
     if save.resolve() == image.resolve():
         raise UsageError(f"--save {save} is the image itself, which is never written to; name another file")
     if save.is_dir():
@@ -383,9 +444,10 @@ def models() -> ExitCode:
         parts.append(pages.model(manifest, trouble))
     if not parts:
         raise ModelError("no models were found; jscan was not installed completely")
-    for part in parts:
-        console.print(part)
-        console.print()
+    with _printing():
+        for part in parts:
+            console.print(part)
+            console.print()
     if code is not ExitCode.OK:
         _complain("a model is not what its manifest says; install jscan again")
     return code
@@ -409,7 +471,8 @@ def verify(
     from jscan.verify import verify as check
 
     report = check(results, source=source, workers=workers or usable_cores())
-    _console().print(pages.verified(results, report), crop=False)
+    with _printing():
+        _console().print(pages.verified(results, report), crop=False)
     return ExitCode.VERIFY if report.count else ExitCode.OK
 
 
@@ -454,14 +517,14 @@ class _PlainProgress:
 
     def device(self, provider: str, workers: int) -> None:
         """Nothing; one line."""
-        typer.echo(_device_line(self._asked, provider, workers), err=True)
+        _say(_device_line(self._asked, provider, workers))
 
     def row(self, record: ScanRecord) -> None:
         """Nothing; a line if the last one is old enough."""
         self._counts.add(record)
         if time.monotonic() - self._last >= PLAIN_SECONDS:
             self._last = time.monotonic()
-            typer.echo(f"{self._counts.rows:,} done: {self._counts.words()}", err=True)
+            _say(f"{self._counts.rows:,} done: {self._counts.words()}")
 
     def kept(self) -> None:
         """Nothing."""

@@ -23,7 +23,7 @@ from jscan.assemble import assemble
 from jscan.atomic import remove_leftovers
 from jscan.config import FREE, FREE_IN_UPDATES, ScanConfig, devices
 from jscan.engine import Engine, Outcome
-from jscan.errors import OutputError, SetupError, UsageError
+from jscan.errors import OutputError, UsageError
 from jscan.inputs import counting, references
 from jscan.installed import model_digests
 from jscan.journal import Header, Journal, Shard, locked
@@ -296,7 +296,7 @@ class _Run:
             raise KeyboardInterrupt("interrupted; what is finished is kept, and the same command goes on") from None
         except OutputError:
             raise
-        except SetupError:
+        except Exception:
             self._commit()
             raise
         with self._writing():

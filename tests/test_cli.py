@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -24,7 +25,8 @@ import jscan
 import jscan.run
 import jscan.worker
 from jscan import cli, show
-from jscan.errors import ModelError
+from jscan.config import ScanConfig
+from jscan.errors import ModelError, UsageError
 from jscan.jpegtables import Q1_MAX
 from jscan.records import Region, ScanRecord
 
@@ -476,6 +478,113 @@ def test_a_broken_pipe_is_quiet(tmp_path: Path, script: list[str], environment: 
         )
         os.close(writer)
         assert answer.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+@pytest.mark.parametrize("loud", [True, False])
+def test_a_scan_goes_on_when_nobody_reads_what_it_says(
+    tmp_path: Path, script: list[str], environment: dict[str, str], loud: bool
+) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.93", b="error")
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = ["scan", tmp_path / "in", "-o", tmp_path / "out.parquet", "--workers", "1"]
+    arguments += [] if loud else ["--device", "cuda"]
+    answer = subprocess.run([*script, *arguments], stdout=writer, stderr=writer, env=environment, check=False)
+    os.close(writer)
+    assert answer.returncode == (3 if loud else 2), "as if it had been read"
+    assert (tmp_path / "out.parquet").exists() == loud
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_scan_goes_on_when_its_terminal_is_gone(
+    tmp_path: Path, script: list[str], environment: dict[str, str]
+) -> None:
+    pty = pytest.importorskip("pty")
+    make_inputs(tmp_path / "in", a="ok 0.93", b="slow 0.5", c="error")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*script, "scan", tmp_path / "in", "-o", tmp_path / "out.parquet", "--workers", "1"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**environment, "TERM": "xterm-256color", "COLUMNS": "100"},
+    )
+    os.close(theirs)
+    os.read(ours, 1)
+    os.close(ours)
+    assert process.wait(60) == 3
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_a_broken_pipe_changes_no_exit_code(tmp_path: Path, script: list[str], environment: dict[str, str]) -> None:
+    folder = make_inputs(tmp_path / "in", bad="error")
+    assert scan(tmp_path, "--quiet").exit_code == 3
+    (tmp_path / "out.parquet.manifest.json").unlink()
+    for arguments, code in (
+        (["show", folder / "bad.jpg"], 3),
+        (["show", folder / "bad.jpg", "--json"], 3),
+        (["verify", tmp_path / "out.parquet"], 5),
+        (["models"], 0),
+    ):
+        reader, writer = os.pipe()
+        os.close(reader)
+        answer = subprocess.run(
+            [*script, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False
+        )
+        os.close(writer)
+        assert (answer.returncode, answer.stderr) == (code, ""), arguments
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX descriptors")
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_closed_streams(
+    tmp_path: Path, script: list[str], environment: dict[str, str], closed: tuple[int, ...]
+) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.93", b="error")
+    # The shell closes them as a user would: `>&-`.
+    redirections = " ".join(f"{number}>&-" for number in closed)
+    arguments = ["scan", tmp_path / "in", "-o", tmp_path / "out.parquet", "--workers", "1"]
+    command = ["sh", "-c", f'"$@" {redirections}', "sh", *script, *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert answer.returncode == 3
+    assert "Traceback" not in answer.stderr
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 2
+
+
+def test_a_closed_stdin_is_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="standard input is closed"):
+        jscan.run.run_scan(ScanConfig(sources=(), files_from=Path("-"), out=tmp_path / "out.parquet"))
+
+
+@pytest.fixture
+def full_device(tmp_path: Path) -> Path:
+    """A device on which there is never room."""
+    path = tmp_path / "full"
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 7))
+        os.close(os.open(path, os.O_WRONLY))
+    except (AttributeError, OSError):
+        pytest.skip("no device can be made here")
+    return path
+
+
+def test_a_stdout_that_is_full(
+    tmp_path: Path, script: list[str], environment: dict[str, str], full_device: Path
+) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.93")
+    arguments = ["scan", tmp_path / "in", "-o", tmp_path / "out.parquet", "--workers", "1"]
+    for command, code in ((["--help"], 12), (["show", folder / "a.jpg"], 12), (["models"], 12), (arguments, 0)):
+        with open(full_device, "w") as full:
+            answer = subprocess.run(
+                [*script, *command], stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False
+            )
+        assert answer.returncode == code
+        assert "stdout cannot be written: No space left on device\n" in answer.stderr
+        assert "Traceback" not in answer.stderr and "internal" not in answer.stderr
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")

@@ -391,6 +391,23 @@ def test_an_interrupted_run_leaves_what_is_finished(tmp_path: Path, scan: Callab
     assert sorted(p.name for p in (tmp_path / "out.parquet.run").iterdir()) == ["00000000.parquet", "lock"]
 
 
+def test_what_is_finished_is_kept_when_the_display_fails(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.1", b="ok 0.2")
+
+    class Broken(Recorder):
+        wants_total = False
+
+        def row(self, record: ScanRecord) -> None:
+            raise BrokenPipeError
+
+    progress = Broken()
+    progress.counted.set()
+    with pytest.raises(BrokenPipeError):
+        scan(progress=progress)
+    assert sorted(p.name for p in (tmp_path / "out.parquet.run").iterdir()) == ["00000000.parquet", "lock"]
+    assert scan().scanned == 1
+
+
 # --- the same content, and updates ------------------------------------------------------------------------------------
 
 
