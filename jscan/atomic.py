@@ -62,7 +62,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(f"{path} is a folder; name a file")
     if not overwrite and os.path.lexists(path):
         raise OutputError(f"{path} exists already; name another file, or add --overwrite to replace it")

@@ -224,7 +224,11 @@ def scan(
     out: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write, one row per input.")],
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="SRC", help="Files, archives and folders; folders with all that is below them."),
+        typer.Argument(
+            metavar="SRC",
+            readable=False,  # a file that cannot be read has a row that says so
+            help="Files, archives and folders; folders with all that is below them.",
+        ),
     ] = None,
     files_from: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Scan the files that FILE (-: standard input) lists instead.")
@@ -345,7 +349,7 @@ def scan(
 @app.command()
 @_guarded
 def show(
-    image: Annotated[Path, typer.Argument(metavar="IMG", help="The image.")],
+    image: Annotated[Path, typer.Argument(metavar="IMG", readable=False, help="The image.")],
     save: Annotated[Path | None, typer.Option(metavar="PNG", help="Write the heatmap to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the row as JSON instead.")] = False,
     device: Annotated[
@@ -364,9 +368,13 @@ def show(
 
     Prints its score, background, regions and reasons, and a preview of the heatmap.
     """
-    if not os.path.lexists(image):
-        raise UsageError(f"{image} does not exist; check the spelling of the path")
-    if image.is_dir():
+    try:
+        os.lstat(image)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{image} does not exist; check the spelling of the path") from error
+    except OSError:
+        pass  # the row says why
+    if os.path.isdir(image):
         raise UsageError(f"{image} is a folder; `jscan scan {image} --out results.parquet` scans it")
     if save is not None:
         _check_save(save, image, overwrite=overwrite)
@@ -409,11 +417,11 @@ def show(
 def _check_save(save: Path, image: Path, *, overwrite: bool) -> None:
     if save.resolve() == image.resolve():
         raise UsageError(f"--save {save} is the image itself, which is never written to; name another file")
-    if save.is_dir():
+    if os.path.isdir(save):
         raise OutputError(f"--save {save} is a folder; name a file in it, such as {save / 'heatmap.png'}")
     if not overwrite and os.path.lexists(save):
         raise OutputError(f"--save {save} exists already; name another file, or add --overwrite to replace it")
-    if not save.parent.is_dir():
+    if not os.path.isdir(save.parent):
         raise OutputError(f"--save {save} cannot be written: there is no folder {save.parent}; make it first")
 
 

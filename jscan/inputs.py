@@ -70,7 +70,7 @@ def _listed(opened: contextlib.AbstractContextManager[BinaryIO], **options: Any)
 def counting(config: ScanConfig, read: ReadArchive | None, tell: Callable[[int], None] | None) -> Iterator[None]:
     """A context beside which the inputs are counted, where there is somebody to tell; on a thread of its own."""
     listed = config.files_from
-    if tell is None or (listed is not None and (listed == STDIN or not listed.is_file())):
+    if tell is None or (listed is not None and (listed == STDIN or not os.path.isfile(listed))):
         # A list that comes through a pipe can be read once.
         yield
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -28,11 +29,11 @@ def check(config: ScanConfig) -> None:
     for flag, path in named.items():
         if path is not None:
             _check_outside(flag, path, read)
-    if out.is_dir():
+    if os.path.isdir(out):
         raise OutputError(f"--out {out} is a folder; name a file in it, such as {out / 'results.parquet'}")
     for flag in ("--out", "--json-log"):
         path = named[flag]
-        if path is not None and not path.parent.is_dir():
+        if path is not None and not os.path.isdir(path.parent):
             raise OutputError(f"{flag} {path} cannot be written: there is no folder {path.parent}; make it first")
     for flag in ("--heatmaps", "--maps"):
         folder = named[flag]
@@ -52,7 +53,7 @@ def _check_outside(flag: str, path: Path, sources: Iterable[Path]) -> None:
         real_source = source.resolve()
         if real == real_source:
             raise UsageError(f"{flag} {path} is itself to be scanned; name another place")
-        if real_source in real.parents and real_source.is_dir():
+        if real_source in real.parents and os.path.isdir(real_source):
             raise UsageError(
                 f"{flag} {path} lies inside {source}, which is scanned and never written to; name a place outside"
             )

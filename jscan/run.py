@@ -195,7 +195,7 @@ def _header(config: ScanConfig) -> Header:
         options=config.options(),
         folder=os.getcwd() if config.files_from is not None or manifest.relative(config.sources) else None,
     )
-    if not config.update or config.restart or not config.out.exists():
+    if not config.update or config.restart or not os.path.exists(config.out):
         return now
     before = manifest.header_of(parquet.read_metadata(config.out))
     if before is None:
@@ -215,7 +215,7 @@ def _refuse_others(now: Header, then: Header, what: str, free: frozenset[str]) -
 
 def _is_finished(out: Path, header: Header) -> bool:
     """Whether the results are those of this run, which then was killed while it tidied up."""
-    if not out.is_file():
+    if not os.path.isfile(out):
         return False
     with contextlib.suppress(UsageError):
         return parquet.read_metadata(out).get("run_id") == header.run_id
@@ -440,6 +440,6 @@ def _most_inputs(config: ScanConfig) -> int | None:
     if config.files_from is not None:
         return None
     for source in config.sources:
-        if not source.is_file() or may_be_archive(os.fsencode(source))[0]:
+        if not os.path.isfile(source) or may_be_archive(os.fsencode(source))[0]:
             return None
     return len(config.sources)

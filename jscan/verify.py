@@ -66,7 +66,7 @@ def verify(path: Path, *, source: bool = False, workers: int = 1, engine: Engine
     for its members, whose rows name its digest. Memory does not grow with the rows. Raises UsageError where there is
     no such file.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"{path} is not a file; name the results that `jscan scan --out` wrote")
     report = Report()
     inside: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -557,6 +558,38 @@ def test_a_closed_stdin_is_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UsageError, match="standard input is closed"):
         jscan.run.run_scan(ScanConfig(sources=(), files_from=Path("-"), out=tmp_path / "out.parquet"))
+
+
+def _heed_modes() -> None:
+    """Nothing; what this process executes next heeds the modes of files, though it be root's. Linux."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    for capability in (1, 2) if prctl else ():  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes")
+def test_a_source_that_cannot_be_read_has_a_row(tmp_path: Path, script: list[str], environment: dict[str, str]) -> None:
+    folder = make_inputs(tmp_path / "in", good="ok 0.93", bad="ok 0.1")
+    deep = make_inputs(tmp_path / "deep", worse="ok 0.1")
+    out, sources = tmp_path / "out.parquet", [folder / "bad.jpg", folder / "good.jpg", deep / "worse.jpg"]
+    (folder / "bad.jpg").chmod(0)
+    deep.chmod(0)
+    try:
+        how: dict[str, Any] = {"capture_output": True, "text": True, "preexec_fn": _heed_modes, "check": False}
+        if subprocess.run(["cat", folder / "bad.jpg"], **how).returncode == 0:
+            pytest.skip("this user may read anything")
+        answer = subprocess.run([*script, "scan", *sources, "-o", out], env=environment, **how)
+        assert answer.returncode == 3, answer.stderr
+        found = {Path(r["path"]).name: r["error_code"] for r in pq.read_table(out).to_pylist()}
+        assert found == {"bad.jpg": "os_error", "good.jpg": None, "worse.jpg": "os_error"}
+        for image in (folder / "bad.jpg", deep / "worse.jpg"):
+            answer = subprocess.run([*script, "show", image], env=environment, **how)
+            assert answer.returncode == 3 and "os_error" in answer.stdout, answer.stderr
+        for path in (deep / "out.parquet", deep / "worse.jpg" / "out.parquet"):
+            answer = subprocess.run([*script, "scan", folder, "-o", path], env=environment, **how)
+            assert answer.returncode == 12 and "cannot be written" in answer.stderr
+    finally:
+        deep.chmod(0o700)
 
 
 @pytest.fixture
