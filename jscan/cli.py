@@ -415,10 +415,13 @@ def show(
 
 
 def _check_save(save: Path, image: Path, *, overwrite: bool) -> None:
-    if save.resolve() == image.resolve():
+    from jscan.atomic import refuse_special
+
+    if os.path.realpath(save) == os.path.realpath(image):
         raise UsageError(f"--save {save} is the image itself, which is never written to; name another file")
     if os.path.isdir(save):
         raise OutputError(f"--save {save} is a folder; name a file in it, such as {save / 'heatmap.png'}")
+    refuse_special(save, f"--save {save}")
     if not overwrite and os.path.lexists(save):
         raise OutputError(f"--save {save} exists already; name another file, or add --overwrite to replace it")
     if not os.path.isdir(save.parent):

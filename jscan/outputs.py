@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from jscan import manifest
+from jscan.atomic import refuse_special
 from jscan.config import STDIN, ScanConfig
 from jscan.errors import OutputError, UsageError
 
@@ -31,6 +33,8 @@ def check(config: ScanConfig) -> None:
             _check_outside(flag, path, read)
     if os.path.isdir(out):
         raise OutputError(f"--out {out} is a folder; name a file in it, such as {out / 'results.parquet'}")
+    refuse_special(out, f"--out {out}")
+    refuse_special(manifest.beside(out), f"the manifest of --out, {manifest.beside(out)},")
     for flag in ("--out", "--json-log"):
         path = named[flag]
         if path is not None and not os.path.isdir(path.parent):
