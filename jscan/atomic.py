@@ -22,7 +22,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     the file cannot be written, or exists already and `overwrite` is False, or is a link, a device or anything
     else but a regular file: a file in its place would not be what its maker meant.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         _refuse_existing(path, overwrite)
         with open(temporary, "wb") as stream:
@@ -37,6 +37,11 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+
+
+def temporary_of(path: Path) -> Path:
+    """Where the content of `path` lies while this process writes it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def remove_leftovers(path: Path) -> None:

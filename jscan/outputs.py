@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jscan import manifest
-from jscan.atomic import refuse_special
+from jscan.atomic import refuse_special, temporary_of
 from jscan.config import STDIN, ScanConfig
 from jscan.errors import OutputError, UsageError
+from jscan.journal import run_folder
 
 
 class Log(Protocol):
@@ -26,6 +28,7 @@ class Log(Protocol):
 def check(config: ScanConfig) -> None:
     """Nothing; makes the folders for heatmaps and maps. Raises where something could not be written later."""
     out = config.out
+    _check_length(out)
     named = {"--out": out, "--heatmaps": config.heatmaps, "--maps": config.maps, "--json-log": config.json_log}
     read = config.sources if config.files_from is None or config.files_from == STDIN else (config.files_from,)
     for flag, path in named.items():
@@ -48,6 +51,19 @@ def check(config: ScanConfig) -> None:
                     pass
             except OSError as error:
                 raise OutputError(f"{flag} {folder} cannot be written to: {error.strerror}") from error
+
+
+def _check_length(out: Path) -> None:
+    """Nothing. Raises OutputError where a file that a run writes beside its results would have too long a name."""
+    for path in (out, manifest.beside(out), run_folder(out) / "lock"):
+        try:
+            os.lstat(temporary_of(path))
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise OutputError(
+                    f"--out {out} cannot be written: {path.name}, which belongs to it, would have too long a name or "
+                    "path; name a shorter one"
+                ) from error
 
 
 def _check_outside(flag: str, path: Path, sources: Iterable[Path]) -> None:

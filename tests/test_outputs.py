@@ -82,7 +82,7 @@ KINDS = ("a FIFO", "a device", "a symbolic link", "a folder")
 def test_only_files_are_replaced(
     tmp_path: Path, scan: Callable[..., RunSummary], kind: str, name: str, options: dict[str, Any]
 ) -> None:
-    make_inputs(tmp_path / "in", a="kill")
+    make_inputs(tmp_path / "in", a="ok 0.9")
     special(tmp_path / name, kind)
     before = os.lstat(tmp_path / name)
     with pytest.raises(OutputError, match=kind) as caught:
@@ -117,3 +117,24 @@ def test_a_log_may_be_read_by_another_process(tmp_path: Path, scan: Callable[...
     finally:
         os.close(reader)
     assert [json.loads(line)["event"] for line in lines] == ["run_started", "device", "row", "run_finished"]
+
+
+@pytest.mark.parametrize("length", [236, 245, 251, 300])
+def test_a_name_that_leaves_no_room_for_the_manifest(
+    tmp_path: Path, scan: Callable[..., RunSummary], length: int
+) -> None:
+    try:
+        (tmp_path / ("x" * 236)).touch()
+        (tmp_path / ("x" * 236)).unlink()
+    except OSError:
+        pytest.skip("this file system takes shorter names alone")
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    with pytest.raises(OutputError, match="too long"):
+        scan(out=tmp_path / ("x" * length))
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_long_name_that_leaves_room(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    scan(out=tmp_path / ("x" * 220))
+    assert len(list(tmp_path.iterdir())) == 3
