@@ -43,7 +43,7 @@ def references(config: ScanConfig, read: ReadArchive, *, wanted: Callable[[Image
         manifest.beside(config.out),
         run_folder(config.out),
     )
-    leave_out = frozenset(os.fsencode(p.resolve()) for p in made if p is not None)
+    leave_out = frozenset(os.fsencode(os.path.realpath(p)) for p in made if p is not None)
     return _listed(_open_list(config.files_from), null=config.null, leave_out=leave_out, **choice)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -21,6 +22,8 @@ from jscan.errors import LockedError, OutputError, UsageError
 from jscan.records import ScanRecord
 
 SUFFIX = ".parquet"
+_OURS = re.compile(r"lock|ledger(-\w+)?|\d{8,}\.parquet|\.\d{8,}\.parquet\.\d+\.tmp|\.nfs\w+")
+"""The names of what a run puts into its folder, and of what NFS makes of a file that is removed while it is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +145,11 @@ def locked(out: Path) -> Iterator[Journal]:
     """The journal beside an output, which nobody else can open meanwhile.
 
     At the end the folder is removed, unless shards are left in it for the next run. Raises LockedError where another
-    run has it, OutputError where it cannot be written.
+    run has it, OutputError where it cannot be written, or where the folder is not one that a run made.
     """
     folder = run_folder(out)
     try:
+        _refuse_others_files(folder)
         folder.mkdir(exist_ok=True)
         lock = open(folder / "lock", "ab")  # noqa: SIM115
     except OSError as error:
@@ -160,6 +164,17 @@ def locked(out: Path) -> Iterator[Journal]:
         finally:
             if not journal.shards:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_others_files(folder: Path) -> None:
+    """Nothing. Raises OutputError where the folder holds what no run put there: a run removes what is in it."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                raise OutputError(
+                    f"{folder}, where the rows of a run wait for its end, holds {entry.name}, which is of no run; move "
+                    "it, or name another --out"
+                )
 
 
 def run_folder(out: Path) -> Path:

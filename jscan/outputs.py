@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,9 @@ from jscan.config import STDIN, ScanConfig
 from jscan.errors import OutputError, UsageError
 from jscan.journal import run_folder
 
+FOLDERS = ("--heatmaps", "--maps")
+"""Folders in which files are named by the digest of an input; they may be one, and hold other files too."""
+
 
 class Log(Protocol):
     """Something that appends an event to a log."""
@@ -26,31 +30,46 @@ class Log(Protocol):
 
 
 def check(config: ScanConfig) -> None:
-    """Nothing; makes the folders for heatmaps and maps. Raises where something could not be written later."""
+    """Nothing; makes the folders for heatmaps and maps. Raises where something could not be written later.
+
+    Raises UsageError where outputs would lie in one another's place, or inside a source.
+    """
     out = config.out
     _check_length(out)
-    named = {"--out": out, "--heatmaps": config.heatmaps, "--maps": config.maps, "--json-log": config.json_log}
+    written = _written(config)
     read = config.sources if config.files_from is None or config.files_from == STDIN else (config.files_from,)
-    for flag, path in named.items():
-        if path is not None:
-            _check_outside(flag, path, read)
+    for flag, path in written.items():
+        _check_outside(flag, path, read)
+    _check_apart(written)
     if os.path.isdir(out):
         raise OutputError(f"--out {out} is a folder; name a file in it, such as {out / 'results.parquet'}")
     refuse_special(out, f"--out {out}")
     refuse_special(manifest.beside(out), f"the manifest of --out, {manifest.beside(out)},")
     for flag in ("--out", "--json-log"):
-        path = named[flag]
-        if path is not None and not os.path.isdir(path.parent):
+        if flag in written and not os.path.isdir((path := written[flag]).parent):
             raise OutputError(f"{flag} {path} cannot be written: there is no folder {path.parent}; make it first")
-    for flag in ("--heatmaps", "--maps"):
-        folder = named[flag]
-        if folder is not None:
+    for flag in FOLDERS:
+        if flag in written:
+            folder = written[flag]
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=folder):
                     pass
             except OSError as error:
                 raise OutputError(f"{flag} {folder} cannot be written to: {error.strerror}") from error
+
+
+def _written(config: ScanConfig) -> dict[str, Path]:
+    """Where the run writes, by what a message calls it."""
+    named = {
+        "--out": config.out,
+        "the manifest of --out,": manifest.beside(config.out),
+        "the journal of --out,": run_folder(config.out),
+        "--heatmaps": config.heatmaps,
+        "--maps": config.maps,
+        "--json-log": config.json_log,
+    }
+    return {name: path for name, path in named.items() if path is not None}
 
 
 def _check_length(out: Path) -> None:
@@ -68,15 +87,30 @@ def _check_length(out: Path) -> None:
 
 def _check_outside(flag: str, path: Path, sources: Iterable[Path]) -> None:
     """Nothing. Raises UsageError where the path is a source, or lies inside one: evidence is never written to."""
-    real = path.resolve()
+    real = _real(path)
     for source in sources:
-        real_source = source.resolve()
+        real_source = _real(source)
         if real == real_source:
             raise UsageError(f"{flag} {path} is itself to be scanned; name another place")
         if real_source in real.parents and os.path.isdir(real_source):
             raise UsageError(
                 f"{flag} {path} lies inside {source}, which is scanned and never written to; name a place outside"
             )
+
+
+def _check_apart(written: Mapping[str, Path]) -> None:
+    """Nothing. Raises UsageError where two outputs are one, or one lies inside another; only folders may be shared."""
+    for (flag, path), (other, place) in permutations(written.items(), 2):
+        if flag in FOLDERS:
+            continue
+        real, taken = _real(place), _real(path)
+        if real == taken or taken in real.parents:
+            raise UsageError(f"{other} {place} would lie in the place of {flag} {path}; name another one")
+
+
+def _real(path: Path) -> Path:
+    """The absolute path without links. Path.resolve raises where links go round in a circle."""
+    return Path(os.path.realpath(path))
 
 
 @contextlib.contextmanager

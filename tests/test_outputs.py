@@ -18,7 +18,7 @@ import jscan.run
 from jscan import members, outputs
 from jscan.atomic import replacing
 from jscan.config import ScanConfig
-from jscan.errors import OutputError
+from jscan.errors import OutputError, UsageError
 from jscan.run import RunSummary, run_scan
 
 
@@ -138,3 +138,80 @@ def test_a_long_name_that_leaves_room(tmp_path: Path, scan: Callable[..., RunSum
     make_inputs(tmp_path / "in", a="ok 0.9")
     scan(out=tmp_path / ("x" * 220))
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"json_log": "out.parquet"},
+        {"json_log": "out.parquet.manifest.json"},
+        {"json_log": "out.parquet.run"},
+        {"json_log": "out.parquet.run/log"},
+        {"json_log": "link/out.parquet"},
+        {"heatmaps": "out.parquet"},
+        {"heatmaps": "out.parquet.run"},
+        {"heatmaps": "out.parquet.run/deep"},
+        {"maps": "out.parquet.run"},
+        {"maps": "out.parquet.manifest.json"},
+        {"maps": "out.parquet/maps"},
+        {"maps": "both", "json_log": "both"},
+        {"maps": "both", "json_log": "both/../both"},
+        {"heatmaps": "both/deep", "json_log": "both"},
+    ],
+)
+def test_outputs_that_lie_in_one_place(
+    tmp_path: Path, scan: Callable[..., RunSummary], options: dict[str, str]
+) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match="in the place of"):
+        scan(**{name: tmp_path / value for name, value in options.items()})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "link"]
+
+
+def test_outputs_may_share_a_folder(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    all_in = tmp_path / "results"
+    all_in.mkdir()
+    scan(out=all_in / "r", heatmaps=all_in, maps=all_in, json_log=all_in / "log")
+    assert sorted(p.suffix for p in all_in.iterdir()) == ["", "", ".json", ".npz", ".png"]
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "00000000.parquet/photo.jpg", "lock/photo.jpg", "link"])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_folder_in_the_place_of_the_journal_is_left_alone(
+    tmp_path: Path, scan: Callable[..., RunSummary], name: str, restart: bool
+) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    photo = tmp_path / "out.parquet.run" / name
+    photo.parent.mkdir(parents=True)
+    if name == "link":
+        photo.symlink_to("elsewhere")
+    else:
+        photo.write_bytes(b"precious")
+    with pytest.raises(OutputError, match="is of no run"):
+        scan(restart=restart)
+    assert [p.name for p in photo.parent.iterdir()] == [photo.name]
+
+
+@pytest.mark.parametrize("name", ["out.run", "out.manifest.json"])
+def test_what_lies_beside_the_results_is_no_source_either(
+    tmp_path: Path, scan: Callable[..., RunSummary], name: str
+) -> None:
+    if name == "out.run":
+        source = make_inputs(tmp_path / name, a="ok 0.9") / "a.jpg"
+    else:
+        source = tmp_path / name
+        source.write_text("{}")
+    for given in ({"sources": (tmp_path / name,)}, {"sources": (), "files_from": source}):
+        with pytest.raises((UsageError, OutputError), match="itself|lies inside|of no run"):
+            scan(**given, out=tmp_path / "out")
+    assert source.exists() and not (tmp_path / "out").exists()
+
+
+def test_links_in_a_circle_are_a_bad_name(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    (tmp_path / "circle").symlink_to("circle")
+    for options in ({"out": tmp_path / "circle"}, {"json_log": tmp_path / "circle"}):
+        with pytest.raises(OutputError):
+            scan(**options)
