@@ -16,8 +16,9 @@ from typing import Any, Protocol
 from jscan import manifest
 from jscan.atomic import refuse_special, temporary_of
 from jscan.config import STDIN, ScanConfig
-from jscan.errors import OutputError, UsageError
+from jscan.errors import ErrorCode, InputError, OutputError, UsageError
 from jscan.journal import run_folder
+from jscan.reading import EvidenceFile
 
 FOLDERS = ("--heatmaps", "--maps")
 """Folders in which files are named by the digest of an input; they may be one, and hold other files too."""
@@ -32,7 +33,8 @@ class Log(Protocol):
 def check(config: ScanConfig) -> None:
     """Nothing; makes the folders for heatmaps and maps. Raises where something could not be written later.
 
-    Raises UsageError where outputs would lie in one another's place, or inside a source.
+    Raises UsageError where outputs would lie in one another's place, or inside a source; OutputError where a file
+    stands there that is not of jscan's making. A list of files may name it, which nobody knows before its end.
     """
     out = config.out
     _check_length(out)
@@ -45,6 +47,11 @@ def check(config: ScanConfig) -> None:
         raise OutputError(f"--out {out} is a folder; name a file in it, such as {out / 'results.parquet'}")
     refuse_special(out, f"--out {out}")
     refuse_special(manifest.beside(out), f"the manifest of --out, {manifest.beside(out)},")
+    if config.overwrite or config.update:
+        _check_made("--out", out, b"PAR1", "a Parquet file")
+    _check_made("the manifest of --out,", manifest.beside(out), b"{", "a manifest")
+    if config.json_log is not None and not _is_open(config.json_log):
+        _check_made("--json-log", config.json_log, b"{", "a log of JSON lines")
     for flag in ("--out", "--json-log"):
         if flag in written and not os.path.isdir((path := written[flag]).parent):
             raise OutputError(f"{flag} {path} cannot be written: there is no folder {path.parent}; make it first")
@@ -106,6 +113,33 @@ def _check_apart(written: Mapping[str, Path]) -> None:
         real, taken = _real(place), _real(path)
         if real == taken or taken in real.parents:
             raise UsageError(f"{other} {place} would lie in the place of {flag} {path}; name another one")
+
+
+def _check_made(name: str, path: Path, begin: bytes, what: str) -> None:
+    """Nothing. Raises OutputError where a file is there that does not begin so, and is not empty either.
+
+    So evidence is told whatever path or link leads to it: no image and no archive begins like what jscan writes.
+    """
+    try:
+        with EvidenceFile(os.fsencode(_real(path))) as file:
+            head = file.pread(len(begin), 0)
+    except InputError as found:
+        if found.code in (ErrorCode.NOT_FOUND, ErrorCode.NOT_REGULAR):
+            return
+        raise OutputError(f"{name} {path} cannot be written. {found}") from found
+    if head not in (b"", begin):
+        raise OutputError(f"{name} {path} is there and is not {what}: it is left as it is; name another file")
+
+
+def _is_open(path: Path) -> bool:
+    """Whether the path is a stdout or stderr of ours, such as `/dev/stderr`: whatever it leads to is written to."""
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        for number in (1, 2):
+            with contextlib.suppress(OSError):
+                if os.path.samestat(found, os.fstat(number)):
+                    return True
+    return False
 
 
 def _real(path: Path) -> Path:

@@ -215,3 +215,80 @@ def test_links_in_a_circle_are_a_bad_name(tmp_path: Path, scan: Callable[..., Ru
     for options in ({"out": tmp_path / "circle"}, {"json_log": tmp_path / "circle"}):
         with pytest.raises(OutputError):
             scan(**options)
+
+
+@pytest.mark.parametrize("lead", ["itself", "a hard link", "a symbolic link"])
+@pytest.mark.parametrize("given", ["a list", "a source", "nothing"])
+def test_evidence_is_no_output_whatever_leads_to_it(
+    tmp_path: Path, scan: Callable[..., RunSummary], lead: str, given: str
+) -> None:
+    photo = make_inputs(tmp_path / "in", a="ok 0.9", b="ok 0.1") / "a.jpg"
+    (tmp_path / "list").write_text(f"{photo}\n{tmp_path / 'in' / 'b.jpg'}\n")
+    path = {"itself": photo, "a hard link": tmp_path / "hard", "a symbolic link": tmp_path / "soft"}[lead]
+    if lead == "a hard link":
+        os.link(photo, path)
+    elif lead == "a symbolic link":
+        path.symlink_to(photo)
+    read: dict[str, Any] = {
+        "a list": {"sources": (), "files_from": tmp_path / "list"},
+        "a source": {"sources": (photo,)},
+        "nothing": {"sources": (tmp_path / "in" / "b.jpg",)},
+    }[given]
+    for options in (
+        {"json_log": path},
+        {"out": path, "overwrite": True},
+        {"out": path, "update": True, "restart": True},
+        {"out": path, "update": True},
+        {"out": path},
+    ):
+        with pytest.raises((UsageError, OutputError)):
+            scan(**read, **options)
+    assert photo.read_text() == path.read_text() == "ok 0.9"
+    assert path.is_symlink() == (lead == "a symbolic link") and not path.with_name("out.parquet").exists()
+
+
+def test_what_stands_in_the_place_of_the_manifest_is_left_alone(
+    tmp_path: Path, scan: Callable[..., RunSummary]
+) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    (tmp_path / "out.parquet.manifest.json").write_text("precious")
+    with pytest.raises(OutputError, match="is not a manifest"):
+        scan(overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.parquet.manifest.json"]
+
+
+def test_outputs_of_jscan_are_written_again(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    for name in ("out.parquet", "out.parquet.manifest.json", "log", "real"):
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to("real")
+    for log in ("log", "link"):
+        for _ in range(2):
+            scan(overwrite=True, json_log=tmp_path / log)
+        assert (tmp_path / log).read_text().count("run_finished") == 2
+
+
+def test_a_log_goes_where_stderr_goes(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    errors = tmp_path / "errors"
+    errors.write_text("jscan: what was said before\n")
+    before = os.dup(2)
+    with open(errors, "ab") as stream:
+        os.dup2(stream.fileno(), 2)
+    try:
+        scan(json_log=errors)
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+    assert errors.read_text().count('"event"') == 4
+    with pytest.raises(OutputError, match="is not a log"):
+        scan(json_log=errors, out=tmp_path / "other")
+
+
+def test_evidence_beside_heatmaps_is_scanned_from_a_list(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.9")
+    for again in (False, True):
+        names = [str(p) for p in folder.iterdir()]
+        (tmp_path / "list").write_text("\n".join(names))
+        run = scan(sources=(), files_from=tmp_path / "list", heatmaps=folder, maps=folder, overwrite=again)
+        assert run.rows == 1 and len(names) == (3 if again else 1)

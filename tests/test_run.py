@@ -212,10 +212,10 @@ def test_limit_include_exclude(tmp_path: Path, scan: Callable[..., RunSummary]) 
 
 def test_an_existing_output_is_refused(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
     make_inputs(tmp_path / "in", a="ok 0.9")
-    (tmp_path / "out.parquet").write_text("precious")
+    (tmp_path / "out.parquet").write_text("PAR1 precious")
     with pytest.raises(OutputError, match="--overwrite"):
         scan()
-    assert (tmp_path / "out.parquet").read_text() == "precious"
+    assert (tmp_path / "out.parquet").read_text() == "PAR1 precious"
     scan(overwrite=True)
     assert len(rows(tmp_path / "out.parquet")) == 1
 
