@@ -102,7 +102,8 @@ class Known:
         fits = containers.fits(row)
         again = row["error_code"] in TRY_AGAIN
         size = row["size"] if row["member"] is None else 0  # a member is as old as its archive
-        self._ledger.add_before(_key_of(row), Before(place, size if fits and not again else None, mtime))
+        archive = row["error_code"] in ARCHIVE_CODES
+        self._ledger.add_before(_key_of(row), Before(place, size if fits and not again else None, mtime, archive))
         if row["sha256"] is not None and not again:
             self._note_content(row["sha256"], row["error_code"], place)
             if row["duplicate_of"] is not None:
@@ -117,11 +118,16 @@ class Known:
         """Where the row of an input lies that is as it was in the run before, by the size and time of its file."""
         if self._header.previous is None or self._rehash:
             return None
-        refused = None if ref.refused is None else ref.refused[0]
-        if refused in TRY_AGAIN or (refused is not None and ref.archive is None and refused not in ARCHIVE_CODES):
-            return None
         before = self._ledger.before(key)
         if before is None or before.size is None:
+            return None
+        refused = None if ref.refused is None else ref.refused[0]
+        if refused in TRY_AGAIN:
+            # A file that is as it was need not be read, and so may have become unreadable; but an archive is walked
+            # through, and where that failed its row must say so, or its members would count as vanished.
+            if before.archive or ref.archive is not None:
+                return None
+        elif refused is not None and ref.archive is None and refused not in ARCHIVE_CODES:
             return None
         if ref.archive is not None:
             whole, file = self._ledger.before((ref.archive.path_bytes, None, None)), ref.archive

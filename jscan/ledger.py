@@ -31,7 +31,7 @@ CREATE TABLE inputs (
     PRIMARY KEY (path, container, member)) WITHOUT ROWID;
 CREATE TABLE previous (
     path BLOB, container TEXT, member INTEGER,
-    size INTEGER, mtime INTEGER, source INTEGER, row INTEGER,
+    size INTEGER, mtime INTEGER, archive INTEGER, source INTEGER, row INTEGER,
     PRIMARY KEY (path, container, member)) WITHOUT ROWID;
 CREATE TABLE contents (sha256 BLOB PRIMARY KEY, source INTEGER, row INTEGER) WITHOUT ROWID;
 CREATE TABLE groups (sha256 BLOB PRIMARY KEY, first BLOB) WITHOUT ROWID;
@@ -63,6 +63,8 @@ class Before:
     size: int | None
     mtime: int | None
     """Microseconds since 1970, UTC."""
+    archive: bool = False
+    """Whether its row stands for an archive."""
 
 
 class Ledger:
@@ -159,16 +161,17 @@ class Ledger:
     def add_before(self, key: Key, before: Before) -> None:
         """Nothing; the run before had this input."""
         self._run(
-            "INSERT INTO previous VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*_stored(key), before.size, before.mtime, *before.place),
+            "INSERT INTO previous VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (*_stored(key), before.size, before.mtime, before.archive, *before.place),
         )
 
     def before(self, key: Key) -> Before | None:
         """What the run before knew of this input, or None."""
         found = self._one(
-            "SELECT source, row, size, mtime FROM previous WHERE path=? AND container=? AND member=?", _stored(key)
+            "SELECT source, row, size, mtime, archive FROM previous WHERE path=? AND container=? AND member=?",
+            _stored(key),
         )
-        return None if found is None else Before(Place(found[0], found[1]), found[2], found[3])
+        return None if found is None else Before(Place(found[0], found[1]), found[2], found[3], bool(found[4]))
 
     def add_vanished(self, unlisted: Iterable[bytes]) -> None:
         """Nothing; what the run before had, and this one did not meet, is an entry from here on, marked as vanished.

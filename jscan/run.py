@@ -23,7 +23,7 @@ from jscan.assemble import assemble
 from jscan.atomic import remove_leftovers
 from jscan.config import FREE, FREE_IN_UPDATES, ScanConfig, devices
 from jscan.engine import Engine, Outcome
-from jscan.errors import OutputError, UsageError
+from jscan.errors import InputError, OutputError, SetupError, UsageError
 from jscan.inputs import counting, references
 from jscan.installed import model_digests
 from jscan.journal import Header, Journal, Shard, locked
@@ -440,6 +440,8 @@ def _most_inputs(config: ScanConfig) -> int | None:
     if config.files_from is not None:
         return None
     for source in config.sources:
-        if not os.path.isfile(source) or may_be_archive(os.fsencode(source))[0]:
-            return None
+        # A file that cannot be looked at will be one row.
+        with contextlib.suppress(InputError):
+            if not os.path.isfile(source) or may_be_archive(os.fsencode(source))[0]:
+                return None
     return len(config.sources)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from fake_scanner import make_inputs
 from packing import tar_of, zip_of
 
 import jscan.run
-from jscan import __version__, stages, weights
+from jscan import __version__, reading, stages, weights
 from jscan.config import ScanConfig, devices
 from jscan.engine.local import run as local_engine
 from jscan.errors import DeviceError, LockedError, ModelError, OutputError, UsageError
@@ -486,6 +487,49 @@ def test_an_update_of_what_did_not_change_scans_nothing(tmp_path: Path, scan: Ca
     run = scan(update=True, rehash=True)
     assert (run.scanned, run.max_score) == (3, 0.7)
     assert by_name(tmp_path / "out.parquet")["a.jpg"] == without_times(before[0])
+
+
+def shut(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Nothing; this process cannot open files of these names. Root may read everything, so permissions would not do."""
+    real = reading._open
+
+    def opened(path: bytes, more: int = 0) -> tuple[int, bool]:
+        if os.path.basename(path) in map(os.fsencode, names):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, more)
+
+    monkeypatch.setattr(reading, "_open", opened)
+
+
+def test_members_of_an_archive_that_cannot_be_opened_have_not_vanished(
+    tmp_path: Path, scan: Callable[..., RunSummary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.1")
+    (folder / "z.zip").write_bytes(zip_of({"m": b"ok 0.9", "n": b"ok 0.2"}))
+    scan()
+    first = by_name(tmp_path / "out.parquet")
+    with monkeypatch.context() as shutting:
+        shut(shutting, "z.zip", "a.jpg")
+        for _ in range(2):
+            run = scan(update=True)
+            again = by_name(tmp_path / "out.parquet")
+            assert (run.errors, run.vanished, run.by_code) == (1, 0, {"os_error": 1})
+            assert "EACCES" in again["z.zip"]["error"]
+            assert again | {"z.zip": None} == first | {"z.zip": None}, "a file that is as it was keeps its row too"
+    run = scan(update=True)
+    assert (run.errors, run.vanished) == (0, 0)
+    last = by_name(tmp_path / "out.parquet")
+    assert without_times(last["z.zip!m"]) == without_times(first["z.zip!m"])
+
+
+def test_a_file_that_may_be_an_archive_is_a_row_whatever_is_included(
+    tmp_path: Path, scan: Callable[..., RunSummary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.1")
+    (folder / "z").write_bytes(zip_of({"m.jpg": b"ok 0.9"}))
+    shut(monkeypatch, "z")
+    assert scan(include=("*.jpg",)).by_code == {"os_error": 1}
+    assert scan(exclude=("z",), overwrite=True).errors == 0
 
 
 def test_damaged_results_are_not_updated(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
