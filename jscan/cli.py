@@ -373,7 +373,7 @@ def show(
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"{image} does not exist; check the spelling of the path") from error
     except OSError:
-        pass  # the row says why
+        pass  # it cannot be looked at, as in a folder that is shut; its row will say why
     if os.path.isdir(image):
         raise UsageError(f"{image} is a folder; `jscan scan {image} --out results.parquet` scans it")
     if save is not None:

@@ -89,6 +89,10 @@ class EvidenceFile:
                 raise
         except OSError as exc:
             raise os_error(exc) from exc
+        except ValueError as exc:  # what Python says of a NUL
+            raise InputError(
+                ErrorCode.NOT_FOUND, "It is not there: its path holds a NUL byte, which no file's can. It is misspelt."
+            ) from exc
         self._closed = False
         self._identity = _identity(self._before)
         self._swapped = _identity(opened) != self._identity

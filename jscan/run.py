@@ -442,6 +442,6 @@ def _most_inputs(config: ScanConfig) -> int | None:
     for source in config.sources:
         # A file that cannot be looked at will be one row.
         with contextlib.suppress(InputError):
-            if not os.path.isfile(source) or may_be_archive(os.fsencode(source))[0]:
+            if os.path.isdir(source) or may_be_archive(os.fsencode(source))[0]:
                 return None
     return len(config.sources)

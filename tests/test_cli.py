@@ -292,6 +292,16 @@ def test_show_of_what_cannot_be_shown(tmp_path: Path) -> None:
     assert invoke("show", folder / "bad.jpg", "--device", "cuda").exit_code == 2
 
 
+def test_a_file_that_cannot_be_looked_at_is_a_row(tmp_path: Path) -> None:
+    """As in a folder that is shut; the name is too long, because root may enter every folder."""
+    path, out = tmp_path / ("x" * 300), tmp_path / "out.parquet"
+    answer = invoke("show", path)
+    assert (answer.exit_code, "ENAMETOOLONG" in answer.stdout) == (3, True), answer.output
+    answer = invoke("scan", path, "--out", out)
+    assert (answer.exit_code, answer.stderr) == (3, "")
+    assert pq.read_table(out)["error_code"].to_pylist() == ["os_error"]
+
+
 def test_the_preview_has_two_pixels_in_each_character() -> None:
     picture = np.zeros((400, 300, 3), np.uint8)
     picture[:200] = (255, 0, 0)

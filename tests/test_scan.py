@@ -516,7 +516,11 @@ def test_bad_paths_give_a_row(scanner: Scanner, tmp_path: Path) -> None:
         row = scanner.scan(f"{tmp_path}/{name}").record
         assert row.status != "ok" and row.error
         codes[name] = row.error_code
-    assert codes["nothing"] == "not_found" and codes[""] == "not_regular" and codes["link"] == "symlink"
+    assert (
+        codes["nothing"] == codes["nul\0byte"] == "not_found"
+        and codes[""] == "not_regular"
+        and codes["link"] == "symlink"
+    )
 
 
 @settings(max_examples=40, deadline=None)
