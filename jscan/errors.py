@@ -53,14 +53,13 @@ SKIP_CODES = frozenset(
         ErrorCode.UNSUPPORTED_SOF,
         ErrorCode.TOO_SMALL,
         ErrorCode.ARCHIVE,
-        ErrorCode.ARCHIVE_DEPTH,
-        ErrorCode.ENCRYPTED,
-        ErrorCode.UNSUPPORTED_METHOD,
         ErrorCode.NOT_REGULAR,
         ErrorCode.SYMLINK,
     }
 )
-"""Codes whose row says `skipped`: the input is not something jscan claims to read, or stands for its members."""
+"""Codes whose row says `skipped`: the input is not something jscan claims to read, or stands for its members.
+
+What may hold images and was not looked at, because a limit or a password stops it, is an error."""
 
 
 ARCHIVE_CODES = frozenset({ErrorCode.ARCHIVE, ErrorCode.ARCHIVE_DEPTH, ErrorCode.ARCHIVE_LIMIT, ErrorCode.BAD_ARCHIVE})

@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_scanner import make_inputs
-from packing import tar_of, zip_of
+from packing import one_member, tar_of, zip_of
 
 import jscan.run
 from jscan import __version__, reading, stages, weights
+from jscan.archives import MAX_DEPTH
 from jscan.config import ScanConfig, devices
 from jscan.engine.local import run as local_engine
 from jscan.errors import DeviceError, LockedError, ModelError, OutputError, UsageError
@@ -338,6 +339,21 @@ def test_members_of_archives_have_rows(tmp_path: Path, scan: Callable[..., RunSu
         row = found[name]
         assert (row["container"], row["member"], row["container_sha256"]) == (own["path"], index, own["sha256"])
     assert found["a.zip!in.tar!deep"]["container_sha256"] == hashlib.sha256(inner).hexdigest()
+
+
+def test_what_was_not_looked_at_in_an_archive_is_an_error(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    deep = b"ok 0.9"
+    for _ in range(MAX_DEPTH + 1):
+        deep = zip_of({"in.zip": deep})
+    folder = make_inputs(tmp_path / "in", a="ok 0.1")
+    (folder / "deep.zip").write_bytes(deep)
+    (folder / "secret.zip").write_bytes(one_member(b"m", b"ok 0.9", flags=1))
+    (folder / "method.zip").write_bytes(one_member(b"m", b"ok 0.9", method=98))
+    codes = {"archive": 5, "archive_depth": 1, "encrypted": 1, "unsupported_method": 1}
+    run = scan()
+    assert (run.errors, run.by_code) == (3, codes)
+    run = scan(update=True)
+    assert (run.errors, run.by_code, run.scanned) == (3, codes, 0), "no second look says more"
 
 
 def test_inputs_from_a_list(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
