@@ -64,12 +64,17 @@ class Header:
         return asdict(self)
 
     @staticmethod
-    def from_dict(found: Mapping[str, Any]) -> Header | None:
+    def from_dict(found: object) -> Header | None:
         """The header that was stored, or None where it is none."""
-        names = {f.name for f in fields(Header)}
-        if not {"run_id", "started", "version", "models", "options"} <= set(found):
+        if not isinstance(found, Mapping):
             return None
-        return Header(**{k: v for k, v in found.items() if k in names})
+        values: dict[str, Any] = {f.name: found.get(f.name) for f in fields(Header)}
+        header = Header(**values)
+        texts = (header.run_id, header.started, header.version)
+        tables = (header.models, header.options)
+        perhaps = (header.folder, header.previous)
+        fits = all(isinstance(v, str) for v in texts) and all(isinstance(v, Mapping) for v in tables)
+        return header if fits and all(v is None or isinstance(v, str) for v in perhaps) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +202,15 @@ def _load(path: Path) -> Shard | None:
         return None
     try:
         about = parquet.read_metadata(path)
-        header = Header.from_dict(about.get("header", {}))
+        header = Header.from_dict(about.get("header"))
         with parquet.reader(path) as stored:
             rows = int(stored.metadata.num_rows)
     except UsageError:
         return None
-    if header is None:
+    providers = about.get("providers")
+    if header is None or not isinstance(providers, list):
         return None
-    return Shard(path, int(path.stem), rows, digest(path), header, tuple(about["providers"]))
+    return Shard(path, int(path.stem), rows, digest(path), header, tuple(map(str, providers)))
 
 
 def _locked(descriptor: int) -> bool:
