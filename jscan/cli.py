@@ -298,7 +298,8 @@ def scan(
     """Scan images and write what was found to a Parquet file. The same command again goes on where it was ended.
 
     Exit codes: 0 all well; 3 some inputs could not be read (their rows say why); 4 see --fail-on-score; 2 wrong
-    arguments; 11 another run writes the same file; 12 the output could not be written; 130 interrupted.
+    arguments; 5 the results to update are not what their run wrote; 11 another run writes the same file; 12 the
+    output could not be written; 130 interrupted.
     """
     from jscan.config import ScanConfig
     from jscan.run import run_scan

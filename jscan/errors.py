@@ -93,6 +93,12 @@ class UsageError(SetupError):
     """The arguments do not fit together."""
 
 
+class ResultsError(SetupError):
+    """Results that are to be updated are not what their run wrote."""
+
+    exit_code = ExitCode.VERIFY
+
+
 class OutputError(SetupError):
     """The output cannot be written."""
 

@@ -23,7 +23,7 @@ from jscan.assemble import assemble
 from jscan.atomic import remove_leftovers
 from jscan.config import FREE, FREE_IN_UPDATES, ScanConfig, devices
 from jscan.engine import Engine, Outcome
-from jscan.errors import InputError, OutputError, SetupError, UsageError
+from jscan.errors import InputError, OutputError, ResultsError, SetupError, UsageError
 from jscan.inputs import counting, references
 from jscan.installed import model_digests
 from jscan.journal import Header, Journal, Shard, locked
@@ -160,6 +160,7 @@ def run_scan(
         found = journal.header()
         if found is not None:
             if _is_finished(config.out, found):
+                manifest.write_beside(config.out, parquet.read_metadata(config.out))
                 journal.clear()
                 if not header.differences(found, FREE):
                     return _finished(config)
@@ -170,6 +171,8 @@ def run_scan(
                         f"{config.out} is not what it was when the run began; add --restart to begin again"
                     )
                 header = found
+        if header.previous is not None:
+            _refuse_tampered(config.out)
         if not (config.overwrite or config.update) and os.path.lexists(config.out):
             raise OutputError(
                 f"--out {config.out} exists already; name another file, or add --overwrite to replace it, or --update "
@@ -197,13 +200,26 @@ def _header(config: ScanConfig) -> Header:
     )
     if not config.update or config.restart or not os.path.exists(config.out):
         return now
-    before = manifest.header_of(parquet.read_metadata(config.out))
+    try:
+        before = manifest.header_of(parquet.read_metadata(config.out))
+    except UsageError as error:
+        raise UsageError(f"{error}; add --restart to scan everything anew") from error
     if before is None:
         raise UsageError(
             f"{config.out} says too little of its run to be updated; add --restart to scan everything anew"
         )
     _refuse_others(now, before, f"the run that wrote {config.out}", FREE_IN_UPDATES)
     return replace(now, previous=before.run_id)
+
+
+def _refuse_tampered(out: Path) -> None:
+    """Nothing. Raises ResultsError where results are not what their manifest says: an update would vouch for them."""
+    found = manifest.mismatches(out, parquet.read_metadata(out))
+    if found:
+        raise ResultsError(
+            f"{out} cannot be updated: {found[0][-1]} See `jscan verify`; put back the results and their manifest as "
+            "their run wrote them, or add --restart to scan everything anew"
+        )
 
 
 def _refuse_others(now: Header, then: Header, what: str, free: frozenset[str]) -> None:
@@ -225,7 +241,6 @@ def _is_finished(out: Path, header: Header) -> bool:
 def _finished(config: ScanConfig) -> RunSummary:
     """The summary of a run of which only the end was missing."""
     started = time.monotonic()
-    manifest.write_beside(config.out, parquet.read_metadata(config.out))
     tally = Tally()
     with parquet.reader(config.out) as stored:
         for group in range(stored.metadata.num_row_groups):
@@ -381,7 +396,11 @@ class _Run:
 
     def _write(self, workers: int) -> Tally:
         """The counts of the results, which are written, and the journal is empty."""
-        config, header, shards = self._config, self._header, self._journal.shards
+        config, header, journal = self._config, self._header, self._journal
+        if not journal.shards:
+            # Without a row: where the run is killed between its results and their manifest, the next one knows it.
+            journal.commit(header, (), ())
+        shards = journal.shards
         if config.files_from is not None:
             self._ledger.forget_unmet()  # a list may be another one than that which the run began with
         left = self._ledger.unfinished()
@@ -395,7 +414,13 @@ class _Run:
             None if header.previous is None else config.out,
             datetime.fromisoformat(header.started),
             lambda tally, inputs: manifest.build(
-                config, header, tally, inputs, shards, workers=workers, engine=self._place.about()
+                config,
+                header,
+                tally,
+                inputs,
+                [shard for shard in shards if shard.rows],
+                workers=workers,
+                engine=self._place.about(),
             ),
             overwrite=config.overwrite or config.update,
         )

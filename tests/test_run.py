@@ -10,6 +10,7 @@ import platform
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,14 +24,15 @@ from fake_scanner import make_inputs
 from packing import one_member, tar_of, zip_of
 
 import jscan.run
-from jscan import __version__, reading, stages, weights
+from jscan import __version__, manifest, parquet, reading, stages, weights
 from jscan.archives import MAX_DEPTH
 from jscan.config import ScanConfig, devices
 from jscan.engine.local import run as local_engine
-from jscan.errors import DeviceError, LockedError, ModelError, OutputError, UsageError
+from jscan.errors import DeviceError, LockedError, ModelError, OutputError, ResultsError, UsageError
 from jscan.journal import Journal
 from jscan.records import ScanRecord
 from jscan.run import RunSummary, run_scan
+from jscan.verify import verify
 
 
 @pytest.fixture(autouse=True)
@@ -557,10 +559,76 @@ def test_damaged_results_are_not_updated(tmp_path: Path, scan: Callable[..., Run
     begin = chunk.data_page_offset if chunk.dictionary_page_offset is None else chunk.dictionary_page_offset
     data[begin + chunk.total_compressed_size - 1] ^= 1
     out.write_bytes(data)
+    with pytest.raises(ResultsError, match="not the file whose digest.*--restart"):
+        scan(update=True)
+    manifest.write_beside(out, parquet.read_metadata(out))
     with pytest.raises(UsageError, match="damaged.*--restart"):
         scan(update=True)
     assert out.read_bytes() == data
+    out.write_bytes(data[:-9])
+    with pytest.raises(UsageError, match="not a readable.*--restart"):
+        scan(update=True)
     assert scan(update=True, restart=True).scanned == 2
+
+
+def test_results_that_are_not_what_their_run_wrote_are_not_updated(
+    tmp_path: Path, scan: Callable[..., RunSummary]
+) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9", b="ok 0.2")
+    out, beside = tmp_path / "out.parquet", tmp_path / "out.parquet.manifest.json"
+    scan()
+    real, said, about = out.read_bytes(), beside.read_bytes(), parquet.read_metadata(out)
+    records = [replace(r, score=0.01) for r in parquet.read_results(out)]
+    with open(out, "wb") as stream, parquet.writer(stream) as written:
+        written.write_table(parquet.to_table(records))
+        parquet.add_metadata(written, about)
+    tampered = out.read_bytes()
+    for results, described in ((tampered, said), (real, None), (real, b"{}"), (real, b'{"file": 3}'), (real, b"[")):
+        out.write_bytes(results)
+        beside.unlink(missing_ok=True)
+        if described is not None:
+            beside.write_bytes(described)
+        with pytest.raises(ResultsError, match=r"jscan verify.*--restart") as caught:
+            scan(update=True)
+        assert caught.value.exit_code == 5 and out.read_bytes() == results
+    beside.write_bytes(said)
+    assert scan(update=True).max_score == 0.9
+    out.write_bytes(tampered)
+    assert scan(update=True, restart=True).max_score == 0.9
+
+
+def test_an_update_that_ends_between_results_and_manifest_is_gone_on_with(
+    tmp_path: Path, scan: Callable[..., RunSummary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.9", b="ok 0.2")
+    scan()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for change, options in (({}, {}), ({}, {"timeout": 7.0}), ({"c": "ok 0.3"}, {"timeout": 8.0})):
+        make_inputs(folder, **change)
+        with monkeypatch.context() as ending:
+            ending.setattr(manifest, "write_beside", killed)
+            with pytest.raises(KeyboardInterrupt):
+                scan(update=True)
+        assert verify(tmp_path / "out.parquet").count > 0
+        run = scan(update=True, **options)
+        assert (run.rows, run.scanned, leftovers(tmp_path)) == (2 + len(change), 0, [])
+        assert verify(tmp_path / "out.parquet").count == 0
+    assert parquet.read_metadata(tmp_path / "out.parquet")["shards"] == []
+
+
+def test_a_manifest_of_another_kind_is_not_updated(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    out = tmp_path / "out.parquet"
+    for key in ("arguments", "model_digests", "run_id", "folder", "previous_run_id"):
+        scan(overwrite=True)
+        about = parquet.read_metadata(out) | {key: 5}
+        with open(out, "wb") as stream, parquet.writer(stream) as written:
+            parquet.add_metadata(written, about)
+        with pytest.raises(UsageError, match="says too little.*--restart"):
+            scan(update=True)
 
 
 def test_an_update_with_other_options_is_refused(
