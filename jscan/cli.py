@@ -332,6 +332,8 @@ def scan(
     )
     with _progress(quiet=quiet, asked=device) as progress:
         run = run_scan(config, progress=progress)
+    for sentence in run.missed:
+        _complain(sentence)
     if not quiet:
         from jscan import show
 

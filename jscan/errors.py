@@ -39,6 +39,7 @@ class ErrorCode(StrEnum):
     NOT_REGULAR = "not_regular"
     SYMLINK = "symlink"
     NOT_FOUND = "not_found"
+    EMPTY_SOURCE = "empty_source"
     OS_ERROR = "os_error"
     CHANGED = "changed"
     MEMORY = "memory"

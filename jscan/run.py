@@ -11,10 +11,11 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from jscan.assemble import assemble
 from jscan.atomic import remove_leftovers
 from jscan.config import FREE, FREE_IN_UPDATES, ScanConfig, devices
 from jscan.engine import Engine, Outcome
-from jscan.errors import InputError, OutputError, ResultsError, SetupError, UsageError
+from jscan.errors import ErrorCode, InputError, OutputError, ResultsError, SetupError, UsageError
 from jscan.inputs import counting, references
 from jscan.installed import model_digests
 from jscan.journal import Header, Journal, Shard, locked
@@ -102,6 +103,8 @@ class RunSummary:
     """Inputs of earlier runs that are not there any more."""
     duplicates: int
     """Inputs with the bytes of another one."""
+    missed: tuple[str, ...]
+    """Sentences on sources that were found empty now, and were not in the run before."""
     by_status: Mapping[str, int]
     """Rows for each of `ok`, `skipped`, `error`."""
     by_code: Mapping[str, int]
@@ -246,7 +249,7 @@ def _finished(config: ScanConfig) -> RunSummary:
         for group in range(stored.metadata.num_row_groups):
             tally.add(stored.read_row_group(group))
     seconds = time.monotonic() - started
-    return _summary(config, tally, scanned=0, pixels=0, seconds=seconds, provider=None, workers=0, times={})
+    return _summary(config, tally, scanned=0, missed=(), pixels=0, seconds=seconds, provider=None, workers=0, times={})
 
 
 class _Run:
@@ -275,6 +278,7 @@ class _Run:
         self._providers: set[str] = set()
         self._scanned = 0
         self._pixels = 0
+        self._missed: list[str] = []
         self._times: Times = {}
 
     def over(self, refs: Iterable[ImageRef]) -> RunSummary:
@@ -322,6 +326,7 @@ class _Run:
             config,
             tally,
             scanned=self._scanned,
+            missed=self._missed,
             pixels=self._pixels,
             seconds=time.monotonic() - clock,
             provider="+".join(sorted(self._providers)) or None,
@@ -333,7 +338,7 @@ class _Run:
 
     def _needed(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
         """The references that a worker is needed for; the others become rows in passing, or have theirs."""
-        for ref in refs:
+        for ref in chain(refs, self.known.missed(self._config.sources)):
             key = ref.path_bytes, ref.container, ref.member
             if not self._ledger.meet(key):
                 self._progress.kept()
@@ -363,6 +368,8 @@ class _Run:
     def _take(self, record: ScanRecord, *, copy: bool = False) -> None:
         self._rows.append((record, copy))
         self._scanned += 1
+        if record.error_code == ErrorCode.EMPTY_SOURCE:
+            self._missed.append(f"{record.path}: {record.error}")
         if record.status == "ok" and not copy:
             self._pixels += (record.width or 0) * (record.height or 0)
         self._progress.row(record)
@@ -435,6 +442,7 @@ def _summary(
     tally: Tally,
     *,
     scanned: int,
+    missed: Sequence[str],
     pixels: int,
     seconds: float,
     provider: str | None,
@@ -448,6 +456,7 @@ def _summary(
         rows=tally.rows,
         scanned=scanned,
         vanished=tally.vanished,
+        missed=tuple(missed),
         duplicates=tally.duplicates,
         by_status=dict(sorted(tally.by_status.items())),
         by_code=dict(sorted(tally.by_code.items())),

@@ -212,7 +212,8 @@ def summary(run: RunSummary) -> RenderableType:
         table.add_row(f"{run.vanished:,}", Text("vanished; their rows are kept and marked", style="dim"))
     parts: list[RenderableType] = []
     if not run.rows:
-        parts.append(Text("Nothing to scan was found; the results hold no row.", style="yellow"))
+        rows = f"only rows of what vanished: {run.vanished:,}" if run.vanished else "no row"
+        parts.append(Text(f"Nothing to scan was found; the results hold {rows}.", style="yellow"))
     else:
         parts += [Text(_pace(run)), table]
     notable = [f for f in run.top if f.score >= NOTABLE]

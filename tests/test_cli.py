@@ -224,6 +224,26 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
 
 
+def test_a_disk_that_is_not_mounted_is_said(tmp_path: Path) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.9")
+    scan(tmp_path)
+    (folder / "a.jpg").unlink()
+    answer = scan(tmp_path, "--update", "--quiet")
+    assert (answer.exit_code, answer.stdout) == (3, "")
+    assert answer.stderr.startswith(f"jscan: {folder}: Nothing to scan was found") and "mounted?" in answer.stderr
+
+
+def test_a_list_that_names_nothing_any_more(tmp_path: Path) -> None:
+    names = tmp_path / "list"
+    names.write_text(str(make_inputs(tmp_path / "in", a="ok 0.9") / "a.jpg"))
+    options = ("--files-from", names, "--out", tmp_path / "out.parquet", "--workers", 1)
+    assert invoke("scan", *options).exit_code == 0
+    names.write_text("")
+    answer = invoke("scan", *options, "--update")
+    assert answer.exit_code == 0
+    assert "the results hold only rows of what vanished: 1." in " ".join(answer.stdout.split())
+
+
 def test_an_unforeseen_error_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oh")

@@ -507,6 +507,39 @@ def test_an_update_of_what_did_not_change_scans_nothing(tmp_path: Path, scan: Ca
     assert by_name(tmp_path / "out.parquet")["a.jpg"] == without_times(before[0])
 
 
+def test_a_source_in_which_nothing_is_left_is_an_error(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    """Its disk may not be mounted: the mount point is there, and empty, or holds empty folders."""
+    disk = make_inputs(tmp_path / "in" / "disk", a="ok 0.1", b="ok 0.2")
+    (disk / "z.zip").write_bytes(zip_of({"m": b"ok 0.9"}))
+    make_inputs(tmp_path / "other", c="ok 0.3")
+    sources = (tmp_path / "in", tmp_path / "other")
+    scan(sources=sources)
+    first = by_name(tmp_path / "out.parquet")
+    disk.rename(tmp_path / "away")
+    for folder in ((), ("disk", "x")):
+        (tmp_path / "in").joinpath(*folder).mkdir(parents=True, exist_ok=True)
+        run = scan(sources=sources, update=True)
+        found = by_name(tmp_path / "out.parquet")
+        assert (run.errors, run.vanished, run.rows) == (1, 0, 6)
+        assert len(run.missed) == 1 and "had 4 inputs. Is its disk mounted" in run.missed[0]
+        assert found.pop("in")["error_code"] == "empty_source"
+        assert found == first
+        assert verify(tmp_path / "out.parquet").count == 0
+    (disk / "x").rmdir()
+    disk.rmdir()
+    (tmp_path / "away").rename(disk)
+    run = scan(sources=sources, update=True)
+    assert (run.errors, run.vanished, run.missed, by_name(tmp_path / "out.parquet")) == (0, 0, (), first)
+    for path in disk.iterdir():
+        path.unlink()
+    (disk / "note.txt").write_text("ok 0.1")
+    run = scan(sources=sources, update=True)
+    assert (run.errors, run.vanished) == (0, 4), "a file says that the disk is there"
+    (disk / "note.txt").unlink()
+    run = scan(sources=sources, update=True)
+    assert "had 1 input. " in run.missed[0], "what had vanished before is not missed anew"
+
+
 def shut(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Nothing; this process cannot open files of these names. Root may read everything, so permissions would not do."""
     real = reading._open
