@@ -24,7 +24,7 @@ from jscan.assemble import assemble
 from jscan.atomic import remove_leftovers
 from jscan.config import FREE, FREE_IN_UPDATES, ScanConfig, devices
 from jscan.engine import Engine, Outcome
-from jscan.errors import ErrorCode, InputError, OutputError, ResultsError, SetupError, UsageError
+from jscan.errors import ErrorCode, InputError, OutputError, ResultsError, UsageError
 from jscan.inputs import counting, references
 from jscan.installed import model_digests
 from jscan.journal import Header, Journal, Shard, locked

@@ -616,7 +616,7 @@ def test_results_that_are_not_what_their_run_wrote_are_not_updated(
         written.write_table(parquet.to_table(records))
         parquet.add_metadata(written, about)
     tampered = out.read_bytes()
-    for results, described in ((tampered, said), (real, None), (real, b"{}"), (real, b'{"file": 3}'), (real, b"[")):
+    for results, described in ((tampered, said), (real, None), (real, b"{}"), (real, b'{"file": 3}'), (real, b'{"')):
         out.write_bytes(results)
         beside.unlink(missing_ok=True)
         if described is not None:
