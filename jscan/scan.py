@@ -46,6 +46,7 @@ from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
 from jscan.likelihood import Clipped
 from jscan.names import display_path
 from jscan.records import (
+    NOT_LUMA,
     DecodedImage,
     Evidence,
     ImageRef,
@@ -62,8 +63,6 @@ from jscan.windows import AllShifts, tile_side
 if TYPE_CHECKING:
     from jscan.fastwindows import FastWindows
 
-NOT_LUMA = frozenset({"rgb_jpeg", "cmyk"})
-"""Warnings of JPEG files whose first component is not the luma; they are treated as decoded pixels."""
 TOO_LARGE = "There was not enough memory for this image; scan it with fewer --workers or lower --max-pixels."
 NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "Insufficient memory", "out of memory", "STATUS_ALLOC_FAILED")
 """How ONNX Runtime, CUDA and OpenCV, which have exceptions of their own, say that memory ran out."""

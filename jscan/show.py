@@ -18,7 +18,7 @@ from rich.text import Text
 from jscan import stages
 from jscan.jpegtables import LOWEST_QF1, steps_text
 from jscan.names import display_path
-from jscan.records import Pixels, Region, ScanRecord
+from jscan.records import NOT_LUMA, Pixels, Region, ScanRecord
 from jscan.stages import Times
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def _last_compression(record: ScanRecord) -> str:
             parts.append(f"encoder {record.encoder}")
     elif record.compressed_fraction is not None:
         parts.append(f"{record.compressed_fraction:.0%} of the pixels show one")
-    if record.qf_mean is not None:
+    own = record.qf2 is not None and not NOT_LUMA & set(record.warnings)  # a JPEG's map of QF says that of the file
+    if record.qf_mean is not None and not own:
         spread = (
             "" if record.qf_p10 is None or record.qf_p90 is None else f" ({record.qf_p10:.0f} to {record.qf_p90:.0f})"
         )
