@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import signal
 import sys
@@ -12,13 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO
 
 import typer
 
 from jscan import __version__
 from jscan.config import DEFAULT_MAX_MEMORY, DEFAULT_MAX_PIXELS, DEFAULT_TIMEOUT
-from jscan.errors import ExitCode, JscanError, SetupError, UsageError
+from jscan.errors import ExitCode, JscanError, OutputError, SetupError, UsageError
 from jscan.limits import one_thread_for_linear_algebra
 
 if TYPE_CHECKING:
@@ -57,24 +58,65 @@ app = typer.Typer(
 def main() -> None:
     """Never returns: runs the command line and exits with its code."""
     one_thread_for_linear_algebra()
-    for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal's encoding lacks is shown escaped; it must not end the run.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    _open_streams()
     with contextlib.suppress(ValueError, AttributeError):
         signal.signal(signal.SIGTERM, _interrupt)
     code: Any = ExitCode.INTERRUPTED
     try:
-        app(prog_name="jscan")
+        with _printing():
+            app(prog_name="jscan")
     except SystemExit as leaving:
         code = leaving.code
     except KeyboardInterrupt:
         pass
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _forget_stdout()
+    except OutputError as error:  # from the help; commands turn theirs into a code themselves
+        code = error.exit_code
+        _complain(str(error))
     sys.exit(code)
+
+
+class _Heedless(io.TextIOWrapper):
+    """Text that nobody need read: what cannot be written is lost, and does no more harm."""
+
+    def write(self, text: str) -> int:
+        """How long the text is."""
+        try:
+            return super().write(text)
+        except OSError:
+            _forget(self)
+            return len(text)
+
+    def flush(self) -> None:
+        """Nothing."""
+        try:
+            super().flush()
+        except OSError:
+            _forget(self)
+
+
+def _open_streams() -> None:
+    """Nothing; stdout and stderr can be written to, and no file that is opened later takes a descriptor of theirs.
+
+    A stdout or stderr that was closed goes nowhere. A stdin that was closed stays None.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            # The lowest descriptor that is free is the one that was closed: those below it are open by now.
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(nowhere, True)  # by the workers
+            if name != "stdin":
+                opened = open(nowhere, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+                setattr(sys, name, opened)
+                setattr(sys, f"__{name}__", opened)
+        elif name != "stdin" and hasattr(stream, "reconfigure"):
+            # A name that the terminal's encoding lacks is shown escaped; it must not end the run.
+            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        # Progress and messages may lose their reader, or their disk its room, while the run has work to do.
+        sys.stderr = _Heedless(
+            sys.stderr.buffer, encoding=sys.stderr.encoding, errors="backslashreplace", line_buffering=True
+        )
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -93,10 +135,6 @@ def _guarded(command: Callable[Arguments, ExitCode]) -> Callable[Arguments, None
         except KeyboardInterrupt as interrupt:
             code = ExitCode.INTERRUPTED
             _complain(str(interrupt) or "interrupted")
-        except BrokenPipeError:
-            # Whoever read our output has seen enough.
-            code = ExitCode.OK
-            _forget_stdout()
         except JscanError as error:
             code = error.exit_code if isinstance(error, SetupError) else ExitCode.INTERNAL
             _complain(str(error))
@@ -114,7 +152,12 @@ def _complain(message: str) -> None:
     from jscan.names import display_path
 
     # A path in the message may hold control characters, which a terminal would obey.
-    typer.echo(f"jscan: {display_path(os.fsencode(message))}", err=True)
+    _say(f"jscan: {display_path(os.fsencode(message))}")
+
+
+def _say(line: str) -> None:
+    """Nothing; the line on stderr."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _explain(error: BaseException) -> None:
@@ -125,11 +168,27 @@ def _explain(error: BaseException) -> None:
         traceback.print_exception(error)
 
 
-def _forget_stdout() -> None:
-    """Nothing; what is still to be written to a closed stdout goes nowhere, quietly."""
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """A context that prints on stdout, and ends quietly where its reader has seen enough.
+
+    Raises OutputError where stdout cannot be written for another reason.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget(sys.stdout)
+    except OSError as error:
+        _forget(sys.stdout)
+        raise OutputError(f"stdout cannot be written: {error.strerror or error}") from error
+
+
+def _forget(stream: TextIO) -> None:
+    """Nothing; what is still to be written to this stream goes nowhere, quietly."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
@@ -137,12 +196,11 @@ def _console(*, stderr: bool = False) -> Console:
     """A console that leaves a broken pipe to us."""
     from rich.console import Console
 
-    class QuietConsole(Console):
+    class HonestConsole(Console):
         def on_broken_pipe(self) -> None:
-            self.quiet = True
-            _forget_stdout()
+            raise  # what Rich is handling; it would end the process with 1
 
-    return QuietConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+    return HonestConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def _version(wanted: bool) -> None:
@@ -166,7 +224,11 @@ def scan(
     out: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write, one row per input.")],
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="SRC", help="Files, archives and folders; folders with all that is below them."),
+        typer.Argument(
+            metavar="SRC",
+            readable=False,  # a file that cannot be read has a row that says so
+            help="Files, archives and folders; folders with all that is below them.",
+        ),
     ] = None,
     files_from: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Scan the files that FILE (-: standard input) lists instead.")
@@ -236,7 +298,8 @@ def scan(
     """Scan images and write what was found to a Parquet file. The same command again goes on where it was ended.
 
     Exit codes: 0 all well; 3 some inputs could not be read (their rows say why); 4 see --fail-on-score; 2 wrong
-    arguments; 11 another run writes the same file; 12 the output could not be written; 130 interrupted.
+    arguments; 5 the results to update are not what their run wrote; 11 another run writes the same file; 12 the
+    output could not be written; 130 interrupted.
     """
     from jscan.config import ScanConfig
     from jscan.run import run_scan
@@ -269,12 +332,18 @@ def scan(
     )
     with _progress(quiet=quiet, asked=device) as progress:
         run = run_scan(config, progress=progress)
+    for sentence in run.missed:
+        _complain(sentence)
     if not quiet:
         from jscan import show
 
-        _console().print(show.summary(run), crop=False)
-        if run.times:
-            _console().print(show.profile(run.times), crop=False)
+        try:
+            with _printing():
+                _console().print(show.summary(run), crop=False)
+                if run.times:
+                    _console().print(show.profile(run.times), crop=False)
+        except OutputError as error:
+            _complain(f"the summary is lost, and the results are there: {error}")
     if fail_on_score is not None and run.max_score is not None and run.max_score >= fail_on_score:
         return ExitCode.SCORE
     return ExitCode.ERROR_ROWS if run.errors else ExitCode.OK
@@ -283,7 +352,7 @@ def scan(
 @app.command()
 @_guarded
 def show(
-    image: Annotated[Path, typer.Argument(metavar="IMG", help="The image.")],
+    image: Annotated[Path, typer.Argument(metavar="IMG", readable=False, help="The image.")],
     save: Annotated[Path | None, typer.Option(metavar="PNG", help="Write the heatmap to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the row as JSON instead.")] = False,
     device: Annotated[
@@ -302,9 +371,13 @@ def show(
 
     Prints its score, background, regions and reasons, and a preview of the heatmap.
     """
-    if not os.path.lexists(image):
-        raise UsageError(f"{image} does not exist; check the spelling of the path")
-    if image.is_dir():
+    try:
+        os.lstat(image)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{image} does not exist; check the spelling of the path") from error
+    except OSError:
+        pass  # it cannot be looked at, as in a folder that is shut; its row will say why
+    if os.path.isdir(image):
         raise UsageError(f"{image} is a folder; `jscan scan {image} --out results.parquet` scans it")
     if save is not None:
         _check_save(save, image, overwrite=overwrite)
@@ -327,32 +400,34 @@ def show(
             _complain(f"{save} was not written: there is nothing to draw")
         else:
             heatmap.write_png(save, drawn)
-    if as_json:
-        import json
+    with _printing():
+        if as_json:
+            import json
 
-        from jscan.rows import json_row
+            from jscan.rows import json_row
 
-        typer.echo(json.dumps(json_row(result.record), indent=2))
-    else:
-        console.print(pages.findings(result.record), crop=False)
-        if preview and drawn is not None:
-            console.print(pages.Preview(drawn, console.width))
-        if save is not None and drawn is not None:
-            console.print(f"heatmap  {pages.plain(str(save))}", soft_wrap=True)
-        console.print(f"device   {scanner.provider}")
+            typer.echo(json.dumps(json_row(result.record), indent=2))
+        else:
+            console.print(pages.findings(result.record), crop=False)
+            if preview and drawn is not None:
+                console.print(pages.Preview(drawn, console.width))
+            if save is not None and drawn is not None:
+                console.print(f"heatmap  {pages.plain(str(save))}", soft_wrap=True)
+            console.print(f"device   {scanner.provider}")
     return ExitCode.ERROR_ROWS if result.record.status == "error" else ExitCode.OK
 
 
 def _check_save(save: Path, image: Path, *, overwrite: bool) -> None:
-    from jscan.errors import OutputError
+    from jscan.atomic import refuse_special
 
-    if save.resolve() == image.resolve():
+    if os.path.realpath(save) == os.path.realpath(image):
         raise UsageError(f"--save {save} is the image itself, which is never written to; name another file")
-    if save.is_dir():
+    if os.path.isdir(save):
         raise OutputError(f"--save {save} is a folder; name a file in it, such as {save / 'heatmap.png'}")
+    refuse_special(save, f"--save {save}")
     if not overwrite and os.path.lexists(save):
         raise OutputError(f"--save {save} exists already; name another file, or add --overwrite to replace it")
-    if not save.parent.is_dir():
+    if not os.path.isdir(save.parent):
         raise OutputError(f"--save {save} cannot be written: there is no folder {save.parent}; make it first")
 
 
@@ -383,9 +458,10 @@ def models() -> ExitCode:
         parts.append(pages.model(manifest, trouble))
     if not parts:
         raise ModelError("no models were found; jscan was not installed completely")
-    for part in parts:
-        console.print(part)
-        console.print()
+    with _printing():
+        for part in parts:
+            console.print(part)
+            console.print()
     if code is not ExitCode.OK:
         _complain("a model is not what its manifest says; install jscan again")
     return code
@@ -409,7 +485,8 @@ def verify(
     from jscan.verify import verify as check
 
     report = check(results, source=source, workers=workers or usable_cores())
-    _console().print(pages.verified(results, report), crop=False)
+    with _printing():
+        _console().print(pages.verified(results, report), crop=False)
     return ExitCode.VERIFY if report.count else ExitCode.OK
 
 
@@ -454,14 +531,14 @@ class _PlainProgress:
 
     def device(self, provider: str, workers: int) -> None:
         """Nothing; one line."""
-        typer.echo(_device_line(self._asked, provider, workers), err=True)
+        _say(_device_line(self._asked, provider, workers))
 
     def row(self, record: ScanRecord) -> None:
         """Nothing; a line if the last one is old enough."""
         self._counts.add(record)
         if time.monotonic() - self._last >= PLAIN_SECONDS:
             self._last = time.monotonic()
-            typer.echo(f"{self._counts.rows:,} done: {self._counts.words()}", err=True)
+            _say(f"{self._counts.rows:,} done: {self._counts.words()}")
 
     def kept(self) -> None:
         """Nothing."""

@@ -63,7 +63,7 @@ def discover_list(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limit: int | None = None,
-    leave_out: frozenset[bytes] = frozenset(),
+    leave_out: Callable[[bytes], bool] = lambda real: False,
     wanted: Callable[[ImageRef], bool] = lambda ref: True,
     read: ReadArchive = members.read_archive,
 ) -> Iterator[ImageRef]:
@@ -71,7 +71,8 @@ def discover_list(
 
     The list is read as references are drawn. A name that it holds twice counts once; one that does not exist becomes a
     reference that says so, for it may have vanished since the list was made; a folder is not entered. Patterns are
-    compared with the name as it stands in the list. For all else see `discover`.
+    compared with the name as it stands in the list. `leave_out` says which absolute real paths are passed over. For
+    all else see `discover`.
 
     Raises UsageError, when it comes to it, where the list holds something that cannot be a path.
     """
@@ -211,12 +212,12 @@ def _walk_all(
             yield from entry.references(root.path, root.mode, name)
 
 
-def _walk_list(names: BinaryIO, end: bytes, entry: _Entry, leave_out: frozenset[bytes]) -> Iterator[ImageRef]:
+def _walk_list(names: BinaryIO, end: bytes, entry: _Entry, leave_out: Callable[[bytes], bool]) -> Iterator[ImageRef]:
     seen: set[bytes] = set()  # digests, which are smaller than paths
     for path in _names(names, end):
         real = _real(path)
         key = hashlib.blake2b(real, digest_size=12).digest()
-        if key in seen or any(real == out or real.startswith(out + os.fsencode(os.sep)) for out in leave_out):
+        if key in seen or leave_out(real):
             continue
         seen.add(key)
         try:
@@ -232,7 +233,10 @@ def _names(names: BinaryIO, end: bytes) -> Iterator[bytes]:
     """The names in a list, empty ones left out."""
     rest = b""
     while True:
-        chunk = names.read(1 << 16)
+        try:
+            chunk = names.read(1 << 16)
+        except OSError as error:
+            raise UsageError(f"the list of files cannot be read: {error.strerror or error}") from error
         *whole, rest = (rest + chunk).split(end)
         for name in [*whole, *([] if chunk else [rest])]:
             if b"\0" in name:

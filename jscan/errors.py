@@ -39,6 +39,7 @@ class ErrorCode(StrEnum):
     NOT_REGULAR = "not_regular"
     SYMLINK = "symlink"
     NOT_FOUND = "not_found"
+    EMPTY_SOURCE = "empty_source"
     OS_ERROR = "os_error"
     CHANGED = "changed"
     MEMORY = "memory"
@@ -53,14 +54,13 @@ SKIP_CODES = frozenset(
         ErrorCode.UNSUPPORTED_SOF,
         ErrorCode.TOO_SMALL,
         ErrorCode.ARCHIVE,
-        ErrorCode.ARCHIVE_DEPTH,
-        ErrorCode.ENCRYPTED,
-        ErrorCode.UNSUPPORTED_METHOD,
         ErrorCode.NOT_REGULAR,
         ErrorCode.SYMLINK,
     }
 )
-"""Codes whose row says `skipped`: the input is not something jscan claims to read, or stands for its members."""
+"""Codes whose row says `skipped`: the input is not something jscan claims to read, or stands for its members.
+
+What may hold images and was not looked at, because a limit or a password stops it, is an error."""
 
 
 ARCHIVE_CODES = frozenset({ErrorCode.ARCHIVE, ErrorCode.ARCHIVE_DEPTH, ErrorCode.ARCHIVE_LIMIT, ErrorCode.BAD_ARCHIVE})
@@ -92,6 +92,12 @@ class SetupError(JscanError):
 
 class UsageError(SetupError):
     """The arguments do not fit together."""
+
+
+class ResultsError(SetupError):
+    """Results that are to be updated are not what their run wrote."""
+
+    exit_code = ExitCode.VERIFY
 
 
 class OutputError(SetupError):

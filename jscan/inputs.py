@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -20,6 +21,8 @@ from jscan.members import ReadArchive
 from jscan.records import ImageRef
 from jscan.unpack import Unpacker
 
+_DRAWN = re.compile(rb"\.?[0-9a-f]{64}\.(png|npz)(\.\d+\.tmp)?")
+"""Names of heatmaps and maps, and of those that are being written."""
 COUNT_SECONDS = 5.0
 """How long the end of a run waits for the count of the inputs, which nobody needs any more."""
 
@@ -35,20 +38,30 @@ def references(config: ScanConfig, read: ReadArchive, *, wanted: Callable[[Image
     }
     if config.files_from is None:
         return discover(config.sources, **choice)
-    made = (
-        config.out,
-        config.heatmaps,
-        config.maps,
-        config.json_log,
-        manifest.beside(config.out),
-        run_folder(config.out),
-    )
-    leave_out = frozenset(os.fsencode(p.resolve()) for p in made if p is not None)
-    return _listed(_open_list(config.files_from), null=config.null, leave_out=leave_out, **choice)
+    return _listed(_open_list(config.files_from), null=config.null, leave_out=_made_by(config), **choice)
+
+
+def _made_by(config: ScanConfig) -> Callable[[bytes], bool]:
+    """Says of an absolute real path whether it is an output of the run, which is no input though a list may name it."""
+    journal, *files = _real(run_folder(config.out), config.out, manifest.beside(config.out), config.json_log)
+    folders = _real(config.heatmaps, config.maps)
+
+    def made(path: bytes) -> bool:
+        folder, name = os.path.split(path)
+        drawn = folder in folders and _DRAWN.fullmatch(name)  # what else lies there may be evidence
+        return path in files or path in folders or journal in (path, folder) or bool(drawn)
+
+    return made
+
+
+def _real(*paths: Path | None) -> list[bytes]:
+    return [os.fsencode(os.path.realpath(path)) for path in paths if path is not None]
 
 
 def _open_list(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
     if path == STDIN:
+        if sys.stdin is None:
+            raise UsageError("--files-from - cannot be read: standard input is closed")
         return contextlib.nullcontext(sys.stdin.buffer)
     try:
         return open(path, "rb")
@@ -68,7 +81,7 @@ def _listed(opened: contextlib.AbstractContextManager[BinaryIO], **options: Any)
 def counting(config: ScanConfig, read: ReadArchive | None, tell: Callable[[int], None] | None) -> Iterator[None]:
     """A context beside which the inputs are counted, where there is somebody to tell; on a thread of its own."""
     listed = config.files_from
-    if tell is None or (listed is not None and (listed == STDIN or not listed.is_file())):
+    if tell is None or (listed is not None and (listed == STDIN or not os.path.isfile(listed))):
         # A list that comes through a pipe can be read once.
         yield
         return

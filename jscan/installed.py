@@ -44,7 +44,7 @@ def facts(sources: Sequence[Path], outputs: Sequence[Path]) -> dict[str, str]:
 
 
 def _kind(path: Path, *, look_inside: bool) -> str:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return "a file" if os.path.lexists(path) else "missing"
     if not look_inside:
         return "a folder"

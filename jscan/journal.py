@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -21,6 +22,8 @@ from jscan.errors import LockedError, OutputError, UsageError
 from jscan.records import ScanRecord
 
 SUFFIX = ".parquet"
+_OURS = re.compile(r"lock|ledger(-\w+)?|\d{8,}\.parquet|\.\d{8,}\.parquet\.\d+\.tmp|\.nfs\w+")
+"""The names of what a run puts into its folder, and of what NFS makes of a file that is removed while it is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +64,17 @@ class Header:
         return asdict(self)
 
     @staticmethod
-    def from_dict(found: Mapping[str, Any]) -> Header | None:
+    def from_dict(found: object) -> Header | None:
         """The header that was stored, or None where it is none."""
-        names = {f.name for f in fields(Header)}
-        if not {"run_id", "started", "version", "models", "options"} <= set(found):
+        if not isinstance(found, Mapping):
             return None
-        return Header(**{k: v for k, v in found.items() if k in names})
+        values: dict[str, Any] = {f.name: found.get(f.name) for f in fields(Header)}
+        header = Header(**values)
+        texts = (header.run_id, header.started, header.version)
+        tables = (header.models, header.options)
+        perhaps = (header.folder, header.previous)
+        fits = all(isinstance(v, str) for v in texts) and all(isinstance(v, Mapping) for v in tables)
+        return header if fits and all(v is None or isinstance(v, str) for v in perhaps) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +150,11 @@ def locked(out: Path) -> Iterator[Journal]:
     """The journal beside an output, which nobody else can open meanwhile.
 
     At the end the folder is removed, unless shards are left in it for the next run. Raises LockedError where another
-    run has it, OutputError where it cannot be written.
+    run has it, OutputError where it cannot be written, or where the folder is not one that a run made.
     """
     folder = run_folder(out)
     try:
+        _refuse_others_files(folder)
         folder.mkdir(exist_ok=True)
         lock = open(folder / "lock", "ab")  # noqa: SIM115
     except OSError as error:
@@ -160,6 +169,17 @@ def locked(out: Path) -> Iterator[Journal]:
         finally:
             if not journal.shards:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_others_files(folder: Path) -> None:
+    """Nothing. Raises OutputError where the folder holds what no run put there: a run removes what is in it."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                raise OutputError(
+                    f"{folder}, where the rows of a run wait for its end, holds {entry.name}, which is of no run; move "
+                    "it, or name another --out"
+                )
 
 
 def run_folder(out: Path) -> Path:
@@ -182,14 +202,15 @@ def _load(path: Path) -> Shard | None:
         return None
     try:
         about = parquet.read_metadata(path)
-        header = Header.from_dict(about.get("header", {}))
+        header = Header.from_dict(about.get("header"))
         with parquet.reader(path) as stored:
             rows = int(stored.metadata.num_rows)
     except UsageError:
         return None
-    if header is None:
+    providers = about.get("providers")
+    if header is None or not isinstance(providers, list):
         return None
-    return Shard(path, int(path.stem), rows, digest(path), header, tuple(about["providers"]))
+    return Shard(path, int(path.stem), rows, digest(path), header, tuple(map(str, providers)))
 
 
 def _locked(descriptor: int) -> bool:

@@ -518,3 +518,112 @@ def ratios(
                 a, speaks = strength[k], np.float32(abs(c[k]) > least[k])
                 total += speaks * a * (a - np.float32(2) * _cosine(c[k] * waves[k]))
             out[row, col] = total
+
+
+@numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
+def _activity(c: Any, edges: Any) -> int:
+    """How many of the `edges`, ascending, the sum of |c| over all of a block's coefficients but the first reaches."""
+    total = np.float32(0)
+    for k in range(1, 64):
+        total += abs(c[k])
+    kind = 0
+    for i in range(edges.shape[0]):
+        if total >= edges[i]:
+            kind = i + 1
+    return kind
+
+
+@_compiled
+def comb_facts(
+    pixels: Any,
+    dy: int,
+    dx: int,
+    every: int,
+    basis: Any,
+    turned: Any,
+    waves: Any,
+    least: Any,
+    edges: Any,
+    skipped: Any,
+    total: Any,
+    count: Any,
+    size: Any,
+    seen: Any,
+) -> None:
+    """Adds up what `cosine_sums` does for each kind of block, and how large its coefficients are.
+
+    The kind is by `edges` (K - 1,), see `_activity`; blocks that are `skipped` (rows, columns) do not count. `total`,
+    `count` and `size`, the sums of |c|, are (K, 64) float64, `seen` (K,) counts the blocks. The rest is as for
+    `cosine_sums`.
+    """
+    half, c = np.empty(64, np.float32), np.empty(64, np.float32)
+    for row in range(0, skipped.shape[0], every):
+        for col in range(skipped.shape[1]):
+            if skipped[row, col] or _block(pixels, dy + 8 * row, dx + 8 * col, basis, turned, half, c):
+                continue
+            kind = _activity(c, edges)
+            seen[kind] += 1
+            for k in range(64):
+                x = abs(c[k])
+                size[kind, k] += x
+                if x > least[k]:
+                    total[kind, k] += _cosine(c[k] * waves[k])
+                    count[kind, k] += 1
+
+
+@_compiled
+def comb_ratios(
+    pixels: Any,
+    dy: int,
+    dx: int,
+    basis: Any,
+    turned: Any,
+    waves: Any,
+    least: Any,
+    edges: Any,
+    skipped: Any,
+    noise: Any,
+    spread: Any,
+    odd: Any,
+    out: Any,
+) -> None:
+    """Writes the log-likelihood ratio of no comb against a comb for each block: `out` (rows, columns).
+
+    `noise` (K, 64) is the deviation around the multiples of a step, 0 where a coefficient is not asked, `spread` (K,
+    64) the mean of |c|, for each kind of block, both in steps; `odd` is the share of coefficients that obey no comb in
+    any case. The density without a comb is Laplace's; with one the same, rounded, and noise. The rest is as for
+    `comb_facts`.
+    """
+    half, c = np.empty(64, np.float32), np.empty(64, np.float32)
+    one = np.float32(1)
+    for row in range(out.shape[0]):
+        for col in range(out.shape[1]):
+            out[row, col] = 0
+            if skipped[row, col] or _block(pixels, dy + 8 * row, dx + 8 * col, basis, turned, half, c):
+                continue
+            kind = _activity(c, edges)
+            nats = np.float32(0)
+            for k in range(64):
+                s = noise[kind, k]
+                if s == 0 or abs(c[k]) <= least[k]:
+                    continue
+                x, rate = abs(c[k]) * waves[k], one / spread[kind, k]
+                nearest = np.floor(x + np.float32(0.5))
+                comb = np.float32(0)
+                for d in range(-1, 2):
+                    n = nearest + np.float32(d)
+                    off = x - n
+                    z = off / s
+                    # What is rounded to n, as a multiple of the density without a comb at x.
+                    if n > 0:
+                        mass = np.exp(np.float32(0.5) * rate) - np.exp(np.float32(-0.5) * rate)
+                    elif n == 0:
+                        mass = np.float32(2) - np.float32(2) * np.exp(np.float32(-0.5) * rate)
+                    else:
+                        mass = np.float32(0)
+                    comb += mass * np.exp(off * rate - np.float32(0.5) * z * z)
+                # Noise widens the density without a comb as well.
+                wider = min(np.float32(0.5) * s * s * rate * rate, np.float32(2))
+                comb *= spread[kind, k] / (s * np.float32(2.5066283)) * np.exp(-wider)
+                nats -= np.log(odd + (one - odd) * comb)
+            out[row, col] = nats

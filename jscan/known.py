@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,11 +16,13 @@ from jscan.config import ScanConfig
 from jscan.errors import ARCHIVE_CODES, ErrorCode, UsageError
 from jscan.journal import Header, Journal
 from jscan.ledger import Before, Containers, Key, Ledger, Place
+from jscan.names import display_path
 from jscan.records import Evidence, ImageRef, ScanRecord
 
 TRY_AGAIN = frozenset(
     {
         ErrorCode.NOT_FOUND,
+        ErrorCode.EMPTY_SOURCE,
         ErrorCode.OS_ERROR,
         ErrorCode.CHANGED,
         ErrorCode.MEMORY,
@@ -81,7 +84,7 @@ class Known:
 
     def _remember_results(self) -> None:
         names = ["path", "path_bytes", "container", "member", "container_sha256", "size", "mtime", "sha256"]
-        names += ["duplicate_of", "error_code"]
+        names += ["duplicate_of", "vanished", "error_code"]
         containers = Containers()
         with parquet.reader(self._out) as stored:
             for group in range(stored.metadata.num_row_groups):
@@ -97,12 +100,18 @@ class Known:
 
     def _remember_row(self, row: Mapping[str, Any], place: Place, containers: Containers) -> None:
         """Nothing; the ledger knows this row of the run before."""
+        if row["error_code"] == ErrorCode.EMPTY_SOURCE:
+            return  # of a source, and of no input that could vanish
         mtime = None if row["mtime"] is None else _microseconds(row["mtime"])
         # A run that went on may have members of an archive as it was, and the archive as it is now.
         fits = containers.fits(row)
         again = row["error_code"] in TRY_AGAIN
         size = row["size"] if row["member"] is None else 0  # a member is as old as its archive
-        self._ledger.add_before(_key_of(row), Before(place, size if fits and not again else None, mtime))
+        archive = row["error_code"] in ARCHIVE_CODES
+        vanished = row["vanished"] is not None
+        self._ledger.add_before(
+            _key_of(row), Before(place, size if fits and not again else None, mtime, archive, vanished)
+        )
         if row["sha256"] is not None and not again:
             self._note_content(row["sha256"], row["error_code"], place)
             if row["duplicate_of"] is not None:
@@ -117,11 +126,16 @@ class Known:
         """Where the row of an input lies that is as it was in the run before, by the size and time of its file."""
         if self._header.previous is None or self._rehash:
             return None
-        refused = None if ref.refused is None else ref.refused[0]
-        if refused in TRY_AGAIN or (refused is not None and ref.archive is None and refused not in ARCHIVE_CODES):
-            return None
         before = self._ledger.before(key)
         if before is None or before.size is None:
+            return None
+        refused = None if ref.refused is None else ref.refused[0]
+        if refused in TRY_AGAIN:
+            # A file that is as it was need not be read, and so may have become unreadable; but an archive is walked
+            # through, and where that failed its row must say so, or its members would count as vanished.
+            if before.archive or ref.archive is not None:
+                return None
+        elif refused is not None and ref.archive is None and refused not in ARCHIVE_CODES:
             return None
         if ref.archive is not None:
             whole, file = self._ledger.before((ref.archive.path_bytes, None, None)), ref.archive
@@ -134,6 +148,23 @@ class Known:
         except OSError:
             return None
         return before.place if (now.st_size, now.st_mtime_ns // 1000) == (before.size, before.mtime) else None
+
+    def missed(self, sources: Iterable[Path]) -> Iterator[ImageRef]:
+        """A reference to each source in which nothing is left, once all are walked through, that says so.
+
+        The disk that should be there may not be mounted. What lay there is kept as if it could not be looked into.
+        """
+        if self._header.previous is None:
+            return
+        for source in sources:
+            path = os.fsencode(source)
+            inputs = self._ledger.missed(path)
+            if inputs:
+                said = (
+                    f"Nothing to scan was found in it, where the run before had {inputs:,} input{'s' * (inputs != 1)}. "
+                    "Is its disk mounted? The rows are kept as they were. If it is to be empty, put any file into it."
+                )
+                yield ImageRef(display_path(path), path, refused=(ErrorCode.EMPTY_SOURCE.value, said))
 
     def is_known(self, ref: ImageRef, evidence: Evidence) -> bool:
         """Whether the content has a row, or will have that of the worker that asked first."""

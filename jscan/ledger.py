@@ -31,7 +31,7 @@ CREATE TABLE inputs (
     PRIMARY KEY (path, container, member)) WITHOUT ROWID;
 CREATE TABLE previous (
     path BLOB, container TEXT, member INTEGER,
-    size INTEGER, mtime INTEGER, source INTEGER, row INTEGER,
+    size INTEGER, mtime INTEGER, archive INTEGER, vanished INTEGER, source INTEGER, row INTEGER,
     PRIMARY KEY (path, container, member)) WITHOUT ROWID;
 CREATE TABLE contents (sha256 BLOB PRIMARY KEY, source INTEGER, row INTEGER) WITHOUT ROWID;
 CREATE TABLE groups (sha256 BLOB PRIMARY KEY, first BLOB) WITHOUT ROWID;
@@ -63,6 +63,10 @@ class Before:
     size: int | None
     mtime: int | None
     """Microseconds since 1970, UTC."""
+    archive: bool = False
+    """Whether its row stands for an archive."""
+    vanished: bool = False
+    """Whether it was missed already then."""
 
 
 class Ledger:
@@ -159,16 +163,30 @@ class Ledger:
     def add_before(self, key: Key, before: Before) -> None:
         """Nothing; the run before had this input."""
         self._run(
-            "INSERT INTO previous VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*_stored(key), before.size, before.mtime, *before.place),
+            "INSERT INTO previous VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*_stored(key), before.size, before.mtime, before.archive, before.vanished, *before.place),
         )
 
     def before(self, key: Key) -> Before | None:
         """What the run before knew of this input, or None."""
         found = self._one(
-            "SELECT source, row, size, mtime FROM previous WHERE path=? AND container=? AND member=?", _stored(key)
+            "SELECT source, row, size, mtime, archive, vanished FROM previous "
+            "WHERE path=? AND container=? AND member=?",
+            _stored(key),
         )
-        return None if found is None else Before(Place(found[0], found[1]), found[2], found[3])
+        if found is None:
+            return None
+        return Before(Place(found[0], found[1]), found[2], found[3], bool(found[4]), bool(found[5]))
+
+    def missed(self, folder: bytes) -> int:
+        """How many inputs the run before had below a folder of which this one met nothing, nor that it is unlisted."""
+        below = _range(os.path.join(folder, b""))
+        if self._one(
+            "SELECT 1 FROM inputs WHERE walked=1 AND (path=? OR path>=? AND path<?) LIMIT 1", (folder, *below)
+        ):
+            return 0
+        found = self._one("SELECT COUNT(*) FROM previous WHERE vanished=0 AND path>=? AND path<?", below)
+        return 0 if found is None else int(found[0])
 
     def add_vanished(self, unlisted: Iterable[bytes]) -> None:
         """Nothing; what the run before had, and this one did not meet, is an entry from here on, marked as vanished.
@@ -181,8 +199,7 @@ class Ledger:
             "(SELECT 1 FROM inputs AS i WHERE i.path=p.path AND i.container=p.container AND i.member=p.member)"
         )
         for below in (start for path in unlisted for start in (os.path.join(path, b""), path + b"!")):
-            after = below[:-1] + bytes([below[-1] + 1])  # the first name in order that does not begin with `below`
-            self._run("UPDATE inputs SET vanished=0 WHERE vanished=1 AND path>=? AND path<?", (below, after))
+            self._run("UPDATE inputs SET vanished=0 WHERE vanished=1 AND path>=? AND path<?", _range(below))
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -240,6 +257,11 @@ class Containers:
                 self._around.append((path, {}))
             self._around[-1][1][row["path"]] = row["sha256"]
         return fits
+
+
+def _range(start: bytes) -> tuple[bytes, bytes]:
+    """The name with which all that begin so begin in order, and the first one that does not begin so any more."""
+    return start, start[:-1] + bytes([start[-1] + 1])
 
 
 def _stored(key: Key) -> tuple[bytes, str, int]:

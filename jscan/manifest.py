@@ -89,18 +89,18 @@ def build(
 
 def header_of(manifest: Mapping[str, Any]) -> Header | None:
     """The header of the finished run whose manifest this is, or None where it is of another version's kind."""
-    try:
-        return Header(
-            run_id=manifest["run_id"],
-            started=manifest["started"],
-            version=manifest["jscan"],
-            models=manifest["model_digests"],
-            options=manifest["arguments"],
-            folder=manifest["folder"],
-            previous=manifest["previous_run_id"],
-        )
-    except KeyError:
+    names = {
+        "run_id": "run_id",
+        "started": "started",
+        "version": "jscan",
+        "models": "model_digests",
+        "options": "arguments",
+        "folder": "folder",
+        "previous": "previous_run_id",
+    }
+    if not set(names.values()) <= set(manifest):
         return None
+    return Header.from_dict({mine: manifest[name] for mine, name in names.items()})
 
 
 def write_beside(out: Path, manifest: Mapping[str, Any]) -> None:
@@ -116,10 +116,28 @@ def read_beside(out: Path) -> dict[str, Any]:
     path = beside(out)
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"{path} cannot be read: {said}") from error
     if not isinstance(found, dict):
         raise OutputError(f"{path} is no manifest of jscan")
+    return found
+
+
+def mismatches(out: Path, inside: Mapping[str, Any]) -> list[tuple[str, Path, str]]:
+    """Where results, their manifest `inside` and the one that lies beside them differ: what, which file, a sentence."""
+    name = beside(out)
+    try:
+        said = read_beside(out)
+        sha256 = digest(out)
+    except OutputError as error:
+        return [("manifest", name, f"{error}; the digest of the results cannot be checked.")]
+    found = []
+    file = said.pop("file", None)
+    if not isinstance(file, Mapping) or file.get("sha256") != sha256:
+        found.append(("results", out, f"It is not the file whose digest {name.name} states."))
+    if said != inside:
+        found.append(("manifest", name, f"{name.name} is not the manifest inside the results."))
     return found
 
 

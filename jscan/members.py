@@ -101,8 +101,8 @@ def archive_kind(head: bytes, source: Callable[[], Source]) -> str | None:
 
 
 Reading = Generator[ImageRef, None, tuple[bool, bool]]
-"""References, none where the file is no archive; returned is whether it is one, and whether the look at it changed its
-access time."""
+"""References, none where the file is no archive; returned is whether it is one, or cannot be read, and whether the look
+at it changed its access time."""
 
 
 class ReadArchive(Protocol):
@@ -114,13 +114,18 @@ class ReadArchive(Protocol):
 
 
 def may_be_archive(path: bytes) -> tuple[bool, bool]:
-    """Whether the file's first bytes are of an archive, and whether the look changed its access time."""
-    try:
-        with EvidenceFile(path) as file:
-            kind = filetypes.sniff(file.pread(filetypes.HEAD_BYTES, 0))
-            return kind in filetypes.ARCHIVES | filetypes.COMPRESSED, file.touched()
-    except InputError:
-        return False, False  # a worker will meet the same, and say it
+    """Whether the file's first bytes are of an archive, and whether the look changed its access time.
+
+    Raises InputError where they cannot be read.
+    """
+    with EvidenceFile(path) as file:
+        kind = filetypes.sniff(file.pread(filetypes.HEAD_BYTES, 0))
+        return kind in filetypes.ARCHIVES | filetypes.COMPRESSED, file.touched()
+
+
+def unread(path: bytes, error: InputError) -> ImageRef:
+    """The reference of a file whose first bytes cannot be read: nobody can say that it is no archive."""
+    return ImageRef(display_path(path), path, refused=_said(error))
 
 
 def read_archive(
@@ -133,17 +138,22 @@ def read_archive(
 ) -> Reading:
     """References to the chosen members of an archive file, and at the end one to itself; none where it is no archive.
 
+    One that cannot be opened or begun has one reference, which says why: it may hold what is wanted.
+
     `alive` is called often while it is read. `touched` says that an earlier look changed its access time.
     """
     try:
         file = EvidenceFile(path, alive=alive)
-    except InputError:
-        return False, touched  # a worker will meet the same, and say it
+    except InputError as error:
+        yield unread(path, error)
+        return True, touched
     try:
         kind = archive_kind(file.pread(filetypes.HEAD_BYTES, 0), lambda: file)
         touched = touched or file.touched()
-    except InputError:
-        kind = None
+    except InputError as error:
+        file.close()
+        yield unread(path, error)
+        return True, touched
     if kind is None:
         file.close()
         return False, touched

@@ -157,7 +157,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         stored = pq.read_metadata(path).metadata or {}
         found = json.loads(stored.get(RUN_KEY, b"{}"))
-    except (OSError, ValueError, pa.ArrowException) as exc:
+    except (OSError, ValueError, RecursionError, pa.ArrowException) as exc:
         raise UsageError(f"{path} is not a readable results file: {first_line(exc)}") from exc
     return found if isinstance(found, dict) else {}
 

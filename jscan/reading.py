@@ -29,6 +29,7 @@ READ_BYTES = 1 << 30
 ATIME_CHANGED = "atime_changed"
 SYMLINK = "It is a symbolic link, which is not followed; scan what it points to."
 _KINDS = {
+    stat.S_IFLNK: "a symbolic link",
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -88,6 +89,10 @@ class EvidenceFile:
                 raise
         except OSError as exc:
             raise os_error(exc) from exc
+        except ValueError as exc:  # what Python says of a NUL
+            raise InputError(
+                ErrorCode.NOT_FOUND, "It is not there: its path holds a NUL byte, which no file's can. It is misspelt."
+            ) from exc
         self._closed = False
         self._identity = _identity(self._before)
         self._swapped = _identity(opened) != self._identity
@@ -171,13 +176,17 @@ def folder(path: bytes) -> Iterator[int | bytes]:
         os.close(handle)
 
 
+def kind(mode: int) -> str:
+    """Words for what is not a regular file."""
+    return _KINDS.get(stat.S_IFMT(mode), "something other than a file")
+
+
 def check_regular(mode: int) -> None:
     """Nothing. Raises InputError `symlink` or `not_regular`, saying what it is, for anything but a regular file."""
     if stat.S_ISLNK(mode):
         raise InputError(ErrorCode.SYMLINK, SYMLINK)
     if not stat.S_ISREG(mode):
-        what = _KINDS.get(stat.S_IFMT(mode), "something other than a file")
-        raise InputError(ErrorCode.NOT_REGULAR, f"It is {what}, not a regular file, and was not opened.")
+        raise InputError(ErrorCode.NOT_REGULAR, f"It is {kind(mode)}, not a regular file, and was not opened.")
 
 
 def os_error(exc: OSError, verb: str = "read") -> InputError:

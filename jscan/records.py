@@ -49,6 +49,8 @@ class Evidence:
 READING_WARNINGS = frozenset({"atime_changed", "member_cut", "bad_crc", "wrong_size", "other_name"})
 """Warnings of a row that speak of one reading of one file or member; all others, but for `wrong_suffix`, are of the
 content, the same in every copy."""
+NOT_LUMA = frozenset({"rgb_jpeg", "cmyk"})
+"""Warnings of JPEG files whose first component is not the luma; they are treated as decoded pixels."""
 
 
 @travels

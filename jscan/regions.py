@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from jscan.history import Background, summed
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
+from jscan.likelihood import Clipped, Likelihood
 from jscan.records import Agreement, Region, WindowPosteriors
 from jscan.score import probability, smooth
 from jscan.tiling import BLOCK, WINDOW, centre_cells, nearest_window
@@ -30,8 +31,6 @@ UNNAMED = -0.7
 and are not regions: on photographs as cameras wrote them these were all that scored high."""
 SURROUND = 2
 """Cells around a region that count for its score, so that a small one is not judged by its size alone."""
-Clipped = Callable[[], npt.NDArray[np.float32] | None]
-"""Tells (ceil(H / 8), ceil(W / 8)) the share of each cell's pixels that have a clipped colour, or None."""
 Lacks = Callable[[npt.NDArray[np.bool_]], float]
 """Tells by how many standard deviations a part (ceil(H / 8), ceil(W / 8)) falls short of the background's trace."""
 LACKING = "no_background_trace"
@@ -59,6 +58,14 @@ ENOUGH_COEFS = 30
 SHORT = 2.0
 """Standard deviations by which a part falls short of the background's trace, at least, if it is said to have none. Of
 11 parts of which that was wrongly said in 600 pristine images one did; of 134 in forged ones all but 7."""
+OTHER = ("no_first_compression", "other_q1", "other_shift")
+"""Kinds of parts in which the background's first compression is not to be found."""
+SHOWN = 3.0
+"""Nats by which the blocks of a part speak more for the background's first compression than for that table on another
+grid, at least, if it is said to be there."""
+FAR_SHORT = 4.5
+"""Standard deviations by which a part falls short of the background's trace from which that is not believed: it holds
+much of the background besides what was pasted in."""
 BELIEVED = 0.98
 """Score of a part, as if it were all of the image, from which its windows are believed and nothing else is asked: of 31
 parts of 750 pristine images that the questions here would have called doubt none was so sure, of 19 of 450 forged ones
@@ -94,7 +101,7 @@ def find(
     calibration: Mapping[str, Any],
     texture: npt.NDArray[np.floating[Any]],
     *,
-    missing: npt.NDArray[np.float32] | None = None,
+    likely: Likelihood | None = None,
     agreement: Agreement | None = None,
     clipped: Clipped | None = None,
     lacks: Lacks | None = None,
@@ -103,13 +110,14 @@ def find(
     """Suspicion, score, and the regions whose score is at least `least`.
 
     `logits` (ceil(H / 8), ceil(W / 8)) are the consistency model's answers at the cells of the image; `texture` (R, C)
-    is the standard deviation of the pixels of each window; `missing` (ceil(H / 8), ceil(W / 8)) is what
-    `trace.around_cells` gives, None where there is no table to look for; `agreement` is of decoded pixels of which the
-    last compression is known; `clipped` is asked where colours were clipped once there is a suspicious part, and
-    `lacks` of a part that may lack the background's trace, where that is known.
+    is the standard deviation of the pixels of each window; `likely` says what speaks against the background's first
+    compression, None where it has none; `agreement` is of decoded pixels of which the last compression is known;
+    `clipped` is asked where colours were clipped once there is a suspicious part, and `lacks` of a part that may lack
+    the background's trace, where that is known.
     """
     smoothed = smooth(logits)
-    if missing is not None and base.fraction > 0.5:
+    missing = None if likely is None else likely.around_cells(least_missing(smoothed.size))
+    if missing is not None:
         _raise_where_alone(smoothed, missing)
     labels, parts = _parts(smoothed)
     deviation = _over_cells(texture, found)
@@ -128,12 +136,14 @@ def find(
             smoothed[here] = NOTHING
             continue
         history = _history(found, base, part.box, here[part.box])
-        if history.kind == "unclear" and missing is not None and base.fraction > 0.5:
-            history = _History(LACKING) if _lacks_trace(here[part.box], here, labels, missing) else history
-        elif _strength(part, labels, smoothed, 1, calibration) < BELIEVED and _mistaken(
+        if _strength(part, labels, smoothed, 1, calibration) < BELIEVED and _mistaken(
             history, here, base, found, lacks
         ):
             history = _History("unclear")
+        if likely is not None and history.kind in OTHER and _shown(here, likely, lacks):
+            history = _History("unclear")
+        if history.kind == "unclear" and missing is not None and _lacks_trace(here[part.box], here, labels, missing):
+            history = _History(LACKING)
         if history.kind == "unclear":
             smoothed[here] = np.minimum(smoothed[here], UNNAMED)
         else:
@@ -241,6 +251,11 @@ def _mistaken(
     return lacks is not None and _may_be(history, base, found.origin) and lacks(here) < SHORT
 
 
+def _shown(here: npt.NDArray[np.bool_], likely: Likelihood, lacks: Lacks | None) -> bool:
+    """Whether the background's first compression shows in a part, whatever the windows say."""
+    return likely.shows(here) >= SHOWN and (lacks is None or lacks(here) < FAR_SHORT)
+
+
 def _may_be(history: _History, base: Background, origin: tuple[int, int]) -> bool:
     """Whether the background's history could be mistaken for that of a part: for none, or for one much like it."""
     if history.kind == "no_first_compression":
@@ -271,6 +286,11 @@ def _shared(history: _History, here: npt.NDArray[np.bool_], found: WindowPosteri
     return bool(likely[dy * BLOCK + dx] - np.median(likely) >= AS_WELL)
 
 
+def least_missing(cells: int) -> float:
+    """Nats that must speak against the background in one of so many cells, if it is not to be by chance."""
+    return float(np.log(cells / BY_CHANCE))
+
+
 def _lacks_trace(
     inside: npt.NDArray[np.bool_],
     here: npt.NDArray[np.bool_],
@@ -288,7 +308,7 @@ def _lacks_trace(
     if not free.any():
         return False
     most, elsewhere = float(missing[here].max()), float(missing[free].max())
-    return most >= np.log(missing.size / BY_CHANCE) and most >= ALONE * elsewhere
+    return most >= least_missing(missing.size) and most >= ALONE * elsewhere
 
 
 def _raise_where_alone(smoothed: npt.NDArray[np.float32], missing: npt.NDArray[np.float32]) -> None:
@@ -300,7 +320,7 @@ def _raise_where_alone(smoothed: npt.NDArray[np.float32], missing: npt.NDArray[n
     """
     peak = np.unravel_index(int(missing.argmax()), missing.shape)
     most = float(missing[peak])
-    odds = most - float(np.log(missing.size / BY_CHANCE))
+    odds = most - least_missing(missing.size)
     if odds < 0:
         return
     _, labels = cv2.connectedComponents((missing >= most / 2).astype(np.uint8), connectivity=8)

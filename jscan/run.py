@@ -11,10 +11,11 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from jscan.assemble import assemble
 from jscan.atomic import remove_leftovers
 from jscan.config import FREE, FREE_IN_UPDATES, ScanConfig, devices
 from jscan.engine import Engine, Outcome
-from jscan.errors import OutputError, SetupError, UsageError
+from jscan.errors import ErrorCode, InputError, OutputError, ResultsError, UsageError
 from jscan.inputs import counting, references
 from jscan.installed import model_digests
 from jscan.journal import Header, Journal, Shard, locked
@@ -102,6 +103,8 @@ class RunSummary:
     """Inputs of earlier runs that are not there any more."""
     duplicates: int
     """Inputs with the bytes of another one."""
+    missed: tuple[str, ...]
+    """Sentences on sources that were found empty now, and were not in the run before."""
     by_status: Mapping[str, int]
     """Rows for each of `ok`, `skipped`, `error`."""
     by_code: Mapping[str, int]
@@ -160,6 +163,7 @@ def run_scan(
         found = journal.header()
         if found is not None:
             if _is_finished(config.out, found):
+                manifest.write_beside(config.out, parquet.read_metadata(config.out))
                 journal.clear()
                 if not header.differences(found, FREE):
                     return _finished(config)
@@ -170,6 +174,8 @@ def run_scan(
                         f"{config.out} is not what it was when the run began; add --restart to begin again"
                     )
                 header = found
+        if header.previous is not None:
+            _refuse_tampered(config.out)
         if not (config.overwrite or config.update) and os.path.lexists(config.out):
             raise OutputError(
                 f"--out {config.out} exists already; name another file, or add --overwrite to replace it, or --update "
@@ -195,15 +201,28 @@ def _header(config: ScanConfig) -> Header:
         options=config.options(),
         folder=os.getcwd() if config.files_from is not None or manifest.relative(config.sources) else None,
     )
-    if not config.update or config.restart or not config.out.exists():
+    if not config.update or config.restart or not os.path.exists(config.out):
         return now
-    before = manifest.header_of(parquet.read_metadata(config.out))
+    try:
+        before = manifest.header_of(parquet.read_metadata(config.out))
+    except UsageError as error:
+        raise UsageError(f"{error}; add --restart to scan everything anew") from error
     if before is None:
         raise UsageError(
             f"{config.out} says too little of its run to be updated; add --restart to scan everything anew"
         )
     _refuse_others(now, before, f"the run that wrote {config.out}", FREE_IN_UPDATES)
     return replace(now, previous=before.run_id)
+
+
+def _refuse_tampered(out: Path) -> None:
+    """Nothing. Raises ResultsError where results are not what their manifest says: an update would vouch for them."""
+    found = manifest.mismatches(out, parquet.read_metadata(out))
+    if found:
+        raise ResultsError(
+            f"{out} cannot be updated: {found[0][-1]} See `jscan verify`; put back the results and their manifest as "
+            "their run wrote them, or add --restart to scan everything anew"
+        )
 
 
 def _refuse_others(now: Header, then: Header, what: str, free: frozenset[str]) -> None:
@@ -215,7 +234,7 @@ def _refuse_others(now: Header, then: Header, what: str, free: frozenset[str]) -
 
 def _is_finished(out: Path, header: Header) -> bool:
     """Whether the results are those of this run, which then was killed while it tidied up."""
-    if not out.is_file():
+    if not os.path.isfile(out):
         return False
     with contextlib.suppress(UsageError):
         return parquet.read_metadata(out).get("run_id") == header.run_id
@@ -225,13 +244,12 @@ def _is_finished(out: Path, header: Header) -> bool:
 def _finished(config: ScanConfig) -> RunSummary:
     """The summary of a run of which only the end was missing."""
     started = time.monotonic()
-    manifest.write_beside(config.out, parquet.read_metadata(config.out))
     tally = Tally()
     with parquet.reader(config.out) as stored:
         for group in range(stored.metadata.num_row_groups):
             tally.add(stored.read_row_group(group))
     seconds = time.monotonic() - started
-    return _summary(config, tally, scanned=0, pixels=0, seconds=seconds, provider=None, workers=0, times={})
+    return _summary(config, tally, scanned=0, missed=(), pixels=0, seconds=seconds, provider=None, workers=0, times={})
 
 
 class _Run:
@@ -260,6 +278,7 @@ class _Run:
         self._providers: set[str] = set()
         self._scanned = 0
         self._pixels = 0
+        self._missed: list[str] = []
         self._times: Times = {}
 
     def over(self, refs: Iterable[ImageRef]) -> RunSummary:
@@ -296,7 +315,7 @@ class _Run:
             raise KeyboardInterrupt("interrupted; what is finished is kept, and the same command goes on") from None
         except OutputError:
             raise
-        except SetupError:
+        except Exception:
             self._commit()
             raise
         with self._writing():
@@ -307,6 +326,7 @@ class _Run:
             config,
             tally,
             scanned=self._scanned,
+            missed=self._missed,
             pixels=self._pixels,
             seconds=time.monotonic() - clock,
             provider="+".join(sorted(self._providers)) or None,
@@ -318,7 +338,7 @@ class _Run:
 
     def _needed(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
         """The references that a worker is needed for; the others become rows in passing, or have theirs."""
-        for ref in refs:
+        for ref in chain(refs, self.known.missed(self._config.sources)):
             key = ref.path_bytes, ref.container, ref.member
             if not self._ledger.meet(key):
                 self._progress.kept()
@@ -348,6 +368,8 @@ class _Run:
     def _take(self, record: ScanRecord, *, copy: bool = False) -> None:
         self._rows.append((record, copy))
         self._scanned += 1
+        if record.error_code == ErrorCode.EMPTY_SOURCE:
+            self._missed.append(f"{record.path}: {record.error}")
         if record.status == "ok" and not copy:
             self._pixels += (record.width or 0) * (record.height or 0)
         self._progress.row(record)
@@ -381,7 +403,11 @@ class _Run:
 
     def _write(self, workers: int) -> Tally:
         """The counts of the results, which are written, and the journal is empty."""
-        config, header, shards = self._config, self._header, self._journal.shards
+        config, header, journal = self._config, self._header, self._journal
+        if not journal.shards:
+            # Without a row: where the run is killed between its results and their manifest, the next one knows it.
+            journal.commit(header, (), ())
+        shards = journal.shards
         if config.files_from is not None:
             self._ledger.forget_unmet()  # a list may be another one than that which the run began with
         left = self._ledger.unfinished()
@@ -395,7 +421,13 @@ class _Run:
             None if header.previous is None else config.out,
             datetime.fromisoformat(header.started),
             lambda tally, inputs: manifest.build(
-                config, header, tally, inputs, shards, workers=workers, engine=self._place.about()
+                config,
+                header,
+                tally,
+                inputs,
+                [shard for shard in shards if shard.rows],
+                workers=workers,
+                engine=self._place.about(),
             ),
             overwrite=config.overwrite or config.update,
         )
@@ -410,6 +442,7 @@ def _summary(
     tally: Tally,
     *,
     scanned: int,
+    missed: Sequence[str],
     pixels: int,
     seconds: float,
     provider: str | None,
@@ -423,6 +456,7 @@ def _summary(
         rows=tally.rows,
         scanned=scanned,
         vanished=tally.vanished,
+        missed=tuple(missed),
         duplicates=tally.duplicates,
         by_status=dict(sorted(tally.by_status.items())),
         by_code=dict(sorted(tally.by_code.items())),
@@ -440,6 +474,8 @@ def _most_inputs(config: ScanConfig) -> int | None:
     if config.files_from is not None:
         return None
     for source in config.sources:
-        if not source.is_file() or may_be_archive(os.fsencode(source))[0]:
-            return None
+        # A file that cannot be looked at will be one row.
+        with contextlib.suppress(InputError):
+            if os.path.isdir(source) or may_be_archive(os.fsencode(source))[0]:
+                return None
     return len(config.sources)

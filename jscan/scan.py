@@ -25,6 +25,7 @@ from jscan import (
     filetypes,
     history,
     lastjpeg,
+    likelihood,
     limits,
     papermap,
     q1map,
@@ -42,8 +43,10 @@ from jscan.config import DEFAULT_MAX_PIXELS, devices
 from jscan.errors import DeviceError, ErrorCode, InputError, SetupError, UsageError
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
+from jscan.likelihood import Clipped
 from jscan.names import display_path
 from jscan.records import (
+    NOT_LUMA,
     DecodedImage,
     Evidence,
     ImageRef,
@@ -53,15 +56,13 @@ from jscan.records import (
     ScanResult,
     WindowPosteriors,
 )
-from jscan.regions import Clipped, Consistency
+from jscan.regions import Consistency
 from jscan.stages import stage
 from jscan.windows import AllShifts, tile_side
 
 if TYPE_CHECKING:
     from jscan.fastwindows import FastWindows
 
-NOT_LUMA = frozenset({"rgb_jpeg", "cmyk"})
-"""Warnings of JPEG files whose first component is not the luma; they are treated as decoded pixels."""
 TOO_LARGE = "There was not enough memory for this image; scan it with fewer --workers or lower --max-pixels."
 NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "Insufficient memory", "out of memory", "STATUS_ALLOC_FAILED")
 """How ONNX Runtime, CUDA and OpenCV, which have exceptions of their own, say that memory ran out."""
@@ -365,12 +366,12 @@ class Scanner:
         left = trace.measure(luma, found, base.table, base.shift, all_rows=self._thorough)
         seen = trace.blocks(luma, left)
         channels = history.jpeg_channels(found, base, q2, pixels, trace.around_windows(seen, found))
-        missing = trace.around_cells(seen, found.size)
+        likely = likelihood.Likelihood(luma, left, clipped) if base.fraction > 0.5 else None
         mute = history.mute(pixels)
         # Where most of the evidence is for no place, what is taken for the background may be a part of it.
         lacks = functools.partial(trace.lacking, luma, left) if _background_facts(found, base, mute)[1] else None
         consistency = self._compare(
-            suspicion.JPEG_MODEL, found, base, channels, pixels, mute, missing=missing, clipped=clipped, lacks=lacks
+            suspicion.JPEG_MODEL, found, base, channels, pixels, mute, likely=likely, clipped=clipped, lacks=lacks
         )
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
         refiner = self._model(context.MODEL)

@@ -71,8 +71,6 @@ def reasons(regions: Sequence[Region], score: float, coverage: float) -> tuple[s
     if not found:
         found.append("No region with another compression history was found.")
     if coverage < 0.25:
-        found.append(
-            f"Only {100 * coverage:.0f} % of the image holds enough information for a sure answer; "
-            "a low score says little here."
-        )
+        limit = "a low score says little here" if score < 0.5 else "the score rests on little"
+        found.append(f"Only {100 * coverage:.0f} % of the image holds enough information for a sure answer; {limit}.")
     return tuple(found)

@@ -18,7 +18,7 @@ from rich.text import Text
 from jscan import stages, wording
 from jscan.jpegtables import steps_text
 from jscan.names import display_path
-from jscan.records import Pixels, Region, ScanRecord
+from jscan.records import NOT_LUMA, Pixels, Region, ScanRecord
 from jscan.stages import Times
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ def _last_compression(record: ScanRecord) -> str:
             parts.append(f"encoder {record.encoder}")
     elif record.compressed_fraction is not None:
         parts.append(f"{record.compressed_fraction:.0%} of the pixels show one")
-    if record.qf_mean is not None:
+    own = record.qf2 is not None and not NOT_LUMA & set(record.warnings)  # a JPEG's map of QF says that of the file
+    if record.qf_mean is not None and not own:
         spread = (
             "" if record.qf_p10 is None or record.qf_p90 is None else f" ({record.qf_p10:.0f} to {record.qf_p90:.0f})"
         )
@@ -200,7 +201,8 @@ def summary(run: RunSummary) -> RenderableType:
         table.add_row(f"{run.vanished:,}", Text("vanished; their rows are kept and marked", style="dim"))
     parts: list[RenderableType] = []
     if not run.rows:
-        parts.append(Text("Nothing to scan was found; the results hold no row.", style="yellow"))
+        rows = f"only rows of what vanished: {run.vanished:,}" if run.vanished else "no row"
+        parts.append(Text(f"Nothing to scan was found; the results hold {rows}.", style="yellow"))
     else:
         parts += [Text(_pace(run)), table]
     notable = [f for f in run.top if f.score >= NOTABLE]

@@ -168,7 +168,8 @@ def background_trace(
 
 def _nearest(centres: npt.NDArray[np.floating[Any]], seen: Blocks, axis: int) -> npt.NDArray[np.int64]:
     """Indices of the blocks whose centres lie nearest to these rows or columns."""
-    place = np.rint((centres - seen.first[axis] - BLOCK / 2) / BLOCK)
+    # Of two that are equally near the second: rounded to even numbers, every other block would be nobody's.
+    place = np.floor((centres - seen.first[axis] - BLOCK / 2) / BLOCK + 0.5)
     return np.clip(place, 0, seen.against.shape[axis] - 1).astype(np.int64)
 
 

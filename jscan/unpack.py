@@ -8,7 +8,7 @@ from typing import Any
 
 from jscan import limits, members
 from jscan.engine.stream import LostError, Stream, Streamed
-from jscan.errors import ErrorCode
+from jscan.errors import ErrorCode, InputError
 from jscan.members import Choice, Reading
 from jscan.records import ImageRef
 
@@ -33,7 +33,11 @@ class Unpacker:
 
     def __call__(self, path: bytes, choice: Choice, wanted: Callable[[ImageRef], bool]) -> Reading:
         """What `members.read_archive` gives. Where its process is lost twice, the archive's own reference says so."""
-        archive, touched = members.may_be_archive(path)
+        try:
+            archive, touched = members.may_be_archive(path)
+        except InputError as error:
+            yield members.unread(path, error)
+            return True, False
         if not archive:
             return False, touched
         given = 0  # references that need not be given again

@@ -62,6 +62,6 @@ def _any_relative(config: ScanConfig) -> bool:
 
 def _facts(config: ScanConfig) -> Callable[[], dict[str, str]]:
     """What all machines must find: the folders of the sources, and those that workers write to."""
-    folders = {s if s.is_dir() else s.parent for s in config.sources}
+    folders = {s if os.path.isdir(s) else s.parent for s in config.sources}
     written = [p for p in (config.heatmaps, config.maps) if p is not None]
     return partial(facts, sorted(folders)[:MOST_PATHS], written)

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from jscan import __version__, filetypes, reading, worker
-from jscan.errors import DeviceError, ModelError
+from jscan.errors import DeviceError, InputError, ModelError
 from jscan.records import DecodedImage, Evidence, ImageRef, Maps, Region, ScanRecord, ScanResult
+from jscan.rows import failed
 
 
 class FakeScanner:
@@ -33,7 +34,10 @@ class FakeScanner:
         """What the file asks for."""
         if not isinstance(source, ImageRef):
             source = ImageRef(str(source), os.fsencode(source))
-        content, evidence = reading.read(source)
+        try:
+            content, evidence = reading.read(source)
+        except InputError as found:
+            return ScanResult(failed(source, found.code, str(found)), None, None)
         verb, _, argument = content.decode("latin-1").partition(" ")
         base = ScanRecord(
             source.path,

@@ -10,7 +10,9 @@ import struct
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -79,3 +81,10 @@ def patched(data: bytes, *changes: tuple[int, bytes]) -> bytes:
     for at, new in changes:
         out[at : at + len(new)] = new
     return bytes(out)
+
+
+def one_member(name: bytes, data: bytes, **header: Any) -> bytes:
+    """A zip archive of one stored member, whose header in the directory says something else besides."""
+    entry = central_header(name, len(data), len(data), 0, crc=zlib.crc32(data), **header)
+    body = local_header(name, data) + data
+    return body + entry + end_record(1, len(entry), len(body))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -24,7 +26,8 @@ import jscan
 import jscan.run
 import jscan.worker
 from jscan import cli, show
-from jscan.errors import ModelError
+from jscan.config import ScanConfig
+from jscan.errors import ModelError, UsageError
 from jscan.jpegtables import Q1_MAX
 from jscan.records import Region, ScanRecord
 
@@ -221,6 +224,26 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
 
 
+def test_a_disk_that_is_not_mounted_is_said(tmp_path: Path) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.9")
+    scan(tmp_path)
+    (folder / "a.jpg").unlink()
+    answer = scan(tmp_path, "--update", "--quiet")
+    assert (answer.exit_code, answer.stdout) == (3, "")
+    assert answer.stderr.startswith(f"jscan: {folder}: Nothing to scan was found") and "mounted?" in answer.stderr
+
+
+def test_a_list_that_names_nothing_any_more(tmp_path: Path) -> None:
+    names = tmp_path / "list"
+    names.write_text(str(make_inputs(tmp_path / "in", a="ok 0.9") / "a.jpg"))
+    options = ("--files-from", names, "--out", tmp_path / "out.parquet", "--workers", 1)
+    assert invoke("scan", *options).exit_code == 0
+    names.write_text("")
+    answer = invoke("scan", *options, "--update")
+    assert answer.exit_code == 0
+    assert "the results hold only rows of what vanished: 1." in " ".join(answer.stdout.split())
+
+
 def test_an_unforeseen_error_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oh")
@@ -289,6 +312,16 @@ def test_show_of_what_cannot_be_shown(tmp_path: Path) -> None:
     assert invoke("show", folder / "bad.jpg", "--device", "cuda").exit_code == 2
 
 
+def test_a_file_that_cannot_be_looked_at_is_a_row(tmp_path: Path) -> None:
+    """As in a folder that is shut; the name is too long, because root may enter every folder."""
+    path, out = tmp_path / ("x" * 300), tmp_path / "out.parquet"
+    answer = invoke("show", path)
+    assert (answer.exit_code, "ENAMETOOLONG" in answer.stdout) == (3, True), answer.output
+    answer = invoke("scan", path, "--out", out)
+    assert (answer.exit_code, answer.stderr) == (3, "")
+    assert pq.read_table(out)["error_code"].to_pylist() == ["os_error"]
+
+
 def test_the_preview_has_two_pixels_in_each_character() -> None:
     picture = np.zeros((400, 300, 3), np.uint8)
     picture[:200] = (255, 0, 0)
@@ -317,7 +350,8 @@ def test_findings_of_every_kind_of_row() -> None:
         ScanRecord("b", b"b", status="error", error_code="empty", error="It is empty."),
         ScanRecord("c", b"c", width=0, height=0, regions=(region,), warnings=("truncated",)),
         ScanRecord("d", b"d", q1_background=(2,) * 15, qf1_background=None, grid_shift=(1, 2), double_fraction=0.4),
-        ScanRecord("e", b"e", qf2=90.0, encoder="ijg", qf_mean=88.0, qf_p10=80.0, qf_p90=91.0, score=0.2),
+        ScanRecord("e", b"e", qf2=90.0, encoder="ijg", qf_mean=90.0, qf_p10=90.0, qf_p90=90.0, score=0.2),
+        ScanRecord("g", b"g", qf2=91.0, warnings=("cmyk",), qf_mean=88.0, qf_p10=80.0, qf_p90=92.0),
         ScanRecord("f", b"f", compressed_fraction=0.5, camera_make="Make\x07r"),
     ]
     with console.capture() as capture:
@@ -329,10 +363,12 @@ def test_findings_of_every_kind_of_row() -> None:
         "no first compression",
         "truncated",
         "grid at (dy, dx) = (1, 2)",
-        "80 to 91",
+        "quality 90, encoder ijg",
+        "quality 91, estimated from the pixels: 88 (80 to 92)",
         "\\x07",
     ):
         assert words in text
+    assert "pixels: 90" not in text, "a JPEG says its own quality"
 
 
 def test_steps_that_are_capped_are_shown_as_at_least() -> None:
@@ -476,6 +512,145 @@ def test_a_broken_pipe_is_quiet(tmp_path: Path, script: list[str], environment: 
         )
         os.close(writer)
         assert answer.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+@pytest.mark.parametrize("loud", [True, False])
+def test_a_scan_goes_on_when_nobody_reads_what_it_says(
+    tmp_path: Path, script: list[str], environment: dict[str, str], loud: bool
+) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.93", b="error")
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = ["scan", tmp_path / "in", "-o", tmp_path / "out.parquet", "--workers", "1"]
+    arguments += [] if loud else ["--device", "cuda"]
+    answer = subprocess.run([*script, *arguments], stdout=writer, stderr=writer, env=environment, check=False)
+    os.close(writer)
+    assert answer.returncode == (3 if loud else 2), "as if it had been read"
+    assert (tmp_path / "out.parquet").exists() == loud
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_scan_goes_on_when_its_terminal_is_gone(
+    tmp_path: Path, script: list[str], environment: dict[str, str]
+) -> None:
+    pty = pytest.importorskip("pty")
+    make_inputs(tmp_path / "in", a="ok 0.93", b="slow 0.5", c="error")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*script, "scan", tmp_path / "in", "-o", tmp_path / "out.parquet", "--workers", "1"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**environment, "TERM": "xterm-256color", "COLUMNS": "100"},
+    )
+    os.close(theirs)
+    os.read(ours, 1)
+    os.close(ours)
+    assert process.wait(60) == 3
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_a_broken_pipe_changes_no_exit_code(tmp_path: Path, script: list[str], environment: dict[str, str]) -> None:
+    folder = make_inputs(tmp_path / "in", bad="error")
+    assert scan(tmp_path, "--quiet").exit_code == 3
+    (tmp_path / "out.parquet.manifest.json").unlink()
+    for arguments, code in (
+        (["show", folder / "bad.jpg"], 3),
+        (["show", folder / "bad.jpg", "--json"], 3),
+        (["verify", tmp_path / "out.parquet"], 5),
+        (["models"], 0),
+    ):
+        reader, writer = os.pipe()
+        os.close(reader)
+        answer = subprocess.run(
+            [*script, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False
+        )
+        os.close(writer)
+        assert (answer.returncode, answer.stderr) == (code, ""), arguments
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX descriptors")
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_closed_streams(
+    tmp_path: Path, script: list[str], environment: dict[str, str], closed: tuple[int, ...]
+) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.93", b="error")
+    # The shell closes them as a user would: `>&-`.
+    redirections = " ".join(f"{number}>&-" for number in closed)
+    arguments = ["scan", tmp_path / "in", "-o", tmp_path / "out.parquet", "--workers", "1"]
+    command = ["sh", "-c", f'"$@" {redirections}', "sh", *script, *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert answer.returncode == 3
+    assert "Traceback" not in answer.stderr
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 2
+
+
+def test_a_closed_stdin_is_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="standard input is closed"):
+        jscan.run.run_scan(ScanConfig(sources=(), files_from=Path("-"), out=tmp_path / "out.parquet"))
+
+
+def _heed_modes() -> None:
+    """Nothing; what this process executes next heeds the modes of files, though it be root's. Linux."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    for capability in (1, 2) if prctl else ():  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes")
+def test_a_source_that_cannot_be_read_has_a_row(tmp_path: Path, script: list[str], environment: dict[str, str]) -> None:
+    folder = make_inputs(tmp_path / "in", good="ok 0.93", bad="ok 0.1")
+    deep = make_inputs(tmp_path / "deep", worse="ok 0.1")
+    out, sources = tmp_path / "out.parquet", [folder / "bad.jpg", folder / "good.jpg", deep / "worse.jpg"]
+    (folder / "bad.jpg").chmod(0)
+    deep.chmod(0)
+    try:
+        how: dict[str, Any] = {"capture_output": True, "text": True, "preexec_fn": _heed_modes, "check": False}
+        if subprocess.run(["cat", folder / "bad.jpg"], **how).returncode == 0:
+            pytest.skip("this user may read anything")
+        answer = subprocess.run([*script, "scan", *sources, "-o", out], env=environment, **how)
+        assert answer.returncode == 3, answer.stderr
+        found = {Path(r["path"]).name: r["error_code"] for r in pq.read_table(out).to_pylist()}
+        assert found == {"bad.jpg": "os_error", "good.jpg": None, "worse.jpg": "os_error"}
+        for image in (folder / "bad.jpg", deep / "worse.jpg"):
+            answer = subprocess.run([*script, "show", image], env=environment, **how)
+            assert answer.returncode == 3 and "os_error" in answer.stdout, answer.stderr
+        for path in (deep / "out.parquet", deep / "worse.jpg" / "out.parquet"):
+            answer = subprocess.run([*script, "scan", folder, "-o", path], env=environment, **how)
+            assert answer.returncode == 12 and "cannot be written" in answer.stderr
+    finally:
+        deep.chmod(0o700)
+
+
+@pytest.fixture
+def full_device(tmp_path: Path) -> Path:
+    """A device on which there is never room."""
+    path = tmp_path / "full"
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 7))
+        os.close(os.open(path, os.O_WRONLY))
+    except (AttributeError, OSError):
+        pytest.skip("no device can be made here")
+    return path
+
+
+def test_a_stdout_that_is_full(
+    tmp_path: Path, script: list[str], environment: dict[str, str], full_device: Path
+) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.93")
+    arguments = ["scan", tmp_path / "in", "-o", tmp_path / "out.parquet", "--workers", "1"]
+    for command, code in ((["--help"], 12), (["show", folder / "a.jpg"], 12), (["models"], 12), (arguments, 0)):
+        with open(full_device, "w") as full:
+            answer = subprocess.run(
+                [*script, *command], stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False
+            )
+        assert answer.returncode == code
+        assert "stdout cannot be written: No space left on device\n" in answer.stderr
+        assert "Traceback" not in answer.stderr and "internal" not in answer.stderr
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")

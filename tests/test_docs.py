@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from jscan import parquet
+from jscan import parquet, stages
 from jscan.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +32,11 @@ def test_the_readme_names_no_option_that_is_not_there() -> None:
     lines = [line for line in README.splitlines() if "train." not in line and "ARGS=" not in line]
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(lines)))
     assert named <= known
+
+
+def test_every_stage_of_a_scan_is_in_the_readme() -> None:
+    (line,) = (line for line in README.splitlines() if line.startswith("| `--profile-stages`"))
+    assert tuple(re.findall(r"`([a-z]+)`", line.partition("took:")[2])) == stages.STAGES
 
 
 @pytest.mark.parametrize("column", parquet.SCHEMA.names)

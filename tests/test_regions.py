@@ -12,6 +12,7 @@ from material import mixed, posteriors
 
 from jscan import history, regions, rescaled
 from jscan.jpegtables import N_COEFS, standard_table
+from jscan.likelihood import Likelihood
 from jscan.records import Agreement, Region, WindowPosteriors
 from jscan.tiling import cells, nearest_window
 
@@ -239,6 +240,16 @@ def test_a_part_that_may_have_the_background_s_history_must_lack_its_trace(
         assert len(result_with(GROUND, pasted, origin, strength=4, lacks=known).regions) == 1
 
 
+@pytest.mark.parametrize("pasted", [(table(70), 11, 0.05), (table(90), 30, 0.95), (table(70), 30, 0.95)])
+def test_a_part_that_shows_the_background_s_compression_is_doubt_however_sure_its_windows_are(pasted: Any) -> None:
+    nothing = np.full(logits_with(BOX).shape, -20, np.float32)
+    for shown, short, regions_found in ((2.9, None, 1), (3.1, None, 0), (3.1, 4.4, 0), (3.1, 4.6, 1)):
+        lacks = None if short is None else (lambda _, short=short: short)
+        result = result_with(GROUND, pasted, (0, 0), likely=Said(nothing, shown), lacks=lacks)
+        assert len(result.regions) == regions_found and (result.score > 0.5) == regions_found
+        assert regions_found or 0.2 < np.nanmax(result.suspicion) < 0.5
+
+
 @pytest.mark.parametrize("origin", [(0, 0), (3, 6)])
 def test_a_compression_that_the_rest_shares_is_no_region(origin: tuple[int, int]) -> None:
     """Where the first quality was above the last one, few windows show it, and all together show its grid."""
@@ -326,15 +337,29 @@ def test_the_edge_of_a_part_does_not_speak_for_it() -> None:
     assert len(find(logits, agreement=agreement).regions) == 1
 
 
+class Said(Likelihood):
+    """What speaks against the background in each cell, and by how much any part shows its compression."""
+
+    def __init__(self, missing: npt.NDArray[np.float32], shown: float = 0.0) -> None:
+        self.missing, self.shown = missing, shown
+
+    def around_cells(self, least: float) -> npt.NDArray[np.float32]:
+        assert least == regions.least_missing(self.missing.size)
+        return self.missing
+
+    def shows(self, part: npt.NDArray[np.bool_]) -> float:
+        assert part.shape == self.missing.shape
+        return self.shown
+
+
 def small_parts(
     *boxes: tuple[int, int, int, int],
     inside: float | None = 60,
     outside: float = -20,
-    present: float = 0.95,
     suspicious: bool = True,
 ) -> regions.Consistency:
     """What is found in an image of one history with suspicious boxes, in which this many nats speak against it."""
-    found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH, present=present)
+    found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH)
     logits = logits_with(*(boxes if suspicious else ()))
     missing = None
     if inside is not None:
@@ -342,7 +367,8 @@ def small_parts(
         for top, left, bottom, right in boxes:
             missing[top:bottom, left:right] = inside
     calibration, texture = {**CALIBRATION, "counts": [16]}, np.full(found.present.shape, 20.0)
-    return regions.find(logits, found, history.background(found), calibration, texture, missing=missing)
+    likely = None if missing is None else Said(missing)
+    return regions.find(logits, found, history.background(found), calibration, texture, likely=likely)
 
 
 def test_a_small_part_without_the_trace_of_the_background_is_a_region() -> None:
@@ -365,7 +391,6 @@ def test_two_small_parts_do_not_hide_each_other() -> None:
         {"inside": None},  # no table to look for
         {"inside": -5},  # the trace is there
         {"inside": 60, "outside": 31},  # missing in many places, as where colours are clipped
-        {"present": 0.03},  # there is no first compression whose trace could be missing
     ],
 )
 def test_when_the_trace_says_nothing_a_small_part_is_doubt(how: dict[str, float]) -> None:
@@ -378,7 +403,7 @@ def test_a_place_that_nothing_else_suspects_is_a_region_of_which_nobody_is_sure(
     assert region.kind == "no_background_trace" and 0.5 <= region.score < 0.9
     assert abs(region.y - 8 * SMALL[0]) <= 8 and abs(region.x - 8 * SMALL[1]) <= 8
     faint = float(np.log(cells(HEIGHT) * cells(WIDTH) / regions.BY_CHANCE)) - 0.1
-    for how in ({"outside": 31}, {"inside": faint}, {"inside": None}, {"present": 0.03}):
+    for how in ({"outside": 31}, {"inside": faint}, {"inside": None}):
         nothing = small_parts(SMALL, suspicious=False, **how)
         assert nothing.regions == () and nothing.score < 0.5 and np.nanmax(nothing.suspicion) < 0.5
     assert small_parts(BOX, suspicious=False).regions == (), "a part that holds windows is named by these"

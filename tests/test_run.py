@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import platform
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -19,16 +21,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_scanner import make_inputs
-from packing import tar_of, zip_of
+from packing import one_member, tar_of, zip_of
+from results import read_results
 
 import jscan.run
-from jscan import __version__, stages, weights
+from jscan import __version__, manifest, parquet, reading, stages, weights
+from jscan.archives import MAX_DEPTH
 from jscan.config import ScanConfig, devices
 from jscan.engine.local import run as local_engine
-from jscan.errors import DeviceError, LockedError, ModelError, OutputError, UsageError
+from jscan.errors import DeviceError, LockedError, ModelError, OutputError, ResultsError, UsageError
 from jscan.journal import Journal
 from jscan.records import ScanRecord
 from jscan.run import RunSummary, run_scan
+from jscan.verify import verify
 
 
 @pytest.fixture(autouse=True)
@@ -212,10 +217,10 @@ def test_limit_include_exclude(tmp_path: Path, scan: Callable[..., RunSummary]) 
 
 def test_an_existing_output_is_refused(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
     make_inputs(tmp_path / "in", a="ok 0.9")
-    (tmp_path / "out.parquet").write_text("precious")
+    (tmp_path / "out.parquet").write_text("PAR1 precious")
     with pytest.raises(OutputError, match="--overwrite"):
         scan()
-    assert (tmp_path / "out.parquet").read_text() == "precious"
+    assert (tmp_path / "out.parquet").read_text() == "PAR1 precious"
     scan(overwrite=True)
     assert len(rows(tmp_path / "out.parquet")) == 1
 
@@ -339,6 +344,21 @@ def test_members_of_archives_have_rows(tmp_path: Path, scan: Callable[..., RunSu
     assert found["a.zip!in.tar!deep"]["container_sha256"] == hashlib.sha256(inner).hexdigest()
 
 
+def test_what_was_not_looked_at_in_an_archive_is_an_error(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    deep = b"ok 0.9"
+    for _ in range(MAX_DEPTH + 1):
+        deep = zip_of({"in.zip": deep})
+    folder = make_inputs(tmp_path / "in", a="ok 0.1")
+    (folder / "deep.zip").write_bytes(deep)
+    (folder / "secret.zip").write_bytes(one_member(b"m", b"ok 0.9", flags=1))
+    (folder / "method.zip").write_bytes(one_member(b"m", b"ok 0.9", method=98))
+    codes = {"archive": 5, "archive_depth": 1, "encrypted": 1, "unsupported_method": 1}
+    run = scan()
+    assert (run.errors, run.by_code) == (3, codes)
+    run = scan(update=True)
+    assert (run.errors, run.by_code, run.scanned) == (3, codes, 0), "no second look says more"
+
+
 def test_inputs_from_a_list(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
     folder = make_inputs(tmp_path / "in", a="ok 0.1", b="ok 0.2", c="ok 0.3")
     (tmp_path / "list").write_text(f"{folder / 'c.jpg'}\n{folder / 'a.jpg'}\n{tmp_path / 'out.parquet.run' / 'lock'}\n")
@@ -389,6 +409,23 @@ def test_an_interrupted_run_leaves_what_is_finished(tmp_path: Path, scan: Callab
         scan(progress=progress)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.parquet.run"]
     assert sorted(p.name for p in (tmp_path / "out.parquet.run").iterdir()) == ["00000000.parquet", "lock"]
+
+
+def test_what_is_finished_is_kept_when_the_display_fails(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.1", b="ok 0.2")
+
+    class Broken(Recorder):
+        wants_total = False
+
+        def row(self, record: ScanRecord) -> None:
+            raise BrokenPipeError
+
+    progress = Broken()
+    progress.counted.set()
+    with pytest.raises(BrokenPipeError):
+        scan(progress=progress)
+    assert sorted(p.name for p in (tmp_path / "out.parquet.run").iterdir()) == ["00000000.parquet", "lock"]
+    assert scan().scanned == 1
 
 
 # --- the same content, and updates ------------------------------------------------------------------------------------
@@ -471,6 +508,82 @@ def test_an_update_of_what_did_not_change_scans_nothing(tmp_path: Path, scan: Ca
     assert by_name(tmp_path / "out.parquet")["a.jpg"] == without_times(before[0])
 
 
+def test_a_source_in_which_nothing_is_left_is_an_error(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    """Its disk may not be mounted: the mount point is there, and empty, or holds empty folders."""
+    disk = make_inputs(tmp_path / "in" / "disk", a="ok 0.1", b="ok 0.2")
+    (disk / "z.zip").write_bytes(zip_of({"m": b"ok 0.9"}))
+    make_inputs(tmp_path / "other", c="ok 0.3")
+    sources = (tmp_path / "in", tmp_path / "other")
+    scan(sources=sources)
+    first = by_name(tmp_path / "out.parquet")
+    disk.rename(tmp_path / "away")
+    for folder in ((), ("disk", "x")):
+        (tmp_path / "in").joinpath(*folder).mkdir(parents=True, exist_ok=True)
+        run = scan(sources=sources, update=True)
+        found = by_name(tmp_path / "out.parquet")
+        assert (run.errors, run.vanished, run.rows) == (1, 0, 6)
+        assert len(run.missed) == 1 and "had 4 inputs. Is its disk mounted" in run.missed[0]
+        assert found.pop("in")["error_code"] == "empty_source"
+        assert found == first
+        assert verify(tmp_path / "out.parquet").count == 0
+    (disk / "x").rmdir()
+    disk.rmdir()
+    (tmp_path / "away").rename(disk)
+    run = scan(sources=sources, update=True)
+    assert (run.errors, run.vanished, run.missed, by_name(tmp_path / "out.parquet")) == (0, 0, (), first)
+    for path in disk.iterdir():
+        path.unlink()
+    (disk / "note.txt").write_text("ok 0.1")
+    run = scan(sources=sources, update=True)
+    assert (run.errors, run.vanished) == (0, 4), "a file says that the disk is there"
+    (disk / "note.txt").unlink()
+    run = scan(sources=sources, update=True)
+    assert "had 1 input. " in run.missed[0], "what had vanished before is not missed anew"
+
+
+def shut(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Nothing; this process cannot open files of these names. Root may read everything, so permissions would not do."""
+    real = reading._open
+
+    def opened(path: bytes, more: int = 0) -> tuple[int, bool]:
+        if os.path.basename(path) in map(os.fsencode, names):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, more)
+
+    monkeypatch.setattr(reading, "_open", opened)
+
+
+def test_members_of_an_archive_that_cannot_be_opened_have_not_vanished(
+    tmp_path: Path, scan: Callable[..., RunSummary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.1")
+    (folder / "z.zip").write_bytes(zip_of({"m": b"ok 0.9", "n": b"ok 0.2"}))
+    scan()
+    first = by_name(tmp_path / "out.parquet")
+    with monkeypatch.context() as shutting:
+        shut(shutting, "z.zip", "a.jpg")
+        for _ in range(2):
+            run = scan(update=True)
+            again = by_name(tmp_path / "out.parquet")
+            assert (run.errors, run.vanished, run.by_code) == (1, 0, {"os_error": 1})
+            assert "EACCES" in again["z.zip"]["error"]
+            assert again | {"z.zip": None} == first | {"z.zip": None}, "a file that is as it was keeps its row too"
+    run = scan(update=True)
+    assert (run.errors, run.vanished) == (0, 0)
+    last = by_name(tmp_path / "out.parquet")
+    assert without_times(last["z.zip!m"]) == without_times(first["z.zip!m"])
+
+
+def test_a_file_that_may_be_an_archive_is_a_row_whatever_is_included(
+    tmp_path: Path, scan: Callable[..., RunSummary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.1")
+    (folder / "z").write_bytes(zip_of({"m.jpg": b"ok 0.9"}))
+    shut(monkeypatch, "z")
+    assert scan(include=("*.jpg",)).by_code == {"os_error": 1}
+    assert scan(exclude=("z",), overwrite=True).errors == 0
+
+
 def test_damaged_results_are_not_updated(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
     make_inputs(tmp_path / "in", a="ok 0.1", b="ok 0.2")
     scan()
@@ -480,10 +593,76 @@ def test_damaged_results_are_not_updated(tmp_path: Path, scan: Callable[..., Run
     begin = chunk.data_page_offset if chunk.dictionary_page_offset is None else chunk.dictionary_page_offset
     data[begin + chunk.total_compressed_size - 1] ^= 1
     out.write_bytes(data)
+    with pytest.raises(ResultsError, match="not the file whose digest.*--restart"):
+        scan(update=True)
+    manifest.write_beside(out, parquet.read_metadata(out))
     with pytest.raises(UsageError, match="damaged.*--restart"):
         scan(update=True)
     assert out.read_bytes() == data
+    out.write_bytes(data[:-9])
+    with pytest.raises(UsageError, match="not a readable.*--restart"):
+        scan(update=True)
     assert scan(update=True, restart=True).scanned == 2
+
+
+def test_results_that_are_not_what_their_run_wrote_are_not_updated(
+    tmp_path: Path, scan: Callable[..., RunSummary]
+) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9", b="ok 0.2")
+    out, beside = tmp_path / "out.parquet", tmp_path / "out.parquet.manifest.json"
+    scan()
+    real, said, about = out.read_bytes(), beside.read_bytes(), parquet.read_metadata(out)
+    records = [replace(r, score=0.01) for r in read_results(out)]
+    with open(out, "wb") as stream, parquet.writer(stream) as written:
+        written.write_table(parquet.to_table(records))
+        parquet.add_metadata(written, about)
+    tampered = out.read_bytes()
+    for results, described in ((tampered, said), (real, None), (real, b"{}"), (real, b'{"file": 3}'), (real, b'{"')):
+        out.write_bytes(results)
+        beside.unlink(missing_ok=True)
+        if described is not None:
+            beside.write_bytes(described)
+        with pytest.raises(ResultsError, match=r"jscan verify.*--restart") as caught:
+            scan(update=True)
+        assert caught.value.exit_code == 5 and out.read_bytes() == results
+    beside.write_bytes(said)
+    assert scan(update=True).max_score == 0.9
+    out.write_bytes(tampered)
+    assert scan(update=True, restart=True).max_score == 0.9
+
+
+def test_an_update_that_ends_between_results_and_manifest_is_gone_on_with(
+    tmp_path: Path, scan: Callable[..., RunSummary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.9", b="ok 0.2")
+    scan()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for change, options in (({}, {}), ({}, {"timeout": 7.0}), ({"c": "ok 0.3"}, {"timeout": 8.0})):
+        make_inputs(folder, **change)
+        with monkeypatch.context() as ending:
+            ending.setattr(manifest, "write_beside", killed)
+            with pytest.raises(KeyboardInterrupt):
+                scan(update=True)
+        assert verify(tmp_path / "out.parquet").count > 0
+        run = scan(update=True, **options)
+        assert (run.rows, run.scanned, leftovers(tmp_path)) == (2 + len(change), 0, [])
+        assert verify(tmp_path / "out.parquet").count == 0
+    assert parquet.read_metadata(tmp_path / "out.parquet")["shards"] == []
+
+
+def test_a_manifest_of_another_kind_is_not_updated(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    out = tmp_path / "out.parquet"
+    for key in ("arguments", "model_digests", "run_id", "folder", "previous_run_id"):
+        scan(overwrite=True)
+        about = parquet.read_metadata(out) | {key: 5}
+        with open(out, "wb") as stream, parquet.writer(stream) as written:
+            parquet.add_metadata(written, about)
+        with pytest.raises(UsageError, match="says too little.*--restart"):
+            scan(update=True)
 
 
 def test_an_update_with_other_options_is_refused(

@@ -119,3 +119,5 @@ def test_reasons() -> None:
     (scattered,) = score.reasons([], 0.7, 0.8)
     assert "no connected region" in scattered
     assert score.reasons([], 0.1, 0.1)[1].startswith("Only 10 % of the image")
+    assert score.reasons([], 0.1, 0.1)[1].endswith("; a low score says little here.")
+    assert score.reasons([], 0.6, 0.0)[1].endswith("; the score rests on little.")

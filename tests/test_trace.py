@@ -121,6 +121,16 @@ def test_around_cells_adds_up_nine_blocks() -> None:
     assert np.array_equal(np.flatnonzero(found.any(axis=1)), [1, 2, 3])
 
 
+@pytest.mark.parametrize("first", range(8))
+def test_every_block_is_some_cells_own(first: int) -> None:
+    """Also where the middles of blocks lie as near to those of two cells."""
+    for axis in (0, 1):
+        against = np.zeros((9, 9), np.float32)
+        origin = (first, 0) if axis == 0 else (0, first)
+        index = trace._nearest(np.arange(10) * 8 + 4.0, trace.Blocks(against, origin), axis)
+        assert set(index.tolist()) == set(range(9)) and (np.diff(index) >= 0).all()
+
+
 def lacking(luma: npt.NDArray[np.uint8], qf1: int, *boxes: tuple[int, int, int]) -> list[float]:
     """How far squares (row, column and side in pixels) fall short of the background's trace."""
     place = (-SHIFT[0] % 8) * 8 + -SHIFT[1] % 8

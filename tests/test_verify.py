@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fake_scanner
 import pyarrow as pa
@@ -39,10 +40,10 @@ def kinds(report: Report) -> set[str]:
     return {trouble.kind for trouble in report.troubles}
 
 
-def rewritten(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """The results with other rows, and the run manifest that they had."""
+def rewritten(path: Path, change: Callable[[pa.Table], pa.Table], about: dict[str, Any] | None = None) -> None:
+    """The results with other rows, and the run manifest that they had, or another one."""
     table = change(pq.read_table(path))
-    about = parquet.read_metadata(path)
+    about = parquet.read_metadata(path) if about is None else about
     with open(path, "wb") as stream, parquet.writer(stream) as written:
         written.write_table(table.select(parquet.SCHEMA.names).cast(parquet.SCHEMA))
         parquet.add_metadata(written, about)
@@ -86,6 +87,22 @@ def test_the_manifest_beside(results: Path) -> None:
     assert kinds(verify(results)) == {"manifest"}
     beside.unlink()
     assert kinds(verify(results)) == {"manifest"}
+
+
+def test_manifests_of_another_kind(results: Path) -> None:
+    whole, beside = results.read_bytes(), results.with_name("r.parquet.manifest.json")
+    said = beside.read_text()
+    for other in ('{"file": 3}', "[]", "[" * 100_000, "{}"):
+        beside.write_text(other)
+        assert kinds(verify(results)) & {"results", "manifest"} and verify(results).rows == 4
+    beside.write_text(said)
+    about = parquet.read_metadata(results)
+    for key in ("inputs", "arguments", "model_digests", "folder", "by_status", "models", "run_id"):
+        for value in (5, None if key != "folder" else 6, {"count": "x"}):
+            rewritten(results, lambda t: t, about | {key: value})
+            assert {"results", "manifest"} <= kinds(verify(results, source=True, engine=in_this_process))
+    results.write_bytes(whole)
+    assert verify(results).count == 0
 
 
 def test_models(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
