@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from engine_protocol import Alive, ProtocolTests, _state, _task
 
-from jscan.engine import Engine
+from jscan.engine import Ask, Engine
 from jscan.engine import local as engine
 from jscan.engine.local import run as local_run
 from jscan.errors import EngineError
@@ -48,6 +49,56 @@ def test_workers_that_are_killed_while_they_are_idle_cost_nothing() -> None:
     outcomes = sorted(local_run(_task, items(), init=_state, workers=2), key=lambda o: o.index)
     assert [o.value for o in outcomes] == [f"state {i}" for i in "abcd"]
     assert not active_children()
+
+
+class Clock:
+    """The engine's clock, which can be put forward; what runs in the workers does not notice."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0.0
+        monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + self.ahead))
+
+
+def _until(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _meanwhile(folder: Path, state: str, item: str, ask: Ask) -> None:
+    """`works` is at work while the others bring their outcomes and ask, and ends when it is told that they have."""
+    (folder / f"{item}-{time.monotonic_ns()}").touch()
+    if item == "works":
+        _until(folder / "enough")
+        return
+    while not list(folder.glob("works-*")):
+        time.sleep(0.01)
+    if item == "asks":
+        ask("first")
+        ask("second")  # is answered after all workers were looked at
+    elif item == "raises":
+        raise ValueError("no such thing")
+
+
+@pytest.mark.parametrize("pause", ["asks", "is done", "raises"])
+def test_time_in_which_the_caller_is_busy_counts_against_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: str
+) -> None:
+    """While it answers, and while it has an outcome in hand; else `works` would be tried again, and be noted twice."""
+    clock = Clock(monkeypatch)
+
+    def answer(item: str, question: str) -> None:
+        if question == "second":
+            (tmp_path / "enough").touch()
+        elif pause == "asks":
+            clock.ahead += 1000
+
+    items = ["works", "asks"] if pause == "asks" else ["works", pause, "asks"]
+    task = partial(_meanwhile, tmp_path)
+    for outcome in local_run(task, items, init=_state, workers=2, timeout=600, answer=answer):
+        if outcome.item == pause != "asks":
+            clock.ahead += 1000
+    assert len(list(tmp_path.glob("works-*"))) == 1
 
 
 SCRIPT = """

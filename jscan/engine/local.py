@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -158,6 +158,13 @@ class _Crew(Generic[Item]):
             worker.since += seconds
             worker.heard += seconds
 
+    @contextlib.contextmanager
+    def excused(self) -> Iterator[None]:
+        """A context in which nobody listens to the workers: its time counts against none of them."""
+        before = time.monotonic()
+        yield
+        self.excuse(time.monotonic() - before)
+
 
 def run(
     task: Callable[[State, Item, Ask], Result],
@@ -190,9 +197,8 @@ def run(
                 if again:
                     crew.hand_out(again.popleft())
                     continue
-                before = time.monotonic()
-                drawn = next(source, None)
-                crew.excuse(time.monotonic() - before)  # whoever asked meanwhile could not be answered
+                with crew.excused():  # whoever asks meanwhile cannot be answered
+                    drawn = next(source, None)
                 if drawn is None:
                     exhausted = True
                 else:
@@ -239,14 +245,14 @@ def run(
                     worker.times = payload
                 elif kind == "ask":
                     ticket.asked = payload
-                    before = time.monotonic()
-                    answered = answer(ticket.item, payload)
-                    crew.excuse(time.monotonic() - before)  # who answers may be another machine, and busy
+                    with crew.excused():  # who answers may be another machine, and busy
+                        answered = answer(ticket.item, payload)
                     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                         worker.pipe.send(answered)
                 elif kind == "done":
                     worker.ticket = None
-                    yield Outcome(ticket.index, ticket.item, "done", value=payload, asked=ticket.asked)
+                    with crew.excused():  # who consumes the outcomes takes time, to write them to a disk, say
+                        yield Outcome(ticket.index, ticket.item, "done", value=payload, asked=ticket.asked)
                 elif isinstance(payload, MemoryError) and ticket.failures == 0:
                     # Whether memory suffices must not depend on what the process, or its neighbours, did before.
                     ticket.failures = 1
@@ -254,7 +260,8 @@ def run(
                     crew.retire(worker)
                 else:
                     worker.ticket = None
-                    yield ticket.outcome("raised", error=payload, message=f"{type(payload).__name__}: {payload}")
+                    with crew.excused():
+                        yield ticket.outcome("raised", error=payload, message=f"{type(payload).__name__}: {payload}")
         finished = True
     finally:
         crew.dismiss(now=not finished)
