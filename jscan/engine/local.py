@@ -110,9 +110,8 @@ class _Crew(Generic[Item]):
     def hand_out(self, ticket: _Ticket[Item]) -> None:
         """Nothing; a worker has the ticket, started now if none was idle."""
         idle = [w for w in self.members if w.ticket is None]
-        if ticket.failures and len(self.members) >= self.size:
-            # A second try is told nothing by what the process did before: it gets one that has done nothing.
-            self.retire(idle.pop())
+        # A second try is told nothing by what the process did before: it gets one that has done nothing. For that one
+        # there is a place: the worker of the first try is gone, and nobody had its place while the item waited.
         worker = idle[0] if idle and not ticket.failures else None
         if worker is None:
             worker = self.start(min(set(range(self.size)) - {w.place for w in self.members}))
