@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterable
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +106,27 @@ def forked(action: Callable[[], object]) -> int:
         finally:
             os._exit(code)
     return os.waitpid(child, 0)[1]
+
+
+@contextlib.contextmanager
+def stopped(folder: Path, seconds: float) -> Iterator[None]:
+    """A context in which a process is stopped for so long: the one that a file `<number>.pid` in the folder names.
+
+    Then there is a file `on`.
+    """
+
+    def stop() -> None:
+        while not (found := list(folder.glob("*.pid"))):
+            time.sleep(0.01)
+        os.kill(int(found[0].stem), signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(int(found[0].stem), signal.SIGCONT)
+        (folder / "on").touch()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    yield
+    thread.join()
 
 
 def timeless(record: ScanRecord) -> ScanRecord:

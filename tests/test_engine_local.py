@@ -9,16 +9,18 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
-from multiprocessing import active_children
+from multiprocessing import Pipe, active_children
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from engine_protocol import Alive, ProtocolTests, _state, _task
+from engine_protocol import Alive, ProtocolTests, _soon_orphaned, _state, _task
+from faulty import forked, stopped
 
 from jscan.engine import Ask, Engine
 from jscan.engine import local as engine
 from jscan.engine.local import run as local_run
+from jscan.engine.process import ends_with
 from jscan.errors import EngineError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests kill with POSIX signals")
@@ -101,6 +103,29 @@ def test_time_in_which_the_caller_is_busy_counts_against_no_worker(
     assert len(list(tmp_path.glob("works-*"))) == 1
 
 
+def _waits(folder: Path, state: str, item: str, ask: Ask) -> None:
+    (folder / f"{os.getpid()}.pid").touch()
+    _until(folder / "on")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a timer ends workers, and it runs on")
+def test_being_stopped_for_longer_than_an_item_may_take_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-Z, say, with the parent, for which its clock stands still here."""
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    with stopped(tmp_path, 2):
+        (outcome,) = local_run(partial(_waits, tmp_path), "a", init=_soon_orphaned, workers=1, timeout=1)
+    assert outcome.kind == "done" and len(list(tmp_path.glob("*.pid"))) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody dies of the signal")
+def test_who_was_let_go_of_before_it_said_so_ends() -> None:
+    neck, leash = Pipe(duplex=False)
+    leash.close()
+    assert os.waitstatus_to_exitcode(forked(lambda: ends_with(neck))) == 1
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -159,6 +184,8 @@ sys.path.insert(0, {tests!r})
 from engine_protocol import _task, _soon_orphaned
 from jscan.engine import local
 local.BEAT_SECONDS = 0.2
+if not {leash}:
+    local.ends_with = lambda leash: False
 if __name__ == "__main__":
     outcomes = local.run(_task, ["a", {item!r}], init=_soon_orphaned, workers=1, timeout={timeout})
     next(outcomes)
@@ -203,11 +230,19 @@ def test_being_told_to_stop_again_breaks_nothing_off() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-@pytest.mark.parametrize(("item", "timeout"), [("sleep:60", None), ("hang", 4.0)])
-def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, item: str, timeout: float | None) -> None:
-    """Nor does one that a C library holds in its grip, whose threads cannot run: the system's timer ends it."""
+@pytest.mark.parametrize(
+    ("item", "timeout", "leash"),
+    [("sleep:60", None, True), ("hang", None, True), ("sleep:60", None, False), ("hang", 4.0, False)],
+)
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, item: str, timeout: float | None, leash: bool) -> None:
+    """Nor does one that a C library holds in its grip, whose threads cannot run: the system ends it.
+
+    Where the system cannot look for the parent, `leash`, it is ended by its beats or by a timer.
+    """
+    if leash and sys.platform != "linux":
+        pytest.skip("only Linux ends a process that nobody holds any more")
     script = tmp_path / "main.py"
-    script.write_text(ORPHANS.format(tests=str(Path(__file__).parent), item=item, timeout=timeout))
+    script.write_text(ORPHANS.format(tests=str(Path(__file__).parent), item=item, timeout=timeout, leash=leash))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import gzip
+import os
 import sys
 import time
 from collections.abc import Generator
 from multiprocessing import active_children
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_scanner
 import pytest
 from fake_scanner import make_inputs
-from faulty import broken_reader, scan_of
+from faulty import broken_reader, scan_of, stopped
 from packing import tar_of, zip_of
 
+import jscan.engine.stream
 import jscan.run
 from jscan.config import ScanConfig
 from jscan.discover import discover
@@ -112,6 +116,44 @@ def test_who_works_long_is_not_late_and_who_waits_is_not_either() -> None:
         assert not active_children(), "what is left in the middle is ended"
         assert _all(stream, 0)[1] == "end"
     assert not active_children()
+
+
+def _soon_orphaned() -> None:
+    jscan.engine.stream.ORPHAN_SECONDS = 0.5
+
+
+def _waits(request: Path, ask: Any, alive: Any) -> Generator[Any, None, str]:
+    (request / f"{os.getpid()}.pid").touch()
+    while not (request / "on").exists():
+        time.sleep(0.01)
+    yield "on", None
+    return "end"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a timer ends the child, and it runs on")
+def test_a_child_that_was_stopped_for_long_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ctrl-Z, say, with the parent, for which its clock stands still here."""
+    monkeypatch.setattr(jscan.engine.stream, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    with stopped(tmp_path, 2), Stream(_waits, init=_soon_orphaned, timeout=1) as stream:
+        assert _all(stream, tmp_path) == ([("on", None)], "end")
+
+
+def test_a_parent_that_was_stopped_for_long_goes_on_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hears nothing in its first look, during which a thousand seconds pass."""
+    ahead, poll = [0.0], Connection.poll
+
+    def stopped_once(self: Connection, timeout: float | None = 0.0) -> bool:
+        if ahead[0]:
+            return poll(self, timeout)
+        ahead[0] = 1000.0
+        return False
+
+    with Stream(_slow, init=dict, timeout=60) as stream:
+        _all(stream, 0)
+        monkeypatch.setattr(jscan.engine.stream, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0]))
+        monkeypatch.setattr(Connection, "poll", stopped_once)
+        assert _all(stream, 0)[1] == "end"
+        assert ahead[0]
 
 
 def _broken() -> None:

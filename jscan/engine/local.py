@@ -28,6 +28,7 @@ from jscan.engine.process import (
     START_SECONDS,
     STOP_SECONDS,
     end,
+    ends_with,
     how_it_died,
     interrupts_held_back,
     leaving_on_sigterm,
@@ -65,6 +66,8 @@ class _Worker(Generic[Item]):
 
     process: BaseProcess
     pipe: Connection
+    leash: Connection
+    """Held as long as the process may live, see `jscan.engine.process.ends_with`."""
     since: float
     """When it was started or, once it is ready, when it got its item."""
     heard: float
@@ -126,7 +129,9 @@ class _Crew(Generic[Item]):
         worker.pipe.close()
         if now:
             worker.process.terminate()
-        return end(worker.process, time.monotonic() + (1.0 if now else STOP_SECONDS))
+        exit_code = end(worker.process, time.monotonic() + (1.0 if now else STOP_SECONDS))
+        worker.leash.close()
+        return exit_code
 
     def deliver(self, worker: _Worker[Item]) -> None:
         """Nothing; a worker that is ready gets the item of its ticket.
@@ -149,6 +154,7 @@ class _Crew(Generic[Item]):
         deadline = time.monotonic() + STOP_SECONDS
         for worker in self.members:
             end(worker.process, deadline)
+            worker.leash.close()
         self.members.clear()
 
     def excuse(self, seconds: float) -> None:
@@ -309,12 +315,15 @@ def _start(
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, task, init, timeout, place), name="jscan-worker", daemon=True)
+    neck, leash = context.Pipe(duplex=False)
+    given = (theirs, neck, task, init, timeout, place)
+    process = context.Process(target=_work, args=given, name="jscan-worker", daemon=True)
     with interrupts_held_back():
         process.start()
     theirs.close()
+    neck.close()
     now = time.monotonic()
-    return _Worker(process, ours, since=now, heard=now, place=place)
+    return _Worker(process, ours, leash, since=now, heard=now, place=place)
 
 
 class _Orphaned(BaseException):
@@ -322,7 +331,10 @@ class _Orphaned(BaseException):
 
 
 class _Line:
-    """The worker's end of the pipe, on which two threads speak."""
+    """The worker's end of the pipe, on which two threads speak.
+
+    With a timeout the process ends by itself so long after an item's deadline, should nobody else do it.
+    """
 
     def __init__(self, pipe: Connection, timeout: float | None, nowhere: TextIO) -> None:
         self._pipe = pipe
@@ -390,6 +402,7 @@ class _Line:
 
 def _work(
     pipe: Connection,
+    leash: Connection,
     task: Callable[[Any, Any, Ask], Any],
     init: Callable[[], Any],
     timeout: float | None,
@@ -404,7 +417,7 @@ def _work(
     # Closing the pipe, or the parent's death, ends the worker quietly.
     gone = (EOFError, BrokenPipeError, ConnectionResetError, _Orphaned)
     with leaving_on_sigterm(), contextlib.suppress(*gone), open(os.devnull, "w") as nowhere:
-        line = _Line(pipe, timeout, nowhere)
+        line = _Line(pipe, None if ends_with(leash) else timeout, nowhere)
         try:
             state = init()
         except Exception as error:

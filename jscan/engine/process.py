@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import signal
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import NoReturn
@@ -21,7 +23,7 @@ STOP_SECONDS = 5.0
 START_SECONDS = 300.0
 """How long a process may take to be ready: models lie on network drives, and GPUs take their time."""
 ORPHAN_SECONDS = 30.0
-"""So long after its timeout a process ends by itself, in case there is nobody left to end it."""
+"""So long after its timeout a process ends by itself, in case there is nobody left to end it; see `ends_with`."""
 
 
 def end(process: BaseProcess, deadline: float) -> int | None:
@@ -31,6 +33,25 @@ def end(process: BaseProcess, deadline: float) -> int | None:
         process.kill()
         process.join()
     return process.exitcode
+
+
+def ends_with(leash: Connection) -> bool:
+    """Whether the system will end this process when nobody holds the other end of this pipe, on which nothing is sent.
+
+    It needs no interpreter, so it works where a C library hangs and holds the lock. And it needs no clock: a timer of
+    the system runs while all processes are stopped (Ctrl-Z), and ends those that have an item when they go on.
+    """
+    if sys.platform != "linux":
+        return False  # elsewhere nobody dies of this signal
+    import fcntl
+
+    signal.signal(signal.SIGIO, signal.SIG_DFL)  # who started jscan may have ignored it, or held it back
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGIO})
+    fcntl.fcntl(leash, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(leash, fcntl.F_SETFL, fcntl.fcntl(leash, fcntl.F_GETFL) | os.O_ASYNC)
+    if leash.poll():  # it was let go of before the system was asked to look
+        os._exit(1)
+    return True
 
 
 def how_it_died(exit_code: int | None) -> str:

@@ -7,6 +7,7 @@ each is an input of its own. So what reads it runs beside the caller, as a gener
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import signal
 import sys
@@ -22,6 +23,7 @@ from jscan.engine.process import (
     START_SECONDS,
     STOP_SECONDS,
     end,
+    ends_with,
     how_it_died,
     interrupts_held_back,
     leaving_on_sigterm,
@@ -31,6 +33,8 @@ from jscan.errors import EngineError
 
 ALIVE_SECONDS = 1.0
 """Between two signs of life of a generator that has nothing to yield yet."""
+WAKE_SECONDS = 1.0
+"""Who waits for the child looks at the clock so often, to see whether it was stopped meanwhile."""
 
 Piece = tuple[Any, bytes | None]
 """What a generator yields: a value that is pickled, and bytes that are not copied for that, or None."""
@@ -58,6 +62,8 @@ class LostError(Exception):
 class _Child:
     process: BaseProcess
     pipe: Connection
+    leash: Connection
+    """Held as long as the process may live, see `jscan.engine.process.ends_with`."""
 
 
 class Stream:
@@ -111,16 +117,18 @@ class Stream:
         if self._child is None:
             context = multiprocessing.get_context("spawn")
             ours, theirs = context.Pipe()
+            neck, leash = context.Pipe(duplex=False)
             process = context.Process(
                 target=_serve,
-                args=(theirs, self._function, self._init, self._timeout),
+                args=(theirs, neck, self._function, self._init, self._timeout),
                 name="jscan-stream",
                 daemon=True,
             )
             with interrupts_held_back():
                 process.start()
             theirs.close()
-            self._child = _Child(process, ours)
+            neck.close()
+            self._child = _Child(process, ours, leash)
             try:
                 kind, value, _ = self._next(self._child, START_SECONDS)
             except (LostError, EOFError, ConnectionResetError) as error:
@@ -131,11 +139,17 @@ class Stream:
 
     def _next(self, child: _Child, timeout: float | None) -> tuple[str, Any, bool]:
         """What the child says next."""
-        if not child.pipe.poll(timeout):
-            self._end(now=True)
-            raise LostError("timed_out", f"no sign of life for {timeout:g} s")
-        said: tuple[str, Any, bool] = child.pipe.recv()
-        return said
+        left = math.inf if timeout is None else timeout
+        while left > 0:
+            before = time.monotonic()
+            if child.pipe.poll(min(WAKE_SECONDS, left)):
+                said: tuple[str, Any, bool] = child.pipe.recv()
+                return said
+            passed = time.monotonic() - before
+            if passed < 2 * WAKE_SECONDS:  # else this process was stopped (Ctrl-Z), and the child with it
+                left -= passed
+        self._end(now=True)
+        raise LostError("timed_out", f"no sign of life for {timeout:g} s")
 
     def _end(self, *, now: bool) -> int | None:
         """The exit code of the child, which is gone; `now` where it is not to end by itself."""
@@ -145,15 +159,20 @@ class Stream:
         child.pipe.close()
         if now:
             child.process.terminate()
-        return end(child.process, time.monotonic() + (1.0 if now else STOP_SECONDS))
+        exit_code = end(child.process, time.monotonic() + (1.0 if now else STOP_SECONDS))
+        child.leash.close()
+        return exit_code
 
 
 class _Line:
-    """The child's end of the pipe. Outside of it a timer runs that ends the process, should nobody else do it."""
+    """The child's end of the pipe.
+
+    With a timeout, a timer runs outside of it that ends the process, should nobody else do it.
+    """
 
     def __init__(self, pipe: Connection, timeout: float | None) -> None:
         self._pipe = pipe
-        self._seconds = 0.0 if timeout is None else timeout + ORPHAN_SECONDS
+        self._timeout = timeout
         self._said = time.monotonic()
 
     def say(self, kind: str, value: Any, payload: bytes | None = None) -> None:
@@ -184,17 +203,19 @@ class _Line:
             self.say("alive", None)
 
     def _watch(self, *, on: bool) -> None:
-        if sys.platform != "win32":
-            signal.setitimer(signal.ITIMER_REAL, self._seconds if on else 0)
+        if self._timeout is not None and sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_REAL, self._timeout + ORPHAN_SECONDS if on else 0)
 
 
-def _serve(pipe: Connection, function: Streamed, init: Callable[[], object], timeout: float | None) -> None:
+def _serve(
+    pipe: Connection, leash: Connection, function: Streamed, init: Callable[[], object], timeout: float | None
+) -> None:
     """The life of the child: generators, one after another, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller alone decides what Ctrl-C means
     if sys.platform != "win32":
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with leaving_on_sigterm(), contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        line = _Line(pipe, timeout)
+        line = _Line(pipe, None if ends_with(leash) else timeout)
         try:
             init()
         except Exception as error:
