@@ -187,6 +187,9 @@ class _Rows:
             table = self._before.read_row_group(-1 - source, use_threads=False)
             return table.select(parquet.SCHEMA.names).append_column(parquet.COPY, pa.array([False] * table.num_rows))
         except (OSError, pa.ArrowException, UsageError) as error:
-            what = self._shards.get(source, "the results that are updated")
             said = parquet.first_line(error)
-            raise OutputError(f"{what} cannot be read back: {said}; add --restart to begin again") from error
+            if source >= 0:  # it was whole when the run began: if it is damaged now, the next one finds that
+                raise OutputError(f"{self._shards[source]} cannot be read back: {said}; run the same again") from error
+            raise OutputError(
+                f"the results that are updated cannot be read back: {said}; add --restart to begin again"
+            ) from error

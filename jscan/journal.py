@@ -1,8 +1,9 @@
 """The journal of an unfinished run: shards of finished rows in `<out>.run/`, and the lock that keeps others out.
 
 A shard is committed whole: temporary file, close, fsync, rename, fsync of the folder. Its footer says which run it is
-of. Nothing else is believed: a file without a readable footer is thrown away, as is one whose pages are not what their
-checksums say, and its inputs are scanned again.
+of. Nothing else is believed: a shard without a whole footer is thrown away, as is one whose pages are not what their
+checksums say, and its inputs are scanned again. One that the system does not give is no such shard: it stays, and the
+run ends.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -21,8 +21,9 @@ from jscan import parquet
 from jscan.errors import LockedError, OutputError, UsageError
 from jscan.records import ScanRecord
 
-SUFFIX = ".parquet"
-_OURS = re.compile(r"lock|ledger(-\w+)?|\d{8,}\.parquet|\.\d{8,}\.parquet\.\d+\.tmp|\.nfs\w+")
+LOCK = "lock"
+_SHARD = re.compile(r"[0-9]{8,}\.parquet")
+_OURS = re.compile(rf"{LOCK}|ledger(-\w+)?|{_SHARD.pattern}|\.{_SHARD.pattern}\.[0-9]+\.tmp|\.nfs\w+")
 """The names of what a run puts into its folder, and of what NFS makes of a file that is removed while it is open."""
 
 
@@ -99,12 +100,13 @@ class Journal:
     shards: list[Shard] = field(default_factory=list)
 
     def load(self) -> None:
-        """Nothing; reads the footers of all shards. What cannot be read, and half-written files, are removed."""
+        """Nothing; reads the footers of all shards. Damaged ones, and half-written files, are removed.
+
+        Raises OutputError where one cannot be read.
+        """
         self.shards = []
-        for path in sorted(self.folder.iterdir()):
-            if path.name == "lock":
-                continue
-            shard = _load(path)
+        for path in self._files():
+            shard = _load(path) if _SHARD.fullmatch(path.name) else None
             if shard is None:
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -125,29 +127,52 @@ class Journal:
     ) -> Shard:
         """The shard of these rows, each with whether it is a mere copy, on the disk. Raises OutputError."""
         number = self.shards[-1].number + 1 if self.shards else 0
-        path = self.folder / f"{number:08d}{SUFFIX}"
+        path = self.folder / f"{number:08d}.parquet"
         about = {"header": header.as_dict(), "providers": list(providers)}
         parquet.write_shard(path, [r for r, _ in rows], [c for _, c in rows], about)
         shard = Shard(path, number, len(rows), digest(path), header, tuple(providers))
         self.shards.append(shard)
         return shard
 
-    def drop(self, shard: Shard) -> None:
-        """Nothing; this shard, which cannot be read, is gone."""
-        shard.path.unlink(missing_ok=True)
-        self.shards.remove(shard)
+    def read(self, shard: Shard, names: Sequence[str]) -> list[dict[str, Any]] | None:
+        """The rows of these columns; None where the shard, in whatever column, is damaged: then it is gone.
+
+        Raises OutputError where it cannot be read.
+        """
+        try:
+            return parquet.read_shard(_read(shard.path), names)
+        except parquet.DamagedError:
+            _remove(shard.path)
+            self.shards.remove(shard)
+            return None
 
     def clear(self) -> None:
-        """Nothing; no shard is left."""
-        for path in self.folder.iterdir():
-            if path.name != "lock":
-                path.unlink()
+        """Nothing; no shard is left. Raises OutputError."""
+        for path in self._files():
+            _remove(path)
         self.shards = []
+
+    def leave(self) -> None:
+        """Nothing; shards are left, and what is not jscan's; where there is neither, the folder is gone."""
+        with contextlib.suppress(OSError, OutputError):
+            for path in self._files():
+                if not _SHARD.fullmatch(path.name):
+                    path.unlink()
+            if os.listdir(self.folder) == [LOCK]:
+                (self.folder / LOCK).unlink()
+                self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        """All files of the run but its lock, in the order of their names."""
+        try:
+            return sorted(p for p in self.folder.iterdir() if _OURS.fullmatch(p.name) and p.name != LOCK)
+        except OSError as error:
+            raise _unreadable(self.folder, error) from error
 
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[Journal]:
-    """The journal beside an output, which nobody else can open meanwhile.
+    """The journal beside an output, which nobody else can open meanwhile, and of which nothing is loaded yet.
 
     At the end the folder is removed, unless shards are left in it for the next run. Raises LockedError where another
     run has it, OutputError where it cannot be written, or where the folder is not one that a run made.
@@ -156,7 +181,7 @@ def locked(out: Path) -> Iterator[Journal]:
     try:
         _refuse_others_files(folder)
         folder.mkdir(exist_ok=True)
-        lock = open(folder / "lock", "ab")  # noqa: SIM115
+        lock = open(folder / LOCK, "ab")  # noqa: SIM115
     except OSError as error:
         raise OutputError(f"--out {out} cannot be written: {folder}: {error.strerror}") from error
     with lock:
@@ -164,11 +189,9 @@ def locked(out: Path) -> Iterator[Journal]:
             raise LockedError(f"another run is writing {out}; wait for it, or name another file with --out")
         journal = Journal(folder)
         try:
-            journal.load()
             yield journal
         finally:
-            if not journal.shards:
-                shutil.rmtree(folder, ignore_errors=True)
+            journal.leave()
 
 
 def _refuse_others_files(folder: Path) -> None:
@@ -197,20 +220,40 @@ def digest(path: Path) -> str:
 
 
 def _load(path: Path) -> Shard | None:
-    """The shard, or None where the file is none."""
-    if path.suffix != SUFFIX or not path.stem.isdigit():
-        return None
+    """The shard, or None where it is damaged. Raises OutputError where it cannot be read."""
+    data = _read(path)
     try:
-        about = parquet.read_metadata(path)
-        header = Header.from_dict(about.get("header"))
-        with parquet.reader(path) as stored:
-            rows = int(stored.metadata.num_rows)
-    except UsageError:
+        about, rows = parquet.read_shard_footer(data)
+    except parquet.DamagedError:
         return None
-    providers = about.get("providers")
+    header, providers = Header.from_dict(about.get("header")), about.get("providers")
     if header is None or not isinstance(providers, list):
         return None
-    return Shard(path, int(path.stem), rows, digest(path), header, tuple(map(str, providers)))
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Shard(path, int(path.stem), rows, sha256, header, tuple(map(str, providers)))
+
+
+def _read(path: Path) -> bytes:
+    """All of a shard, which is no larger than its rows were in memory. Raises OutputError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{path} cannot be read: {error.strerror}; nothing was removed: mend that and run the same again, or add "
+        "--restart to begin again"
+    )
+
+
+def _remove(path: Path) -> None:
+    """Nothing; the file is gone. Raises OutputError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be removed: {error.strerror}; remove it, and run the same again") from error
 
 
 def _locked(descriptor: int) -> bool:

@@ -54,11 +54,9 @@ class Known:
         copies: list[tuple[str, Key, Place]] = []
         names = ["path_bytes", "container", "member", "sha256", "error_code", parquet.COPY]
         for shard in tuple(self._journal.shards):
-            try:
-                rows = parquet.read_columns(shard.path, names)
-            except UsageError:
-                self._journal.drop(shard)  # its inputs are scanned again
-                continue
+            rows = self._journal.read(shard, names)
+            if rows is None:
+                continue  # it was damaged: its inputs are scanned again
             for i, row in enumerate(rows):
                 key, place = _key_of(row), Place(shard.number, i)
                 if row[parquet.COPY]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,8 @@ from jscan.records import Region, ScanRecord
 
 RUN_KEY = b"jscan.run"
 """Key of the file's metadata under which the run manifest stands, as JSON."""
+CHECK_KEY = b"jscan.run.sha256"
+"""Key of a shard's metadata under which the SHA-256 of the manifest stands: pages have checksums, footers have none."""
 
 GROUP_ROWS = 1024
 """Rows of one row group of the results, which is made in memory: for 20,000 rows that are alike 4,096 took 41 MB more,
@@ -107,6 +110,14 @@ _VALUES = attrgetter(*SCHEMA.names)
 _SHARD_SCHEMA = SCHEMA.append(pa.field(COPY, pa.bool_()))
 
 
+_DAMAGE = (OSError, ValueError, RecursionError, pa.ArrowException)
+"""What PyArrow raises for damaged bytes; an OSError too, though the system was asked for nothing."""
+
+
+class DamagedError(Exception):
+    """These bytes are no shard, or not as they were written."""
+
+
 def to_table(records: Iterable[ScanRecord]) -> pa.Table:
     """The rows as an Arrow table with `SCHEMA`, in the order given; NaN becomes null."""
     columns = list(zip(*map(_VALUES, records), strict=True)) or [()] * len(SCHEMA)
@@ -120,7 +131,9 @@ def write_shard(path: Path, records: Sequence[ScanRecord], copies: Sequence[bool
     `copies` says which rows are to be completed by another one. Raises OutputError, naming the path.
     """
     table = to_table(records).append_column(_SHARD_SCHEMA.field(COPY), pa.array(copies, pa.bool_()))
-    with replacing(path) as stream, writer(stream, _SHARD_SCHEMA.with_metadata({RUN_KEY: _json(about)})) as open_file:
+    said = _json(about)
+    schema = _SHARD_SCHEMA.with_metadata({RUN_KEY: said, CHECK_KEY: _check(said)})
+    with replacing(path) as stream, writer(stream, schema) as open_file:
         open_file.write_table(table)
 
 
@@ -142,13 +155,33 @@ def reader(path: Path) -> Any:
         raise UsageError(f"{path} is not a readable Parquet file: {first_line(exc)}") from exc
 
 
-def read_columns(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of these columns. Raises UsageError, naming the path, where a page is not what its checksum says."""
-    with reader(path) as stored:
-        try:
-            found: list[dict[str, Any]] = stored.read(columns=list(names)).to_pylist()
-        except (OSError, pa.ArrowException) as exc:
-            raise UsageError(f"{path} is not a readable Parquet file: {first_line(exc)}") from exc
+def read_shard_footer(data: bytes) -> tuple[dict[str, Any], int]:
+    """(what was said about it, number of rows) of the bytes of a shard. Raises DamagedError."""
+    try:
+        with pq.ParquetFile(pa.BufferReader(data)) as stored:
+            footer = stored.metadata
+        said = footer.metadata or {}
+        about = json.loads(said.get(RUN_KEY, b"{}"))
+    except _DAMAGE as exc:
+        raise DamagedError(first_line(exc)) from exc
+    if said.get(CHECK_KEY, b"") not in (b"", _check(said.get(RUN_KEY, b""))):
+        raise DamagedError("what is said about it is not what was written")
+    return about if isinstance(about, dict) else {}, int(footer.num_rows)
+
+
+def read_shard(data: bytes, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of these columns of the bytes of a shard.
+
+    Raises DamagedError where a page, of whatever column, is not what its checksum says.
+    """
+    try:
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as stored:
+            table = stored.read(use_threads=False)
+    except _DAMAGE as exc:
+        raise DamagedError(first_line(exc)) from exc
+    if not table.schema.equals(_SHARD_SCHEMA):
+        raise DamagedError("it has other columns")
+    found: list[dict[str, Any]] = table.select(list(names)).to_pylist()
     return found
 
 
@@ -174,6 +207,10 @@ def from_row(row: Mapping[str, Any]) -> ScanRecord:
     """
     known = {f.name for f in fields(ScanRecord)}
     return _record({k: v for k, v in row.items() if k in known})
+
+
+def _check(said: bytes) -> bytes:
+    return hashlib.sha256(said).hexdigest().encode()
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -160,6 +160,8 @@ def run_scan(
         header = _header(config)
         if config.restart:
             journal.clear()
+        else:
+            journal.load()
         found = journal.header()
         if found is not None:
             if _is_finished(config.out, found):

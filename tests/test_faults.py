@@ -25,6 +25,7 @@ from material import file_of, photo
 from packing import tar_of, zip_of
 from results import read_results
 
+import jscan.journal
 import jscan.run
 from jscan import members, parquet
 from jscan.archives import Entry
@@ -433,37 +434,129 @@ def test_a_full_disk_of_the_maps_costs_nothing_that_is_finished(
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
+def interrupted(base: Path) -> list[ScanRecord]:
+    """The rows of an unbroken run, and an unfinished run whose shards hold seven inputs."""
+    make_inputs(base / "in", **CONTENTS)
+    scan(base, engine=in_this_process)
+    expected = results(base)
+    shutil.rmtree(base / "out")
+    with pytest.raises(KeyboardInterrupt):
+        scan(base, engine=in_this_process, progress=Interrupts(7, signal.SIGINT))
+    return expected
+
+
+SHARD = Path("out", "r.parquet.run", "00000001.parquet")
+
+
 @pytest.mark.usefixtures("_fake")
 def test_a_torn_shard_is_scanned_again(tmp_path: Path) -> None:
-    make_inputs(tmp_path / "in", **CONTENTS)
-    scan(tmp_path, engine=in_this_process)
-    expected = results(tmp_path)
-    shutil.rmtree(tmp_path / "out")
-    with pytest.raises(KeyboardInterrupt):
-        scan(tmp_path, engine=in_this_process, progress=Interrupts(7, signal.SIGINT))
-    shard = tmp_path / "out" / "r.parquet.run" / "00000001.parquet"
-    shard.write_bytes(shard.read_bytes()[:-9])
+    expected = interrupted(tmp_path)
+    (tmp_path / SHARD).write_bytes((tmp_path / SHARD).read_bytes()[:-9])
     assert 1 <= scan(tmp_path, engine=in_this_process).scanned <= 3
     assert_whole(tmp_path, expected)
 
 
 @pytest.mark.usefixtures("_fake")
-def test_a_shard_with_a_damaged_page_is_scanned_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("column", ["path", "path_bytes", "status", "score", "reasons", "models", "regions", "copy"])
+def test_a_shard_with_a_damaged_page_is_scanned_again(tmp_path: Path, column: str) -> None:
     """Its footer is whole, and says where the page lies; the page's checksum does not fit."""
-    make_inputs(tmp_path / "in", **CONTENTS)
-    scan(tmp_path, engine=in_this_process)
-    expected = results(tmp_path)
-    shutil.rmtree(tmp_path / "out")
-    with pytest.raises(KeyboardInterrupt):
-        scan(tmp_path, engine=in_this_process, progress=Interrupts(7, signal.SIGINT))
-    shard = tmp_path / "out" / "r.parquet.run" / "00000001.parquet"
-    column = parquet.SCHEMA.names.index("path_bytes")
-    with parquet.reader(shard) as stored:
-        chunk = stored.metadata.row_group(0).column(column)
-    data = bytearray(shard.read_bytes())
+    expected = interrupted(tmp_path)
+    with parquet.reader(tmp_path / SHARD) as stored:
+        group = stored.metadata.row_group(0)
+        chunks = [group.column(i) for i in range(group.num_columns)]
+    chunk = next(c for c in chunks if c.path_in_schema.split(".")[0] == column)
+    data = bytearray((tmp_path / SHARD).read_bytes())
     begin = chunk.data_page_offset if chunk.dictionary_page_offset is None else chunk.dictionary_page_offset
     data[begin + chunk.total_compressed_size - 1] ^= 1
-    shard.write_bytes(data)
+    (tmp_path / SHARD).write_bytes(data)
+    assert 1 <= scan(tmp_path, engine=in_this_process).scanned <= 3
+    assert_whole(tmp_path, expected)
+
+
+@pytest.mark.usefixtures("_fake")
+@pytest.mark.parametrize("name", [b"run_id", b'"CPU"', b"max_pixels"])
+def test_a_shard_whose_footer_says_something_else_is_scanned_again(tmp_path: Path, name: bytes) -> None:
+    """It would pass for a shard of another run, which is refused."""
+    expected = interrupted(tmp_path)
+    data = bytearray((tmp_path / SHARD).read_bytes())
+    data[data.rindex(name) + 1] ^= 1
+    (tmp_path / SHARD).write_bytes(data)
+    assert 1 <= scan(tmp_path, engine=in_this_process).scanned <= 3
+    assert_whole(tmp_path, expected)
+
+
+@pytest.mark.usefixtures("_fake")
+@pytest.mark.parametrize("name", ["00000000.parquet", "00000001.parquet"])
+@pytest.mark.parametrize("good", [0, 1])
+def test_a_shard_that_cannot_be_read_for_the_moment_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, good: int
+) -> None:
+    """The system fails where footers are read, or, after one `good` reading, where rows are."""
+    expected = interrupted(tmp_path)
+    left, real, read = journal(tmp_path), Path.read_bytes, 0
+
+    def stale(self: Path) -> bytes:
+        nonlocal read
+        read += self.name == name
+        if self.name == name and read > good:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", stale)
+        with pytest.raises(OutputError, match=f"{name} cannot be read: Stale file handle; .*--restart") as caught:
+            scan(tmp_path, engine=in_this_process)
+        assert caught.value.exit_code == 12
+        assert journal(tmp_path) == left
+    assert scan(tmp_path, engine=in_this_process).scanned <= 1
+    assert_whole(tmp_path, expected)
+
+
+@pytest.mark.usefixtures("_fake")
+def test_restart_needs_no_shard_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = interrupted(tmp_path)
+
+    def broken(self: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    assert scan(tmp_path, engine=in_this_process, restart=True).scanned == 7
+    monkeypatch.undo()
+    assert results(tmp_path) == expected
+
+
+@pytest.mark.usefixtures("_fake")
+def test_a_shard_that_was_written_and_cannot_be_read_back_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_inputs(tmp_path / "in", **CONTENTS)
+
+    def broken(path: Path) -> str:
+        raise OutputError(f"{path} cannot be read back: Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jscan.journal, "digest", broken)
+        with pytest.raises(OutputError, match="read back"):
+            scan(tmp_path, engine=in_this_process)
+    assert journal(tmp_path) == ["00000000.parquet", "lock"]
+    assert scan(tmp_path, engine=in_this_process).scanned == 5
+
+
+@pytest.mark.usefixtures("_fake")
+def test_a_shard_that_is_damaged_while_the_run_goes_on_costs_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = interrupted(tmp_path)
+    write = jscan.run._Run._write
+
+    def damaged_first(self: Any, workers: int) -> Any:
+        (tmp_path / SHARD).write_bytes((tmp_path / SHARD).read_bytes()[:-1])
+        return write(self, workers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jscan.run._Run, "_write", damaged_first)
+        with pytest.raises(OutputError, match="cannot be read back: .*run the same again"):
+            scan(tmp_path, engine=in_this_process)
     assert 1 <= scan(tmp_path, engine=in_this_process).scanned <= 3
     assert_whole(tmp_path, expected)
 
