@@ -195,10 +195,16 @@ def locked(out: Path) -> Iterator[Journal]:
 
 
 def _refuse_others_files(folder: Path) -> None:
-    """Nothing. Raises OutputError where the folder holds what no run put there: a run removes what is in it."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+    """Nothing. Raises OutputError where the folder holds what no run put there: a run removes what is in it.
+
+    The lock is the first file of a run and the last to go: without it, shards are somebody else's numbered files.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
+        entries = list(found)
+        locked = any(e.name == LOCK for e in entries)
         for entry in entries:
-            if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+            ours = _OURS.fullmatch(entry.name) and (locked or not _SHARD.fullmatch(entry.name))
+            if not ours or not entry.is_file(follow_symlinks=False):
                 raise OutputError(
                     f"{folder}, where the rows of a run wait for its end, holds {entry.name}, which is of no run; move "
                     "it, or name another --out"

@@ -562,6 +562,30 @@ def test_a_shard_that_is_damaged_while_the_run_goes_on_costs_its_rows(
 
 
 @pytest.mark.usefixtures("_fake")
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_folder_of_numbered_files_that_are_of_no_run_is_left_alone(tmp_path: Path, restart: bool) -> None:
+    make_inputs(tmp_path / "in", **CONTENTS)
+    folder = tmp_path / "out" / "r.parquet.run"
+    folder.mkdir(parents=True)
+    (folder / "00000000.parquet").write_text("mine")
+    with pytest.raises(OutputError, match="holds 00000000.parquet, which is of no run") as caught:
+        scan(tmp_path, engine=in_this_process, restart=restart)
+    assert caught.value.exit_code == 12
+    assert journal(tmp_path) == ["00000000.parquet"]
+    assert (folder / "00000000.parquet").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("_fake")
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_a_killed_run_did_not_finish_to_write_is_removed(tmp_path: Path, restart: bool) -> None:
+    expected = interrupted(tmp_path)
+    for name in ("ledger", ".00000003.parquet.77.tmp", "00000009.parquet"):
+        (tmp_path / SHARD).with_name(name).write_text("left by a run that was killed")
+    assert scan(tmp_path, engine=in_this_process, restart=restart).scanned == (7 if restart else 0)
+    assert_whole(tmp_path, expected)
+
+
+@pytest.mark.usefixtures("_fake")
 def test_an_unreadable_folder_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_inputs(tmp_path / "in" / "open", a="ok 0.1")
     make_inputs(tmp_path / "in" / "shut", b="ok 0.1")

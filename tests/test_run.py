@@ -319,6 +319,7 @@ def test_a_second_run_finds_the_output_locked(tmp_path: Path, scan: Callable[...
 def test_what_a_killed_run_left_behind_is_no_hindrance(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
     make_inputs(tmp_path / "in", a="ok 0.1")
     (tmp_path / "out.parquet.run").mkdir()
+    (tmp_path / "out.parquet.run" / "lock").touch()
     (tmp_path / "out.parquet.run" / "00000007.parquet").write_text("half a shard")
     assert scan().rows == 1
     assert leftovers(tmp_path) == []
