@@ -86,6 +86,20 @@ def test_a_reader_that_dies_or_hangs_costs_its_archive(tmp_path: Path, monkeypat
     assert not active_children()
 
 
+def test_a_second_reading_gives_no_reference_again(tmp_path: Path) -> None:
+    """The results would not show it, for an input that is met twice has one row; but it counts towards `--limit`."""
+    archive = tmp_path / "once.tgz"
+    archive.write_bytes(gzip.compress(tar_of(FILES)))
+    here = list(discover([archive]))
+    unpacker = Unpacker(60, reader=broken_reader)
+    try:
+        there = list(discover([archive], read=unpacker))
+    finally:
+        unpacker.close()
+    assert (tmp_path / "once.tgz.died").exists()
+    assert there == here and [r.content for r in there] == [r.content for r in here]
+
+
 def _slow(request: Any, ask: Any, alive: Any) -> Generator[Any, None, str]:
     until = time.monotonic() + request
     while time.monotonic() < until:
