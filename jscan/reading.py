@@ -95,7 +95,6 @@ class EvidenceFile:
             ) from exc
         self._closed = False
         self._identity = _identity(self._before)
-        self._swapped = _identity(opened) != self._identity
         self.size: int = opened.st_size
         """In bytes, when it was opened."""
         self.mtime = utc(opened.st_mtime_ns)
@@ -144,7 +143,7 @@ class EvidenceFile:
     def check_unchanged(self) -> None:
         """Nothing. Raises InputError `changed` where the file is no longer what it was before it was opened."""
         try:
-            same = not self._swapped and _identity(os.fstat(self._handle)) == self._identity
+            same = _identity(os.fstat(self._handle)) == self._identity
         except OSError as exc:
             raise os_error(exc) from exc
         if not same:
