@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing import Pipe, active_children
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,6 +117,25 @@ def test_being_stopped_for_longer_than_an_item_may_take_costs_nothing(
     monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: 0.0))
     with stopped(tmp_path, 2):
         (outcome,) = local_run(partial(_waits, tmp_path), "a", init=_soon_orphaned, workers=1, timeout=1)
+    assert outcome.kind == "done" and len(list(tmp_path.glob("*.pid"))) == 1
+
+
+def test_a_stop_a_little_longer_than_the_timeout_counts_against_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent is stopped, with its workers, while it waits for them."""
+    clock = Clock(monkeypatch)
+
+    def stopped_once(pipes: list[Connection], seconds: float) -> list[object]:
+        if list(tmp_path.glob("*.pid")):
+            if not clock.ahead:
+                clock.ahead = 9.0
+                return []
+            (tmp_path / "on").touch()
+        return wait(pipes, seconds)
+
+    monkeypatch.setattr(engine, "wait", stopped_once)
+    (outcome,) = local_run(partial(_waits, tmp_path), "a", init=_state, workers=1, timeout=8)
     assert outcome.kind == "done" and len(list(tmp_path.glob("*.pid"))) == 1
 
 

@@ -275,10 +275,11 @@ def run(
 def _wait(crew: _Crew[Item], timeout: float | None) -> frozenset[Any]:
     """The pipes that can be read, which those of the dead can; none, often enough to see who hangs."""
     pipes = [w.pipe for w in crew.members]
+    seconds = BEAT_SECONDS if timeout is None else min(BEAT_SECONDS, timeout / 4)
     before = time.monotonic()
-    ready = wait(pipes, BEAT_SECONDS if timeout is None else min(BEAT_SECONDS, timeout / 4))
+    ready = wait(pipes, seconds)
     passed = time.monotonic() - before
-    if passed > 2 * BEAT_SECONDS:
+    if passed > 2 * seconds:
         crew.excuse(passed)  # this process was stopped (Ctrl-Z), and the workers with it
     return frozenset(ready)
 
