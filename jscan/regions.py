@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from jscan.history import Background, summed
+from jscan import doubts
+from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
 from jscan.likelihood import Clipped, Likelihood
 from jscan.records import Agreement, Region, WindowPosteriors
 from jscan.score import probability, smooth
-from jscan.tiling import BLOCK, WINDOW, centre_cells, nearest_window
+from jscan.tiling import BLOCK, WINDOW, nearest_window
 
 SUSPICIOUS = 0.0
 """Smoothed logit from which a cell may belong to a region."""
@@ -31,8 +32,6 @@ UNNAMED = -0.7
 and are not regions: on photographs as cameras wrote them these were all that scored high."""
 SURROUND = 2
 """Cells around a region that count for its score, so that a small one is not judged by its size alone."""
-Lacks = Callable[[npt.NDArray[np.bool_]], float]
-"""Tells by how many standard deviations a part (ceil(H / 8), ceil(W / 8)) falls short of the background's trace."""
 LACKING = "no_background_trace"
 """Kind of a part that is too small for a window of its own, and of which nothing is known but that the trace of the
 background's first compression is missing there."""
@@ -50,34 +49,6 @@ NO_WINDOW = WINDOW // 2 // BLOCK
 CLIPPED = 0.5
 """Mean share of pixels with a clipped colour from which a part is but a doubt: of pristine pictures whose tone
 was changed between two compressions four of five false regions had more, of forgeries one region of twenty."""
-AGREES = -0.8
-"""Nats a coefficient, in the mean, from which a part of decoded pixels agrees with the background's last compression:
-parts that only looked odd, mostly of clipped colours, had -0.35 to 0.9, pasted ones -2.8 to -1.6."""
-ENOUGH_COEFS = 30
-"""Coefficients of which that mean must be."""
-SHORT = 2.0
-"""Standard deviations by which a part falls short of the background's trace, at least, if it is said to have none. Of
-11 parts of which that was wrongly said in 600 pristine images one did; of 134 in forged ones all but 7."""
-OTHER = ("no_first_compression", "other_q1", "other_shift")
-"""Kinds of parts in which the background's first compression is not to be found."""
-SHOWN = 3.0
-"""Nats by which the blocks of a part speak more for the background's first compression than for that table on another
-grid, at least, if it is said to be there."""
-FAR_SHORT = 4.5
-"""Standard deviations by which a part falls short of the background's trace from which that is not believed: it holds
-much of the background besides what was pasted in."""
-BELIEVED = 0.98
-"""Score of a part, as if it were all of the image, from which its windows are believed and nothing else is asked: of 31
-parts of 750 pristine images that the questions here would have called doubt none was so sure, of 19 of 450 forged ones
-8."""
-ALIKE, NEXT = 3.0, 1
-"""Difference of two first qualities, and of where two grids begin, in pixels, up to which a part's history may be the
-background's, mistaken: where content is soft, or there is little of it, its neighbours look much like it."""
-AS_WELL = 0.6
-"""Nats a window by which the windows far from a part prefer its grid from which they share its compression: where the
-background had none it was at most 0.5, where its first quality was above the last one 1 to 1.6."""
-FAR = 6
-"""Cells from a part at which windows hold next to nothing of it."""
 PRESENT, ABSENT = 0.6, 0.4
 """Mean probability of the compression above and below which a region counts as having, or lacking, it."""
 
@@ -104,7 +75,8 @@ def find(
     likely: Likelihood | None = None,
     agreement: Agreement | None = None,
     clipped: Clipped | None = None,
-    lacks: Lacks | None = None,
+    lacks: doubts.Lacks | None = None,
+    edges: doubts.Edges | None = None,
     least: float = 0.5,
 ) -> Consistency:
     """Suspicion, score, and the regions whose score is at least `least`.
@@ -113,7 +85,8 @@ def find(
     is the standard deviation of the pixels of each window; `likely` says what speaks against the background's first
     compression, None where it has none; `agreement` is of decoded pixels of which the last compression is known;
     `clipped` is asked where colours were clipped once there is a suspicious part, and `lacks` of a part that may lack
-    the background's trace, where that is known.
+    the background's trace, where that is known; `edges` of those of the background's blocks in a part of decoded
+    pixels.
     """
     smoothed = smooth(logits)
     missing = None if likely is None else likely.around_cells(least_missing(smoothed.size))
@@ -132,18 +105,18 @@ def find(
         if cut is not None and float(cut[here].mean()) >= CLIPPED:
             smoothed[here] = np.minimum(smoothed[here], UNNAMED)
             continue
-        if agreement is not None and _agrees(here, smoothed, agreement):
+        if agreement is not None and doubts.agrees(here, smoothed, agreement):
             smoothed[here] = NOTHING
             continue
         history = _history(found, base, part.box, here[part.box])
-        if _strength(part, labels, smoothed, 1, calibration) < BELIEVED and _mistaken(
+        if _strength(part, labels, smoothed, 1, calibration) < doubts.BELIEVED and doubts.mistaken(
             history, here, base, found, lacks
         ):
-            history = _History("unclear")
-        if likely is not None and history.kind in OTHER and _shown(here, likely, lacks):
-            history = _History("unclear")
+            history = doubts.History("unclear")
+        if doubts.alike(history, here, base, found, likely, lacks, edges):
+            history = doubts.History("unclear")
         if history.kind == "unclear" and missing is not None and _lacks_trace(here[part.box], here, labels, missing):
-            history = _History(LACKING)
+            history = doubts.History(LACKING)
         if history.kind == "unclear":
             smoothed[here] = np.minimum(smoothed[here], UNNAMED)
         else:
@@ -167,16 +140,6 @@ class _Part:
 
     label: int
     box: tuple[slice, slice]
-
-
-@dataclass(frozen=True, slots=True)
-class _History:
-    """What is known of a part's history."""
-
-    kind: str
-    qf1: float | None = None
-    q1: tuple[int, ...] | None = None
-    grid_shift: tuple[int, int] | None = None
 
 
 def _strength(
@@ -221,69 +184,6 @@ def _comparable(
     """
     least = float(np.median(deviation[here])) / 2
     return int(((deviation >= least) & (labels == 0)).sum()) >= int(here.sum()) / 2
-
-
-def _agrees(here: npt.NDArray[np.bool_], smoothed: npt.NDArray[np.float32], agreement: Agreement) -> bool:
-    """Whether the more suspicious half of a part lies on the multiples of the background's last table.
-
-    What is at its edge may be the background's own.
-    """
-    y, x = np.nonzero(here & (smoothed >= np.median(smoothed[here])))
-    # The block whose centre is nearest to that of the cell.
-    rows, cols = (
-        np.clip(np.rint(at - first / BLOCK - 1e-9), 0, size - 1).astype(np.int64)
-        for at, first, size in zip((y, x), agreement.origin, agreement.nats.shape, strict=True)
-    )
-    count = float(agreement.count[rows, cols].sum())
-    return count >= ENOUGH_COEFS and float(agreement.nats[rows, cols].sum()) >= AGREES * count
-
-
-def _mistaken(
-    history: _History,
-    here: npt.NDArray[np.bool_],
-    base: Background,
-    found: WindowPosteriors,
-    lacks: Lacks | None,
-) -> bool:
-    """Whether a part and the rest may well have the same history, whatever the windows say."""
-    if history.kind == "first_compression":
-        return _shared(history, here, found)
-    return lacks is not None and _may_be(history, base, found.origin) and lacks(here) < SHORT
-
-
-def _shown(here: npt.NDArray[np.bool_], likely: Likelihood, lacks: Lacks | None) -> bool:
-    """Whether the background's first compression shows in a part, whatever the windows say."""
-    return likely.shows(here) >= SHOWN and (lacks is None or lacks(here) < FAR_SHORT)
-
-
-def _may_be(history: _History, base: Background, origin: tuple[int, int]) -> bool:
-    """Whether the background's history could be mistaken for that of a part: for none, or for one much like it."""
-    if history.kind == "no_first_compression":
-        return True
-    if history.kind not in ("other_q1", "other_shift"):
-        return False
-    if history.qf1 is not None and abs(history.qf1 - nearest_qf(base.table)) > ALIKE:
-        return False
-    if history.grid_shift is None:
-        return True
-    off = [(a - b - o) % BLOCK for a, b, o in zip(history.grid_shift, divmod(base.shift, BLOCK), origin, strict=True)]
-    return max(min(d, BLOCK - d) for d in off) <= NEXT
-
-
-def _shared(history: _History, here: npt.NDArray[np.bool_], found: WindowPosteriors) -> bool:
-    """Whether the rest of an image shows the grid of a part as well, though no window of it does so surely."""
-    if history.grid_shift is None or history.grid_shift == tuple(o % BLOCK for o in found.origin):
-        return False  # the last grid's own shows everywhere
-    side = 2 * FAR + 1
-    away = cv2.dilate(here.astype(np.uint8), np.ones((side, side), np.uint8)) == 0
-    index = [centre_cells(*axis) for axis in zip(found.size, found.present.shape, found.origin, strict=True)]
-    weight = away[np.ix_(*index)].astype(np.float32)
-    count = float(weight.sum())
-    if count == 0:
-        return False
-    likely = summed(found.shift, weight) / count
-    dy, dx = ((s - o) % BLOCK for s, o in zip(history.grid_shift, found.origin, strict=True))
-    return bool(likely[dy * BLOCK + dx] - np.median(likely) >= AS_WELL)
 
 
 def least_missing(cells: int) -> float:
@@ -339,7 +239,7 @@ def _away(parts: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 def _region(
-    part: _Part, labels: npt.NDArray[np.int32], history: _History, strength: float, size: tuple[int, int]
+    part: _Part, labels: npt.NDArray[np.int32], history: doubts.History, strength: float, size: tuple[int, int]
 ) -> Region:
     """The region in pixels of an image of `size` (H, W)."""
     (rows, cols), (height, width) = part.box, size
@@ -403,7 +303,7 @@ def _depth(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
 
 def _history(
     found: WindowPosteriors, base: Background, box: tuple[slice, slice], inside: npt.NDArray[np.bool_]
-) -> _History:
+) -> doubts.History:
     """Kind, QF, table and grid shift of a region, from the windows whose centres lie deepest inside it."""
     depth = _depth(inside)
     core = depth >= min(3.0, float(depth.max()))
@@ -419,7 +319,7 @@ def _history(
     has_base = base.fraction > 0.5
     if present < ABSENT:
         kind = ("no_first_compression" if is_q1 else "uncompressed_in_jpeg") if has_base else "unclear"
-        return _History(kind)
+        return doubts.History(kind)
     logp = np.log(np.exp(found.logp[r, c].astype(np.float32)) + 0.01).mean(axis=0)
     shift = np.log(np.exp(found.shift[r, c].astype(np.float32)) + 0.01).mean(axis=0)
     best_shift = int(np.argmax(shift))
@@ -446,4 +346,4 @@ def _history(
         kind = "other_shift"
     else:
         kind = "no_first_compression" if is_q1 and present < PRESENT else "unclear"
-    return _History(kind, qf1 if sure else None, table if sure else None, place)
+    return doubts.History(kind, qf1 if sure else None, table if sure else None, place)

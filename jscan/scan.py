@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from jscan import (
     __version__,
+    blockedges,
     candidates,
     clipping,
     comb,
@@ -418,6 +419,7 @@ class Scanner:
             agreement=agreement,
             # Clipping hides a compression; it does not make one where the background has none.
             clipped=clipped if base.fraction > 0.5 else None,
+            edges=functools.partial(blockedges.stand_out, luma),
         )
         return _Look(found, base, mute, consistency, last)
 

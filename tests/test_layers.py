@@ -11,19 +11,19 @@ PACKAGE = Path(__file__).resolve().parents[1] / "jscan"
 
 LAYERS = {
     0: (
-        "errors", "records", "config", "names", "timestamps", "filetypes", "jpegtables", "tiling", "atomic", "limits",
+        "errors", "records", "config", "names", "timestamps", "filetypes", "jpegtables", "tiling", "limits",
         "comb", "candidates", "stages", "inparallel", "binding", "wording",
     ),
     1: (
         "discover", "members", "archives", "reading", "jpegheader", "decode", "weights", "kernels", "windows",
         "fastwindows", "sparse", "qfmap", "q1map", "lastjpeg", "history", "trace", "suspicion", "context", "regions",
-        "rescaled", "clipping", "score", "parquet", "heatmap",
+        "rescaled", "clipping", "score", "parquet", "heatmap", "atomic", "blockedges", "doubts", "likelihood",
         "papermap",
     ),
-    2: ("scan", "ledger", "journal", "tally", "outputs", "installed"),
+    2: ("scan", "ledger", "journal", "tally", "installed"),
     3: ("engine",),
     4: ("manifest", "unpack", "worker"),
-    5: ("assemble", "inputs", "rows", "workplace"),
+    5: ("assemble", "inputs", "outputs", "rows", "workplace"),
     6: ("known", "verify"),
     7: ("run",),
     8: ("cli", "show", "__main__"),
@@ -33,6 +33,9 @@ LEVEL = {name: level for level, names in LAYERS.items() for name in names}
 
 # Layer 1 and the engines import layer 0 only, with these exceptions.
 SIBLINGS = {
+    ("atomic", "reading"),
+    ("parquet", "atomic"),
+    ("heatmap", "atomic"),
     ("discover", "members"),
     ("discover", "reading"),
     ("members", "archives"),
@@ -51,7 +54,13 @@ SIBLINGS = {
     ("suspicion", "weights"),
     ("context", "weights"),
     ("papermap", "weights"),
+    ("likelihood", "kernels"),
+    ("likelihood", "trace"),
+    ("doubts", "history"),
+    ("doubts", "likelihood"),
+    ("regions", "doubts"),
     ("regions", "history"),
+    ("regions", "likelihood"),
     ("regions", "score"),
 }
 NEVER = {"torch", "ray", "matplotlib", "train"}

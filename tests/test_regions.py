@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from material import mixed, posteriors
 
-from jscan import history, regions, rescaled
+from jscan import doubts, history, regions, rescaled
 from jscan.jpegtables import N_COEFS, standard_table
 from jscan.likelihood import Likelihood
 from jscan.records import Agreement, Region, WindowPosteriors
@@ -229,25 +229,66 @@ def test_a_part_that_may_have_the_background_s_history_must_lack_its_trace(
         return tell
 
     assert len(result_with(GROUND, pasted, origin, lacks=lacks(0)).regions) == 1 and not asked  # the windows are sure
-    doubt = result_with(GROUND, pasted, origin, strength=4, lacks=lacks(regions.SHORT - 0.1))
+    doubt = result_with(GROUND, pasted, origin, strength=4, lacks=lacks(doubts.SHORT - 0.1))
     assert len(asked) == asks and len(doubt.regions) == (not asks)
     if asks:
         assert doubt.score < 0.5 and 0.2 < np.nanmax(doubt.suspicion) < 0.5
         inside = np.zeros(asked[0].shape, bool)
         inside[BOX[0] - 1 : BOX[2] + 1, BOX[1] - 1 : BOX[3] + 1] = True
         assert asked[0].sum() > 200 and not asked[0][~inside].any()
-    for known in (lacks(regions.SHORT), None):
+    for known in (lacks(doubts.SHORT), None):
         assert len(result_with(GROUND, pasted, origin, strength=4, lacks=known).regions) == 1
 
 
-@pytest.mark.parametrize("pasted", [(table(70), 11, 0.05), (table(90), 30, 0.95), (table(70), 30, 0.95)])
+@pytest.mark.parametrize("pasted", [(table(70), 12, 0.05), (table(90), 30, 0.95), (table(70), 30, 0.95)])
 def test_a_part_that_shows_the_background_s_compression_is_doubt_however_sure_its_windows_are(pasted: Any) -> None:
     nothing = np.full(logits_with(BOX).shape, -20, np.float32)
-    for shown, short, regions_found in ((2.9, None, 1), (3.1, None, 0), (3.1, 4.4, 0), (3.1, 4.6, 1)):
+    # A tenth of a nat for each of some three hundred cells.
+    for shown, short, regions_found in ((20, None, 1), (60, None, 0), (60, 4.4, 0), (60, 4.6, 1)):
         lacks = None if short is None else (lambda _, short=short: short)
         result = result_with(GROUND, pasted, (0, 0), likely=Said(nothing, shown), lacks=lacks)
         assert len(result.regions) == regions_found and (result.score > 0.5) == regions_found
         assert regions_found or 0.2 < np.nanmax(result.suspicion) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("ground", "pasted"), [(GROUND, (table(90), 11, 0.95)), (((70,), 11, 0.95), ((90,), 11, 0.95))]
+)
+def test_another_table_on_the_background_s_grid_is_doubt_unless_the_windows_are_sure(ground: Any, pasted: Any) -> None:
+    """Of pasted parts one in 64 has the grid by chance; what was made brighter in places keeps it."""
+    elsewhere = (pasted[0], 30, 0.95)
+    for strength, found in ((8, 1), (4, 0)):
+        assert len(result_with(ground, pasted, (0, 0), strength=strength).regions) == found
+        assert len(result_with(ground, elsewhere, (0, 0), strength=strength).regions) == 1
+
+
+def test_a_jpeg_in_uncompressed_pixels_that_show_its_grid_as_well_is_doubt() -> None:
+    """However sure its windows are: in a blurred or noisy JPEG most windows show nothing, and together they do."""
+    for p, found in ((0.06, 0), (1 / 64, 1)):
+        rest = posteriors((80,), 0, height=HEIGHT, width=WIDTH, present=0.03, p=p)
+        part = posteriors((80,), 0, height=HEIGHT, width=WIDTH, present=0.97)
+        windows = mixed(rest, part, *windows_of(rest, BOX))
+        base, texture = history.background(windows), np.full(rest.present.shape, 20.0)
+        result = regions.find(logits_with(BOX), windows, base, CALIBRATION, texture)
+        assert [r.kind for r in result.regions] == ["jpeg_in_uncompressed"] * found
+
+
+def test_uncompressed_pixels_in_a_jpeg_that_show_the_edges_of_its_blocks_are_doubt() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def edges(down: float, across: float) -> Any:
+        def tell(part: npt.NDArray[np.bool_], grid: tuple[int, int]) -> tuple[float, float]:
+            asked.append(grid)
+            assert part.sum() > 200
+            return down, across
+
+        return tell
+
+    for origin in ((0, 0), (3, 6)):
+        for stands_out, found in (((9, 3.2), 1), ((3.2, 9), 1), ((3.4, 3.4), 0)):
+            result = result_with(((70,), 11, 0.95), ((70,), 11, 0.03), origin, edges=edges(*stands_out))
+            assert [r.kind for r in result.regions] == ["uncompressed_in_jpeg"] * found
+        assert asked[-1] == ((1 + origin[0]) % 8, (3 + origin[1]) % 8)
 
 
 @pytest.mark.parametrize("origin", [(0, 0), (3, 6)])
