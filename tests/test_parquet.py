@@ -15,7 +15,7 @@ from results import read_results
 from jscan.assemble import assemble
 from jscan.errors import OutputError, UsageError
 from jscan.ledger import Ledger, Place
-from jscan.parquet import COPY, SCHEMA, read_columns, read_metadata, reader, to_table, write_shard
+from jscan.parquet import COPY, SCHEMA, read_metadata, reader, to_table, write_shard
 from jscan.records import Region, ScanRecord
 from jscan.tally import Tally
 
@@ -133,8 +133,8 @@ def test_a_damaged_page_is_noticed(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[60] ^= 0x40
     path.write_bytes(data)
-    with pytest.raises(UsageError, match="not a readable"):
-        read_columns(path, SCHEMA.names)
+    with reader(path) as stored, pytest.raises(OSError, match="CRC"):
+        stored.read()
 
 
 def merged(folder: Path, parts: list[list[ScanRecord]], *, overwrite: bool = True) -> Tally:
@@ -181,11 +181,11 @@ def test_reading_something_else(tmp_path: Path) -> None:
     for name, content in (("empty", b""), ("text", b"hello, world, this is text")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UsageError, match=name):
-            read_columns(tmp_path / name, ["path"])
+            reader(tmp_path / name)
         with pytest.raises(UsageError, match=name):
             read_metadata(tmp_path / name)
     with pytest.raises(UsageError, match="absent"):
-        read_columns(tmp_path / "absent", ["path"])
+        reader(tmp_path / "absent")
 
 
 def test_columns_of_another_version(tmp_path: Path) -> None:

@@ -135,6 +135,19 @@ def test_small_parts_are_judged_by_the_blocks_of_the_background(
         assert told[-1] is None, "there is no first compression that could be missing"
 
 
+def test_what_another_codec_or_a_palette_left_is_not_estimated(scanner: Scanner) -> None:
+    for said, made in (
+        ("other_codec", {"kind": "WEBP", "quality": 80}),
+        ("few_colours", {"kind": "GIF"}),
+    ):
+        found = scanner.scan(file_of(PICTURE, **made))
+        row = found.record
+        assert row.status == "ok" and said in row.warnings and found.maps is None and found.image is not None
+        assert (row.score, row.regions, row.coverage, row.qf_mean) == (None, None, None, None)
+        assert len(row.reasons) == 1 and row.reasons[0].endswith("Nothing was estimated.")
+    assert scanner.scan(file_of(PICTURE, kind="WEBP", lossless=True)).record.score is not None
+
+
 def test_the_same_by_every_way_in(scanner: Scanner, tmp_path: Path) -> None:
     path = tmp_path / "photo"
     path.write_bytes(file_of(PICTURE, quality=90))
