@@ -22,6 +22,7 @@ from train import (  # noqa: E402
     measure_asked,
     measure_files,
     measure_lossless,
+    measure_processed,
     measure_q1,
     measure_qf,
     measure_report,
@@ -363,7 +364,7 @@ def test_quick_and_images_are_what_the_command_says(photographs: Path) -> None:
 
 def test_expected_minutes_grow_with_what_is_asked_for() -> None:
     sets = {"a": [Path("1"), Path("2")], "b": [Path("3")]}
-    for section in ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes"):
+    for section in ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes", "processed"):
         less = evaluate.expected_minutes(section, {"a": sets["a"]}, 100, 2)
         more = evaluate.expected_minutes(section, sets, 100, 1)
         assert less is not None and more is not None and more > 2 * less > 0
@@ -580,6 +581,33 @@ def test_squares_from_the_command_line(photographs: Path, tmp_path: Path, monkey
     assert found["QF2 95, far"]["by_size"]["64"]["images"] == 1
     text = (tmp_path / "evaluation.md").read_text()
     assert "| pixel auc | 64 |" in text and "| with regions elsewhere | 64 | none |" in text
+
+
+@pytest.mark.parametrize("how", measure_processed.PROCESSES)
+def test_what_is_done_to_a_picture_is_done_to_all_of_it(how: str) -> None:
+    image = np.ascontiguousarray(data.astronaut()[:200, :240, ::-1])
+    made = [measure_processed.process(image, how, random.Random(7)) for _ in range(2)]
+    assert np.array_equal(*made) and made[0].dtype == np.uint8
+    if how == "nothing":
+        assert np.array_equal(made[0], image)
+    elif how in ("turned", "resized"):
+        assert made[0].shape != image.shape
+    else:
+        changed = (made[0] != image).any(axis=2)
+        quarters = [changed[y : y + 100, x : x + 120].mean() for y in (0, 100) for x in (0, 120)]
+        assert min(quarters) > 0.2
+    for saved, begin in (("PNG", b"\x89PNG"), ("JPEG", b"\xff\xd8")):
+        assert measure_processed.make(image, how, saved, random.Random(3)).startswith(begin)
+
+
+def test_processed_pictures_from_the_command_line(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_processed, "PROCESSES", ("nothing", "vignette"))
+    found = run(photographs, tmp_path, "--only", "processed", "--patches", "50")["processed"]["photos"]
+    assert list(found) == ["nothing, PNG", "vignette, PNG", "nothing, JPEG", "vignette, JPEG"]
+    assert all(line["images"] == 1 and line["share_from_0.5"] in (0, 1) for line in found.values())
+    assert "| a JPEG, then |" in (tmp_path / "evaluation.md").read_text()
 
 
 def test_qf_by_size_from_the_command_line(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ from train.measure_asked import Results, asked_table
 from train.measure_files import measure_cameras, measure_forge, measure_papers
 from train.measure_lossless import WINDOWS_PER_SCAN, measure_lossless
 from train.measure_paper import measure_networks
+from train.measure_processed import PROCESSES, SAVED, measure_processed
+from train.measure_processed import WINDOWS_PER_SCAN as PER_PICTURE
 from train.measure_q1 import WINDOWS_PER_IMAGE, measure_q1, measure_q1_images
 from train.measure_qf import measure_qf, measure_qf_sizes
 from train.measure_report import (
@@ -46,8 +48,18 @@ from train.measure_speed import machine
 
 QUICK = {"patches": 100, "images": 3, "per_kind": 4}
 """What `--quick` stands for."""
-CORE_SECONDS = {"q1": 0.003, "q1-images": 0.45, "lossless": 5.0, "qf": 25.0, "qf-sizes": 43.0, "sizes": 0.8}
+CORE_SECONDS = {
+    "q1": 0.003,
+    "q1-images": 0.45,
+    "lossless": 5.0,
+    "qf": 25.0,
+    "qf-sizes": 43.0,
+    "sizes": 0.8,
+    "processed": 0.8,
+}
 """What a window, a scan of a whole image, two such scans, and an image took on one core, measured on Kodak and CLIC."""
+OF_PATCHES = {"q1", "q1-images", "lossless", "sizes", "processed", "papers-networks"}
+"""Sections whose size `--patches` tells."""
 SHARED = Path("../shared")
 """Where the inputs that are no part of the project lie, beside a checkout, unless the options say otherwise."""
 
@@ -142,6 +154,7 @@ def expected_minutes(section: str, sets: Images, patches: int, workers: int) -> 
         "q1": len(sets) * len(Q1_ROWS) * patches,
         "q1-images": len(sets) * len(IMAGE_ROWS) * patches / WINDOWS_PER_IMAGE,
         "sizes": len(sets) * len(QF2) * ((len(CONTRASTS) - 1) * len(SIZES) + 1) * patches / WINDOWS_PER_SQUARE,
+        "processed": len(sets) * len(SAVED) * len(PROCESSES) * patches / PER_PICTURE,
         "lossless": len(sets) * len(LOSSLESS_ROWS) * patches / WINDOWS_PER_SCAN,
     }.get(section, sum(len(paths) for paths in sets.values()))
     return CORE_SECONDS[section] * count / max(workers, 1) / 60
@@ -151,7 +164,9 @@ def _command(o: argparse.Namespace, wanted: tuple[str, ...]) -> str:
     """The command line, without the paths of this machine."""
     parts = ["python -m train.evaluate", *(["DATA"] if o.data else []), f"--only {','.join(wanted)}"]
     parts += (
-        [f"--patches {o.patches}"] if {"q1", "q1-images", "lossless", "sizes", "papers-networks"} & set(wanted) else []
+        [f"--patches {o.patches}"]
+        if {"q1", "q1-images", "lossless", "sizes", "processed", "papers-networks"} & set(wanted)
+        else []
     )
     parts += ["--main"] if o.main and "q1" in wanted else []
     parts += [f"--images {o.images}"] if o.images and set(OF_SETS) & set(wanted) else []
@@ -217,6 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
         "qf": lambda: measure_qf(sets, o.full, o.workers),
         "qf-sizes": lambda: measure_qf_sizes(sets, o.workers),
         "sizes": lambda: measure_sizes(sets, o.patches, o.workers),
+        "processed": lambda: measure_processed(sets, o.patches, o.workers),
         "forge": lambda: measure_forge(o.forge, o.data, o.per_kind, o.workers, o.side),
         "cameras": lambda: measure_cameras(o.cameras),
         "papers": lambda: measure_papers(o.papers),

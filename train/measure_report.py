@@ -19,12 +19,13 @@ SECTIONS = (
     "qf",
     "qf-sizes",
     "sizes",
+    "processed",
     "forge",
     "cameras",
     "papers",
     "papers-networks",
 )
-OF_SETS = ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes", "papers-networks")
+OF_SETS = ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes", "processed", "papers-networks")
 """Sections that measure each set of images on its own."""
 
 
@@ -131,6 +132,8 @@ def report(results: Results) -> str:
             lines += table(f"QF, crops of {size}", found["error"]) + table(f"flag, crops of {size}", found["flag"])
     for name, rows in results.get("sizes", {}).items():
         lines += [f"## Squares with another history, by their side: {name}", "", *sizes_report(rows)]
+    for name, rows in results.get("processed", {}).items():
+        lines += [f"## Pristine pictures that were processed as a whole: {name}", "", *table("a JPEG, then", rows)]
     for name, rows in results.get("papers-networks", {}).items():
         lines += [f"## The papers' networks beside jscan's own: {name}", ""]
         for first, key in (("isolated windows", "windows"), ("centre crops", "images")):
