@@ -32,6 +32,8 @@ TRY_AGAIN = frozenset(
     }
 )
 """Codes that speak of circumstances as much as of the input: an update scans it again, changed or not."""
+CLOSED = TRY_AGAIN - {ErrorCode.NOT_FOUND} | {ErrorCode.BAD_ARCHIVE, ErrorCode.ARCHIVE_LIMIT}
+"""Errors of a folder or an archive after which nobody knows what else lies in it."""
 
 
 class Known:
@@ -44,6 +46,7 @@ class Known:
         self._journal = journal
         self._ledger = ledger
         self._claims: dict[str, Key] = {}  # contents that are being estimated, or whose rows are not committed yet
+        self._damaged: set[bytes] = set()  # archives that could not be read to their end in the run before
         self.unlisted: list[bytes] = []
         """Folders and archives that could not be looked into: what lies there is not to count as vanished."""
 
@@ -106,6 +109,8 @@ class Known:
         again = row["error_code"] in TRY_AGAIN
         size = row["size"] if row["member"] is None else 0  # a member is as old as its archive
         archive = row["error_code"] in ARCHIVE_CODES
+        if row["error_code"] in CLOSED and row["member"] is None:
+            self._damaged.add(row["path_bytes"])
         vanished = row["vanished"] is not None
         self._ledger.add_before(
             _key_of(row), Before(place, size if fits and not again else None, mtime, archive, vanished)
@@ -145,7 +150,11 @@ class Known:
             now = os.lstat(ref.path_bytes)
         except OSError:
             return None
-        return before.place if (now.st_size, now.st_mtime_ns // 1000) == (before.size, before.mtime) else None
+        if (now.st_size, now.st_mtime_ns // 1000) != (before.size, before.mtime):
+            return None
+        if ref.path_bytes in self._damaged:
+            self.unlisted.append(ref.path_bytes)
+        return before.place
 
     def missed(self, sources: Iterable[Path]) -> Iterator[ImageRef]:
         """A reference to each source in which nothing is left, once all are walked through, that says so.
@@ -186,7 +195,7 @@ class Known:
 
     def note_unlisted(self, path: bytes, error_code: str | None) -> None:
         """Nothing; what lies in a folder or an archive that could not be looked into is not to count as vanished."""
-        if self._header.previous is not None and error_code in TRY_AGAIN - {ErrorCode.NOT_FOUND}:
+        if self._header.previous is not None and error_code in CLOSED:
             self.unlisted.append(path)
 
 

@@ -575,6 +575,22 @@ def test_members_of_an_archive_that_cannot_be_opened_have_not_vanished(
     assert without_times(last["z.zip!m"]) == without_times(first["z.zip!m"])
 
 
+def test_members_of_an_archive_that_is_cut_have_not_vanished(tmp_path: Path, scan: Callable[..., RunSummary]) -> None:
+    folder = make_inputs(tmp_path / "in", a="ok 0.1")
+    whole = zip_of({"m": b"ok 0.9", "n": b"ok 0.2"})
+    (folder / "z.zip").write_bytes(whole)
+    scan()
+    first = by_name(tmp_path / "out.parquet")
+    (folder / "z.zip").write_bytes(whole[:50])
+    for _ in range(3):  # the archive is read once, and then as it was
+        run = scan(update=True)
+        again = by_name(tmp_path / "out.parquet")
+        assert (run.errors, run.vanished, run.by_code) == (1, 0, {"bad_archive": 1})
+        assert again["z.zip!m"]["score"] == first["z.zip!m"]["score"] and again["z.zip!n"] == first["z.zip!n"]
+    (folder / "z.zip").unlink()
+    assert scan(update=True).vanished == 3
+
+
 def test_a_file_that_may_be_an_archive_is_a_row_whatever_is_included(
     tmp_path: Path, scan: Callable[..., RunSummary], monkeypatch: pytest.MonkeyPatch
 ) -> None:
