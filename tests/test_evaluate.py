@@ -535,8 +535,8 @@ def test_squares_have_the_history_that_their_contrast_says(monkeypatch: pytest.M
     for contrast in measure_sizes.CONTRASTS:
         for seed in range(5):
             drawn.clear()
-            made, (y, x) = measure_sizes.make(image, contrast, 95, 48, random.Random(seed))
-            pixels = measure_sizes.compress.decode(made, gray=True)
+            made = measure_sizes.make(image, contrast, 95, 48, random.Random(seed))
+            pixels, (y, x) = measure_sizes.compress.decode(made.data, gray=True), made.place
             assert pixels.shape == (504, 504)
             inside = pixels > 75
             assert inside.sum() == (48 * 48 if contrast.pasted else 0)

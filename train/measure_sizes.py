@@ -59,8 +59,23 @@ Job = tuple[Path, Contrast, int, int, str]
 """An image, a contrast, the last quality factor, the side of the square, and a seed."""
 
 
-def make(image: Pixels, contrast: Contrast, qf2: int, size: int, rng: random.Random) -> tuple[bytes, tuple[int, int]]:
-    """A JPEG file of a piece of the image with a square pasted in, and row and column where the square begins."""
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A JPEG file with a square pasted in, and what its maker knows."""
+
+    data: bytes
+    place: tuple[int, int]
+    """Row and column where the square begins."""
+    pixels: Pixels
+    """(H, W, 3), BGR, before the last compression."""
+    qf1: int
+    """Quality factor of the image's first compression."""
+    shift: tuple[int, int]
+    """Pixels cropped, down and across, between the two."""
+
+
+def make(image: Pixels, contrast: Contrast, qf2: int, size: int, rng: random.Random) -> Made:
+    """A JPEG file of a piece of the image with a square of this many pixels a side pasted in."""
     side = min(SIDE, *(s - 8 for s in image.shape[:2]))
     qf1 = rng.randint(*QF1)
     shift = (rng.randrange(8), rng.randrange(8))
@@ -73,7 +88,7 @@ def make(image: Pixels, contrast: Contrast, qf2: int, size: int, rng: random.Ran
         elsewhere = rng.choice([(dy, dx) for dy in range(8) for dx in range(8) if (dy, dx) != shift])
         donor = _piece(image, side, None if other is None else min(other, 98), elsewhere, rng)
         ground[y : y + size, x : x + size] = donor[y : y + size, x : x + size]
-    return compress.encode(ground, compress.standard(qf2)), (y, x)
+    return Made(compress.encode(ground, compress.standard(qf2)), (y, x), ground, qf1, shift)
 
 
 def _piece(image: Pixels, side: int, qf: int | None, shift: tuple[int, int], rng: random.Random) -> Pixels:
@@ -88,8 +103,8 @@ def _piece(image: Pixels, side: int, qf: int | None, shift: tuple[int, int], rng
 def measure(job: Job) -> dict[str, Any]:
     """What was found in one image with a square; see `found_in`."""
     path, contrast, qf2, size, seed = job
-    data, (y, x) = make(load(path), contrast, qf2, size, random.Random(seed))
-    result = scanner().scan(data)
+    made = make(load(path), contrast, qf2, size, random.Random(seed))
+    result, (y, x) = scanner().scan(made.data), made.place
     if result.maps is None:
         raise ValueError(f"{path} could not be scanned: {result.record.error}")
     square = np.zeros((result.record.height or 0, result.record.width or 0), bool)
@@ -136,27 +151,35 @@ def figures(found: list[dict[str, Any]], pasted: bool) -> dict[str, Any]:
     return out
 
 
-def measure_sizes(sets: Images, count: int, workers: int) -> dict[str, Any]:
-    """Figures by set, last quality and contrast, and under `by_size` by the side of the square; see `figures`.
+def squares(sets: Images, each: int, sizes: tuple[int, ...]) -> list[tuple[tuple[str, str, Contrast, int], Job]]:
+    """(set, row of the table, contrast and side) and the job of every image, `each` of a kind.
 
-    Each is of a fiftieth of `count` images. Squares of all sizes and contrasts lie in pieces of their own.
+    Squares of all sizes and contrasts lie in pieces of their own.
     """
-    each = max(1, count // WINDOWS_PER_SCAN)
-    places: list[tuple[str, str, Contrast, int]] = []
-    jobs: list[Job] = []
+    out: list[tuple[tuple[str, str, Contrast, int], Job]] = []
     for name, paths in sets.items():
         usable = [p for p in paths if min(sides(p)) >= max(SIZES) + 2 * BORDER + 8]
-        cases = [(q, c, s) for q in QF2 for c in CONTRASTS for s in (SIZES if c.pasted else (0,))]
+        cases = [(q, c, s) for q in QF2 for c in CONTRASTS for s in (sizes if c.pasted else (0,))]
         drawn = [
             (path, case, k)
             for case in cases
             for k, path in enumerate(random.Random(f"{name}/{case}").choices(usable, k=each) if usable else ())
         ]
         for path, (qf2, contrast, size), k in sorted(drawn, key=lambda d: str(d[0])):
-            places.append((name, f"QF2 {qf2}, {contrast.name}", contrast, size))
-            jobs.append((path, contrast, qf2, size, f"{name}/{path.name}/{qf2}/{contrast.name}/{size}/{k}"))
+            seed = f"{name}/{path.name}/{qf2}/{contrast.name}/{size}/{k}"
+            out.append(((name, f"QF2 {qf2}, {contrast.name}", contrast, size), (path, contrast, qf2, size, seed)))
+    return out
+
+
+def measure_sizes(sets: Images, count: int, workers: int) -> dict[str, Any]:
+    """Figures by set, last quality and contrast, and under `by_size` by the side of the square; see `figures`.
+
+    Each is of a fiftieth of `count` images.
+    """
+    drawn = squares(sets, max(1, count // WINDOWS_PER_SCAN), SIZES)
     gathered: dict[tuple[str, str, Contrast, int], list[dict[str, Any]]] = {}
-    for place, answer in zip(places, metrics.spread(measure, jobs, workers), strict=True):
+    answers = metrics.spread(measure, [job for _, job in drawn], workers)
+    for (place, _), answer in zip(drawn, answers, strict=True):
         gathered.setdefault(place, []).append(answer)
     out: dict[str, Any] = {}
     for name in sets:
