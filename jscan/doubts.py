@@ -117,7 +117,8 @@ def alike(
         return _shared(history, here, found)
     if history.kind == "uncompressed_in_jpeg" and edges is not None:
         return min(edges(here, _place(base, found.origin))) >= EDGES
-    return likely is not None and history.kind in OTHER and _shown(here, likely, lacks)
+    # Without `lacks` it is not sure that what is taken for the background is not the part itself.
+    return likely is not None and lacks is not None and history.kind in OTHER and _shown(here, likely, lacks)
 
 
 def _place(base: Background, origin: tuple[int, int]) -> tuple[int, int]:
@@ -126,10 +127,10 @@ def _place(base: Background, origin: tuple[int, int]) -> tuple[int, int]:
     return down, across
 
 
-def _shown(here: npt.NDArray[np.bool_], likely: Likelihood, lacks: Lacks | None) -> bool:
+def _shown(here: npt.NDArray[np.bool_], likely: Likelihood, lacks: Lacks) -> bool:
     """Whether the background's first compression shows in a part, whatever the windows say."""
     most = max(SHOWN, SHOWN_EACH * int(here.sum()))
-    return likely.shows(here) >= most and (lacks is None or lacks(here) < FAR_SHORT)
+    return likely.shows(here) >= most and lacks(here) < FAR_SHORT
 
 
 def _may_be(history: History, base: Background, origin: tuple[int, int]) -> bool:

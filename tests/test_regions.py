@@ -244,7 +244,7 @@ def test_a_part_that_may_have_the_background_s_history_must_lack_its_trace(
 def test_a_part_that_shows_the_background_s_compression_is_doubt_however_sure_its_windows_are(pasted: Any) -> None:
     nothing = np.full(logits_with(BOX).shape, -20, np.float32)
     # A tenth of a nat for each of some three hundred cells.
-    for shown, short, regions_found in ((20, None, 1), (60, None, 0), (60, 4.4, 0), (60, 4.6, 1)):
+    for shown, short, regions_found in ((20, 4.4, 1), (60, None, 1), (60, 4.4, 0), (60, 4.6, 1)):
         lacks = None if short is None else (lambda _, short=short: short)
         result = result_with(GROUND, pasted, (0, 0), likely=Said(nothing, shown), lacks=lacks)
         assert len(result.regions) == regions_found and (result.score > 0.5) == regions_found
