@@ -110,6 +110,8 @@ def _background(record: ScanRecord) -> str:
     if record.status != "ok":
         return ""
     if record.qf1_background is None and record.q1_background is None:
+        if record.coverage is None:
+            return ""  # nothing was estimated
         text = "no first compression found"
     else:
         text = "compressed before"
