@@ -99,7 +99,7 @@ def test_a_scanner_of_the_command_line_computes_in_its_own_threads_alone(tmp_pat
         "try: cli.main()\n"
         "except SystemExit: pass\n"
         "scanner = worker.open_scanner('cpu', 10**6, 3)\n"
-        "tiled, whole = (scanner._model(name) for name in ('q1-comb', 'q1-context'))\n"
+        "tiled, whole = (scanner.estimator.models(name) for name in ('q1-comb', 'q1-context'))\n"
         "print(cv2.getNumThreads(), tiled.threads, whole.threads)\n"
         "options = [m.session.get_session_options() for m in (tiled, whole)]\n"
         "print(*(o.intra_op_num_threads for o in options), *(o.inter_op_num_threads for o in options))\n"

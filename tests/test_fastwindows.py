@@ -18,9 +18,10 @@ from jscan import candidates, comb, fastwindows, qfmap, sparse, tiling, weights
 from jscan.candidates import SHIFTS
 from jscan.fastwindows import FastWindows
 from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, ZIGZAG, dct_basis, standard_table
+from jscan.modelset import FEW_WINDOWS, Q1, QF, Kind
 from jscan.q1map import decode
 from jscan.records import WindowPosteriors
-from jscan.scan import FEW_WINDOWS, Q1, QF, Kind, Scanner
+from jscan.scan import Scanner
 from jscan.weights import Model
 from jscan.windows import AllShifts
 from train import fit, graphs, published
@@ -499,9 +500,10 @@ def test_what_a_scan_looks_with() -> None:
     large, small = np.zeros((64 + 16 * 7, 64 + 16 * 7), np.uint8), np.zeros((64 + 16 * 7, 64 + 16 * 6), np.uint8)
     assert FEW_WINDOWS == 64
     scanner, thorough = Scanner(device="cpu"), Scanner(device="cpu", thorough=True)
-    look = scanner.windows(QF, large)
-    assert isinstance(look, FastWindows) and scanner.windows(QF, large) is look
-    assert isinstance(scanner.windows(QF, small), AllShifts) and isinstance(thorough.windows(QF, large), AllShifts)
+    fast, plain = (s.estimator.models for s in (scanner, thorough))
+    look = fast.windows(QF, large)
+    assert isinstance(look, FastWindows) and fast.windows(QF, large) is look
+    assert isinstance(fast.windows(QF, small), AllShifts) and isinstance(plain.windows(QF, large), AllShifts)
     named = {label.partition("@")[0] for label in scanner.models}
     assert named - {label.partition("@")[0] for label in thorough.models} == {
         "q1-scout", "q1-reader", "qf-scout", "qf-reader",

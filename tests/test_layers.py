@@ -20,13 +20,14 @@ LAYERS = {
         "rescaled", "clipping", "score", "parquet", "heatmap", "atomic", "blockedges", "doubts", "likelihood",
         "papermap",
     ),
-    2: ("scan", "ledger", "journal", "tally", "installed"),
+    2: ("modelset", "ledger", "journal", "tally", "installed"),
     3: ("engine",),
-    4: ("manifest", "unpack", "worker"),
-    5: ("assemble", "inputs", "outputs", "rows", "workplace"),
-    6: ("known", "verify"),
-    7: ("run",),
-    8: ("cli", "show", "__main__"),
+    4: ("estimate", "manifest", "unpack"),
+    5: ("scan", "assemble", "inputs", "outputs", "workplace"),
+    6: ("worker", "known", "verify"),
+    7: ("rows",),
+    8: ("run",),
+    9: ("cli", "show", "__main__"),
 }  # fmt: skip
 OUTERMOST = max(LAYERS)
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from material import file_of, mixed, natural, photo, pixels_of, posteriors
 from PIL import Image
 
-from jscan import Scanner, ScanResult, context, history, q1map, qfmap, regions, scan, scan_image, weights
+from jscan import Scanner, ScanResult, context, estimate, history, q1map, qfmap, regions, scan_image, weights
 from jscan.decode import from_array
 from jscan.errors import ModelError, UsageError
+from jscan.estimate import Estimator
 from jscan.jpegtables import N_COEFS, standard_table
 from jscan.likelihood import Likelihood
 from jscan.records import ImageRef, LastCompression
@@ -214,8 +215,10 @@ def test_a_grey_jpeg(scanner: Scanner) -> None:
 def test_a_jpeg_without_luma_counts_as_pixels(
     scanner: Scanner, kind: str, options: dict[str, Any], note: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanner, "_jpeg", lambda luma, q2, origin=(0, 0): pytest.fail("its table is not the luma's"))
-    monkeypatch.setattr(scan.lastjpeg, "estimate", lambda *_: None)
+    monkeypatch.setattr(
+        scanner.estimator, "jpeg", lambda luma, q2, origin=(0, 0): pytest.fail("its table is not the luma's")
+    )
+    monkeypatch.setattr(estimate.lastjpeg, "estimate", lambda *_: None)
     result = scanner.scan(file_of(PICTURE, kind, quality=88, **options))
     check(result, 200, 233)
     assert result.record.warnings[0] == note and result.record.format == "jpeg"
@@ -269,7 +272,7 @@ def test_a_truncated_jpeg(scanner: Scanner) -> None:
     assert (result.maps.coverage[cells:] == 0).all()
     assert (result.maps.qf[:cells] == 92).all()
     # What is there is estimated as if the rest had never been.
-    part = scanner._jpeg(result.image.luma[:valid], result.record.q2_luma)  # type: ignore[arg-type]
+    part = scanner.estimator.jpeg(result.image.luma[:valid], result.record.q2_luma)  # type: ignore[arg-type]
     for name in FIELDS:
         a, b = getattr(result.maps, name)[..., :cells, :], getattr(part.maps, name)
         assert np.array_equal(a, b, equal_nan=True), name
@@ -377,7 +380,7 @@ def test_windows_near_suspicious_cells_are_those_looked_at_again() -> None:
     suspicion = np.zeros((32, 50), np.float32)
     suspicion[10, 30] = 0.9  # pixels 80 to 88 down and 240 to 248 across
     suspicion[20, 2] = np.nan
-    where = scan._doubted(regions.Consistency(suspicion, (), 0.9), found)
+    where = estimate._doubted(regions.Consistency(suspicion, (), 0.9), found)
     assert where.shape == found.present.shape
     rows, cols = (np.nonzero(where.any(axis))[0] * 16 + 32 for axis in (1, 0))  # middles of these windows
     assert rows.min() == 48 and rows.max() == 112 and cols.min() == 208 and cols.max() == 272
@@ -416,10 +419,10 @@ def test_a_find_is_looked_at_again_near_it_or_everywhere(
 
     near = np.zeros((12, 13), bool)
     near[3, 4] = True
-    monkeypatch.setattr(scan, "CONFIRMED", 0.0)
-    monkeypatch.setattr(scan, "_doubted", lambda consistency, found: near[: len(found.present)])
+    monkeypatch.setattr(estimate, "CONFIRMED", 0.0)
+    monkeypatch.setattr(estimate, "_doubted", lambda consistency, found: near[: len(found.present)])
     monkeypatch.setattr(q1map, "again", look_again)
-    scanner._jpeg(np.array(PICTURE[:, :, 1]), Q2, everywhere=everywhere)
+    scanner.estimator.jpeg(np.array(PICTURE[:, :, 1]), Q2, everywhere=everywhere)
     assert asked[0].all() if everywhere else np.array_equal(asked[0], near[: len(asked[0])])
 
 
@@ -427,7 +430,7 @@ def test_the_jpeg_in_decoded_pixels_is_looked_at_again_everywhere(
     scanner: Scanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its table is an estimate, and judged by a second look in part some untouched pictures scored above 0.5."""
-    asked, of_jpeg = [], Scanner._jpeg
+    asked, of_jpeg = [], Estimator.jpeg
 
     def jpeg(self: Scanner, *given: Any, everywhere: bool = False, **more: Any) -> Any:
         asked.append(everywhere)
@@ -436,7 +439,7 @@ def test_the_jpeg_in_decoded_pixels_is_looked_at_again_everywhere(
     def once(look: object, luma: npt.NDArray[np.uint8]) -> Any:
         return posteriors((90,), 0, height=luma.shape[0], width=luma.shape[1], present=0.98)
 
-    monkeypatch.setattr(Scanner, "_jpeg", jpeg)
+    monkeypatch.setattr(Estimator, "jpeg", jpeg)
     monkeypatch.setattr(qfmap, "estimate", once)
     scanner.scan(pixels_of(file_of(PICTURE, quality=90)))
     scanner.scan(file_of(PICTURE, quality=90))
@@ -460,7 +463,7 @@ def test_the_shift_map_is_seen_from_the_corner(
     monkeypatch.setattr(q1map, "estimate", lambda *_: mixed(left, right, slice(None), slice(middle, None)))
     monkeypatch.setattr(q1map, "again", lambda look, found, *_: found)
     monkeypatch.setattr(context, "refine", lambda model, found, *_, everywhere: found)
-    maps = scanner._jpeg(luma, Q2, origin).maps
+    maps = scanner.estimator.jpeg(luma, Q2, origin).maps
     for col, (dy, dx), p in ((0, (3, 4), 0.9 * 0.8), (-1, (7, 0), 0.2 * 0.5)):
         assert tuple(maps.shift[:, 0, col]) == ((dy + origin[0]) % 8, (dx + origin[1]) % 8)
         assert maps.shift_confidence[0, col] == pytest.approx(p, abs=1e-3)
@@ -474,22 +477,25 @@ def test_of_decoded_pixels_the_shift_is_that_of_the_first_compression_known(
         return lambda model, luma: posteriors((90,), 19, height=200, width=233, present=present, p=0.8)
 
     monkeypatch.setattr(qfmap, "estimate", once(0.9))
-    monkeypatch.setattr(scan.lastjpeg, "estimate", lambda *_: None)
+    monkeypatch.setattr(estimate.lastjpeg, "estimate", lambda *_: None)
     single = scanner.scan(PICTURE).maps
     assert single is not None and np.isnan(single.double).all()
     assert (single.shift.max(axis=(1, 2)) == (2, 3)).all() and (single.shift.min(axis=(1, 2)) == (2, 3)).all()
     assert np.allclose(single.shift_confidence, 0.9 * 0.8, atol=1e-3)
     # Where the last compression's table is known, what came before it is looked for.
     last = LastCompression((2, 3), Q2, 88, True)
-    monkeypatch.setattr(scan.lastjpeg, "estimate", lambda *_: last)
+    monkeypatch.setattr(estimate.lastjpeg, "estimate", lambda *_: last)
     assert scanner.scan(PICTURE).last == last
-    double, before = scanner.scan(PICTURE).maps, scanner._jpeg(from_array(PICTURE, rgb=False).luma, Q2, (2, 3)).maps
+    double, before = (
+        scanner.scan(PICTURE).maps,
+        scanner.estimator.jpeg(from_array(PICTURE, rgb=False).luma, Q2, (2, 3)).maps,
+    )
     assert double is not None
     for name in ("q1", "double", "shift", "shift_confidence"):
         assert np.array_equal(getattr(double, name), getattr(before, name), equal_nan=True), name
     # Blocks of a part that was resized lie on no grid of the image as it is.
     monkeypatch.setattr(qfmap, "estimate", once(0.3))
-    monkeypatch.setattr(scanner, "_resized", lambda luma, estimate: estimate)
+    monkeypatch.setattr(scanner.estimator, "_resized", lambda luma, found: found)
     never = scanner.scan(PICTURE).maps
     assert never is not None and np.allclose(never.shift_confidence, 0.3 * 0.8, atol=1e-3)
 
@@ -497,8 +503,8 @@ def test_of_decoded_pixels_the_shift_is_that_of_the_first_compression_known(
 def test_a_flat_part_is_unknown_where_another_was_resized_too(
     scanner: Scanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "FINE_SCALES", (1.0,))
-    monkeypatch.setattr(scan, "PHASES", ((0.0, 0.0),))
+    monkeypatch.setattr(estimate, "FINE_SCALES", (1.0,))
+    monkeypatch.setattr(estimate, "PHASES", ((0.0, 0.0),))
     whole = photo()
     pixels = np.array(whole)
     compressed = Image.fromarray(pixels_of(file_of(whole[:240, :240], quality=60)))

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from jscan import scan, suspicion, tiling, weights
+from jscan import modelset, scan, suspicion, tiling, weights
 from jscan.errors import DeviceError, ExitCode, ModelError, UsageError
 from jscan.windows import AllShifts
 
@@ -346,7 +346,7 @@ def test_a_scanner_looks_at_as_many_windows_as_its_gpu_can_hold(
     monkeypatch.setattr(weights, "gpu_count", lambda: 2)
     monkeypatch.setattr(weights, "free_memory", {1: free}.__getitem__)
     monkeypatch.setattr(weights, "load", lambda name, *, provider, gpu, **more: real(name, **more))
-    monkeypatch.setattr(scan, "AllShifts", Noting)
+    monkeypatch.setattr(modelset, "AllShifts", Noting)
     scanner = scan.Scanner(**{"device": "cuda:1", **options})
     assert scanner.scan(np.full((64, 64), 90, np.uint8)).record.status == "ok"
     assert set(sides) == {side}

@@ -25,8 +25,9 @@ import torch
 
 from jscan import history, q1map, qfmap, trace, weights
 from jscan.jpegtables import N_COEFS, Q1_MAX
+from jscan.modelset import Q1, QF
 from jscan.records import WindowPosteriors
-from jscan.scan import Q1, QF, Scanner
+from jscan.scan import Scanner
 from jscan.tiling import BLOCK, STRIDE, WINDOW
 from train import forgery
 from train.dataset import image_weights, load_images
@@ -89,9 +90,9 @@ def _capped(table: tuple[int, ...] | None) -> npt.NDArray[np.int64]:
 
 def _look(made: forgery.Case, scanner: Scanner) -> Case:
     if made.q2 is None:
-        found = qfmap.estimate(scanner.windows(QF, made.luma, fast=False), made.luma)
+        found = qfmap.estimate(scanner.estimator.models.windows(QF, made.luma, fast=False), made.luma)
     else:
-        found = q1map.estimate(scanner.windows(Q1, made.luma), made.luma, made.q2)
+        found = q1map.estimate(scanner.estimator.models.windows(Q1, made.luma), made.luma, made.q2)
     pixels, (rows, cols) = history.content(made.luma, found), found.present.shape
     base = history.background(found)
     against = None if made.q2 is None else trace.background_trace(made.luma, found, base.table, base.shift)

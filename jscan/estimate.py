@@ -1,0 +1,400 @@
+"""From the pixels of an image to its maps, its regions and its score: the order of the estimators is written here."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from jscan import (
+    blockedges,
+    context,
+    history,
+    lastjpeg,
+    likelihood,
+    papermap,
+    q1map,
+    qfmap,
+    regions,
+    rescaled,
+    suspicion,
+    tiling,
+    trace,
+)
+from jscan.history import Background
+from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
+from jscan.likelihood import Clipped
+from jscan.modelset import Q1, QF, ModelSet
+from jscan.records import NOT_LUMA, DecodedImage, LastCompression, Maps, WindowPosteriors
+from jscan.regions import Consistency
+from jscan.stages import stage
+from jscan.windows import AllShifts
+
+MAX_ENLARGED = 60_000_000
+"""Pixels up to which an image is brought back to the scale that its block edges speak of."""
+FINE_SCALES = (1.0, 0.9985, 1.0015, 0.997, 1.003, 0.9955, 1.0045, 0.9925, 1.0075)
+"""Factors tried around the scale of a candidate: over a window an error of 1 % blurs the comb."""
+PHASES = ((0.0, 0.0), (0.5, 0.5), (0.5, 0.0), (0.0, 0.5))
+"""Fractions of a pixel, down and across, tried with each factor: blocks that begin between pixels show no comb."""
+FAINTEST_RESIZED = 95.0
+"""Quality factor up to which a compression is believed to show through a resize: combs of step 1 do not."""
+FINE_SEARCH = 16_000_000
+"""Pixels that are looked at for one candidate; in a large image fewer of the factors and phases are tried."""
+CONFIRMED = 0.4
+"""Score from which what the fast way found is looked at again with all shifts and windows: nobody is accused by it."""
+DOUBTED = 0.3
+"""Suspicion from which a cell is among what is looked at again."""
+AROUND = 4
+"""Cells around these that are, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What was found in one image, before it is written into a row."""
+
+    consistency: Consistency
+    maps: Maps
+    notes: tuple[str, ...] = ()
+    q1: tuple[int, ...] | None = None
+    grid_shift: tuple[int, int] | None = None
+    double_fraction: float | None = None
+    last: LastCompression | None = None
+
+
+class Estimator:
+    """Estimates any number of images with the `models` of one set; `thorough` turns shortcuts off."""
+
+    def __init__(self, models: ModelSet, *, thorough: bool) -> None:
+        self.models, self._thorough = models, thorough
+
+    def __call__(self, image: DecodedImage, clipped: Clipped | None) -> Estimate | None:
+        """What an image tells; None where too few of its rows could be decoded.
+
+        `clipped` tells where its colours are clipped. For the papers' networks the image holds its colours.
+        """
+        luma = image.luma if image.valid_rows is None else image.luma[: image.valid_rows]
+        if luma.shape[0] < tiling.WINDOW:
+            return None
+        if self.models.papers:
+            estimate = self._by_papers(image, luma)
+        elif image.jpeg is not None and not NOT_LUMA & set(image.warnings):
+            estimate = self.jpeg(luma, image.jpeg.q2_luma, clipped=clipped)
+        else:
+            estimate = self._pixels(luma, clipped)
+        return estimate if luma is image.luma else replace(estimate, maps=_extend(estimate.maps, image))
+
+    def _by_papers(self, image: DecodedImage, luma: npt.NDArray[np.uint8]) -> Estimate:
+        """Estimates of the papers' networks: of the first table for a JPEG, else of QF and flag."""
+        assert image.rgb is not None
+        rgb = np.ascontiguousarray(image.rgb[: luma.shape[0]].transpose(2, 0, 1))
+        notes: tuple[str, ...] = ()
+        table = None
+        if image.jpeg is not None and not NOT_LUMA & set(image.warnings):
+            qf2 = nearest_qf(np.maximum(image.jpeg.q2_luma, 1))
+            choice = papermap.nearest(self.models.papers, qf2)
+            found = papermap.estimate(self.models(choice.name), luma[None] if choice.reads == "luma" else rgb)
+            maps, table = papermap.jpeg_maps(found, luma.shape, qf2), papermap.held_by_most(found)
+            if abs(choice.qf2 - qf2) > papermap.FAR:
+                said = f"{choice.name} was trained on a last quality of {choice.qf2:g}; this file's is {qf2:g}"
+                notes = (f"{said}, so its steps may be wrong.",)
+        else:
+            maps = papermap.pixel_maps(*papermap.flag_maps(self.models(papermap.UCHIDA), rgb))
+        nothing = Consistency(maps.suspicion, (), 0.0)  # neither is written into the row
+        return Estimate(nothing, maps, notes, q1=table)
+
+    def jpeg(
+        self,
+        luma: npt.NDArray[np.uint8],
+        q2: tuple[int, ...],
+        origin: tuple[int, int] = (0, 0),
+        *,
+        everywhere: bool = False,
+        clipped: Clipped | None = None,
+    ) -> Estimate:
+        """Estimates from the double compression of a JPEG whose blocks begin at `origin`.
+
+        The fast way settles images in which it finds nothing; what it may have found is looked at closely there, or
+        `everywhere`.
+        """
+        look = self.models.windows(Q1, luma)
+        found = q1map.estimate(look, luma, q2, origin)
+        estimate = self._of_jpeg(found, luma, q2, clipped)
+        if isinstance(look, AllShifts) or estimate.consistency.score < CONFIRMED:
+            return estimate
+        where = np.ones(found.present.shape, bool) if everywhere else _doubted(estimate.consistency, found)
+        return self._of_jpeg(q1map.again(look, found, where, luma, q2), luma, q2, clipped)
+
+    def _of_jpeg(
+        self, found: WindowPosteriors, luma: npt.NDArray[np.uint8], q2: tuple[int, ...], clipped: Clipped | None
+    ) -> Estimate:
+        """Estimates from what is known of the windows of a JPEG."""
+        pixels = history.content(luma, found)
+        base = history.background(found)
+        left = trace.measure(luma, found, base.table, base.shift, all_rows=self._thorough)
+        seen = trace.blocks(luma, left)
+        channels = history.jpeg_channels(found, base, q2, pixels, trace.around_windows(seen, found))
+        likely = likelihood.Likelihood(luma, left, clipped) if base.fraction > 0.5 else None
+        mute = history.mute(pixels)
+        # Where most of the evidence is for no place, what is taken for the background may be a part of it.
+        lacks = functools.partial(trace.lacking, luma, left) if _background_facts(found, base, mute)[1] else None
+        consistency = self._compare(
+            suspicion.JPEG_MODEL, found, base, channels, pixels, mute, likely=likely, clipped=clipped, lacks=lacks
+        )
+        # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
+        refiner = self.models(context.MODEL)
+        found = context.refine(refiner, found, q2, pixels.texture, pixels.saturated, everywhere=self._thorough)
+        decoded, sure = q1map.decode_surely(found.logp)
+        covered = np.where(mute, 0, _q1_coverage(found, sure))
+        cells = _Cells(found)
+        steps = decoded.astype(np.float32)
+        steps[mute] = np.nan
+        double = np.where(mute, np.nan, found.present).astype(np.float32)
+        shift, placed = _shifts(found, mute)
+        size = consistency.suspicion.shape
+        maps = Maps(
+            suspicion=np.where(cells(mute), np.nan, consistency.suspicion).astype(np.float32),
+            qf=np.full(size, nearest_qf(np.maximum(q2, 1)), np.float32),
+            flag=np.ones(size, np.float32),
+            q1=np.ascontiguousarray(cells(steps).transpose(2, 0, 1)),
+            double=cells(double),
+            coverage=cells(covered.astype(np.float32)),
+            shift=np.ascontiguousarray(cells(shift).transpose(2, 0, 1)),
+            shift_confidence=cells(placed),
+        )
+        table, place = _background_facts(found, base, mute)
+        return Estimate(consistency, maps, q1=table, grid_shift=place, double_fraction=base.fraction)
+
+    def _look(self, luma: npt.NDArray[np.uint8], *, fast: bool = False, clipped: Clipped | None = None) -> _Look:
+        """What the last compression of decoded pixels says.
+
+        Not the fast way where it decides: judged by it, some photographs without any compression scored above 0.5.
+        """
+        found = qfmap.estimate(self.models.windows(QF, luma, fast=fast), luma)
+        pixels, base = history.content(luma, found), history.background(found)
+        channels = history.pixel_channels(found, base, pixels)
+        last = lastjpeg.estimate(luma, found, base.shift) if base.fraction > 0.5 and not fast else None
+        agreement = lastjpeg.agreement(luma, last) if last is not None else None
+        mute = history.mute(pixels)
+        consistency = self._compare(
+            suspicion.PIXEL_MODEL,
+            found,
+            base,
+            channels,
+            pixels,
+            mute,
+            agreement=agreement,
+            # Clipping hides a compression; it does not make one where the background has none.
+            clipped=clipped if base.fraction > 0.5 else None,
+            edges=functools.partial(blockedges.stand_out, luma),
+        )
+        return _Look(found, base, mute, consistency, last)
+
+    def _compare(
+        self,
+        name: str,
+        found: WindowPosteriors,
+        base: Background,
+        channels: npt.NDArray[np.floating[Any]],
+        pixels: history.Content,
+        mute: npt.NDArray[np.bool_],
+        **more: Any,
+    ) -> Consistency:
+        """What the consistency model `name` finds in the windows that are not `mute` (R, C).
+
+        With `more` for `regions.find`.
+        """
+        answers = suspicion.estimate(self.models(name), channels)
+        logits = suspicion.to_cells(answers, found.size, found.origin)
+        logits[_Cells(found)(mute)] = np.nan
+        texture = history.deviation(pixels)
+        with stage("regions"):
+            return regions.find(logits, found, base, self.models.calibrations[name], texture, **more)
+
+    def _pixels(self, luma: npt.NDArray[np.uint8], clipped: Clipped | None) -> Estimate:
+        """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""
+        look = self._look(luma, clipped=clipped)
+        estimate, consistency, fraction, last = _pixel_estimate(look), look.consistency, look.base.fraction, look.last
+        del look  # its posteriors are as large as those that follow
+        if fraction <= 0.5:
+            return estimate if consistency.regions else self._resized(luma, estimate)
+        if last is None or min(luma.shape[0] - last.origin[0], luma.shape[1] - last.origin[1]) < tiling.WINDOW:
+            return replace(estimate, last=last)
+        # The pixels were a JPEG: estimate what came before it, on its grid and with its table.
+        # Its table is an estimate: looked at again only in part, 2 of 40 photographs scored above 0.5, and else none.
+        before = self.jpeg(luma, last.table, last.origin, everywhere=True, clipped=clipped)
+        note = f"The pixels show JPEG compression of quality about {last.qf} with blocks from x {last.origin[1]}, "
+        note += f"y {last.origin[0]}; the file's own format does not keep its table, which was estimated."
+        deeper = consistency.score < 0.5 and before.consistency.score > consistency.score
+        maps = replace(
+            estimate.maps,
+            q1=before.maps.q1,
+            double=before.maps.double,
+            shift=before.maps.shift,
+            shift_confidence=before.maps.shift_confidence,
+        )
+        if deeper:
+            maps = replace(maps, suspicion=before.maps.suspicion)
+        chosen = before.consistency if deeper else consistency
+        return replace(before, consistency=chosen, maps=maps, notes=(note,), last=last)
+
+    def _resized(self, luma: npt.NDArray[np.uint8], estimate: Estimate) -> Estimate:
+        """The estimate, or a stronger one if the pixels, or a part of them, were resized after a compression."""
+        height, width = luma.shape
+        for period in rescaled.candidates(luma):
+            best: tuple[float, float, tuple[float, float]] | None = None
+            tries = itertools.product(FINE_SCALES, PHASES)
+            for fine, phase in itertools.islice(tries, max(1, FINE_SEARCH // luma.size)):
+                factor = tiling.BLOCK / period * fine
+                size = rescaled.size(luma, factor)
+                if min(size) < tiling.WINDOW:
+                    continue
+                if size[0] * size[1] > MAX_ENLARGED or max(size) > rescaled.LONGEST:
+                    return replace(estimate, notes=("The image is too large to look for parts that were resized.",))
+                shown = _found(self._look(rescaled.restore(luma, factor, phase), fast=True))
+                if best is None or shown > best[0]:
+                    best = shown, factor, phase
+            if best is None:
+                continue
+            _, factor, phase = best
+            look = self._look(rescaled.restore(luma, factor, phase))
+            said = f"compressed as JPEG and then resized to {100 / factor:.0f} %"
+            if look.base.fraction > 0.5:
+                return replace(estimate, notes=(f"The image was {said}; regions of other scales are not looked for.",))
+            qualities = [r.qf1 for r in look.consistency.regions if r.qf1 is not None]
+            if look.consistency.score >= 0.5 and qualities and min(qualities) <= FAINTEST_RESIZED:
+                consistency = regions.rescale(look.consistency, factor, (height, width))
+                seen = regions.resample(look.found.present, consistency.suspicion.shape)
+                flag = np.maximum(estimate.maps.flag, np.where(consistency.suspicion > 0.5, seen, 0))
+                silent = np.isnan(estimate.maps.flag)  # what holds no information holds none at any scale
+                suspected = np.where(silent, np.nan, consistency.suspicion).astype(np.float32)
+                maps = replace(estimate.maps, suspicion=suspected, flag=flag.astype(np.float32))
+                return replace(estimate, consistency=consistency, maps=maps, notes=(f"The region was {said}.",))
+        return estimate
+
+
+def _doubted(consistency: Consistency, found: WindowPosteriors) -> npt.NDArray[np.bool_]:
+    """(R, C) windows that lie in or near cells that may belong to another history."""
+    side = 2 * AROUND + 1
+    doubt = cv2.dilate((consistency.suspicion > DOUBTED).astype(np.uint8), np.ones((side, side), np.uint8))
+    index = [tiling.centre_cells(*axis) for axis in zip(found.size, found.present.shape, found.origin, strict=True)]
+    return np.asarray(doubt[np.ix_(*index)] > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look at decoded pixels gave."""
+
+    found: WindowPosteriors
+    base: Background
+    mute: npt.NDArray[np.bool_]
+    consistency: Consistency
+    last: LastCompression | None
+    """None where there was none, or it could not be told."""
+
+
+def _found(look: _Look) -> float:
+    """How much of an image shows compression, in windows; what a scale is chosen by."""
+    return float(np.maximum(look.found.present - 0.5, 0).sum())
+
+
+def _pixel_estimate(look: _Look) -> Estimate:
+    """The maps of decoded pixels."""
+    found, mute, cells = look.found, look.mute, _Cells(look.found)
+    quality, sure = qfmap.quality(found)
+    covered = history.sureness(found) * np.where(found.present > 0.5, sure, 1)
+    shift, placed = _shifts(found, mute)
+    size = look.consistency.suspicion.shape
+    maps = Maps(
+        suspicion=np.where(cells(mute), np.nan, look.consistency.suspicion).astype(np.float32),
+        qf=cells(np.where(mute | (found.present < 0.5), np.nan, quality).astype(np.float32)),
+        flag=cells(np.where(mute, np.nan, found.present).astype(np.float32)),
+        q1=np.full((N_COEFS, *size), np.nan, np.float32),
+        double=np.full(size, np.nan, np.float32),
+        coverage=cells(np.where(mute, 0, covered).astype(np.float32)),
+        shift=np.ascontiguousarray(cells(shift).transpose(2, 0, 1)),
+        shift_confidence=cells(placed),
+    )
+    return Estimate(look.consistency, maps)
+
+
+def _shifts(
+    found: WindowPosteriors, mute: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """(R, C, 2) likeliest (dy, dx) of each window seen from the image's corner, and (R, C) how probable it is.
+
+    The probability is that of the compression times that of the shift, which the posterior gives for the case that
+    there was one. NaN where the window holds no information.
+    """
+    best = found.shift.argmax(axis=2)
+    p = np.exp(np.take_along_axis(found.shift, best[..., None], axis=2)[..., 0].astype(np.float32))
+    shift = np.stack([(at + first) % 8 for at, first in zip(np.divmod(best, 8), found.origin, strict=True)], axis=2)
+    # In half precision the log of a sum of one may lie a little above zero.
+    sure = np.where(mute, np.nan, found.present * np.minimum(p, 1))
+    return np.where(mute[..., None], np.nan, shift).astype(np.float32), sure.astype(np.float32)
+
+
+class _Cells:
+    """Spreads what was found for windows over the cells of the image."""
+
+    def __init__(self, found: WindowPosteriors) -> None:
+        rows = tiling.nearest_window(found.size[0], found.present.shape[0], found.origin[0])
+        cols = tiling.nearest_window(found.size[1], found.present.shape[1], found.origin[1])
+        self._index = np.ix_(rows, cols)
+
+    def __call__(self, windows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return windows[self._index]
+
+
+def _q1_coverage(found: WindowPosteriors, sure: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(R, C) how sure the Q1 network is of its answer: of the steps where there was a first compression, or of none.
+
+    `sure` (R, C) is the mean probability of the steps.
+    """
+    none = np.maximum(0, 1 - 2 * found.present)
+    covered: npt.NDArray[np.float32] = found.present * sure + (1 - found.present) * none
+    return covered
+
+
+def _background_facts(
+    found: WindowPosteriors, base: Background, mute: npt.NDArray[np.bool_]
+) -> tuple[tuple[int, ...] | None, tuple[int, int] | None]:
+    """The background's table and grid shift on the image, each None unless most of the evidence is for it."""
+    weight = np.where(mute, 0, found.present)
+    total = float(weight.sum())
+    if base.fraction <= 0.5 or total < 1e-3:
+        return None, None
+    chosen = [a + q - 1 for a, q in zip(Q1_OFFSET, base.table, strict=False)]
+    held = float((np.exp(found.logp[..., chosen].astype(np.float32)).mean(axis=2) * weight).sum()) / total
+    placed = float((np.exp(found.shift[..., base.shift].astype(np.float32)) * weight).sum()) / total
+    dy, dx = divmod(base.shift, 8)
+    place = ((dy + found.origin[0]) % 8, (dx + found.origin[1]) % 8)
+    if placed <= 0.3:
+        return None, None  # steps of 1 "fit" an image that shows no first compression; a grid does not fit by chance
+    return (base.table if held > 0.3 else None), place
+
+
+def _extend(maps: Maps, image: DecodedImage) -> Maps:
+    """Maps of a truncated image with NaN (no coverage) where nothing was decoded."""
+    rows, cols = tiling.cells(image.height), tiling.cells(image.width)
+
+    def grown(x: npt.NDArray[np.float32], fill: float) -> npt.NDArray[np.float32]:
+        out = np.full((*x.shape[:-2], rows, cols), fill, np.float32)
+        out[..., : x.shape[-2], :] = x
+        return out
+
+    nan = float("nan")
+    return Maps(
+        suspicion=grown(maps.suspicion, nan),
+        qf=grown(maps.qf, nan),
+        flag=grown(maps.flag, nan),
+        q1=grown(maps.q1, nan),
+        double=grown(maps.double, nan),
+        coverage=grown(maps.coverage, 0.0),
+        shift=grown(maps.shift, nan),
+        shift_confidence=grown(maps.shift_confidence, nan),
+    )
