@@ -14,6 +14,7 @@ import numpy.typing as npt
 from jscan import (
     blockedges,
     context,
+    doubts,
     history,
     lastjpeg,
     likelihood,
@@ -192,7 +193,7 @@ class Estimator:
             clipped=clipped if base.fraction > 0.5 else None,
             edges=functools.partial(blockedges.stand_out, luma),
         )
-        return _Look(found, base, mute, consistency, last)
+        return _Look(found, base, mute, consistency, last, doubts.settled(agreement))
 
     def _compare(
         self,
@@ -219,6 +220,7 @@ class Estimator:
         """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""
         look = self._look(luma, clipped=clipped)
         estimate, consistency, fraction, last = _pixel_estimate(look), look.consistency, look.base.fraction, look.last
+        settled = look.settled
         del look  # its posteriors are as large as those that follow
         if fraction <= 0.5:
             return estimate if consistency.regions else self._resized(luma, estimate)
@@ -229,7 +231,8 @@ class Estimator:
         before = self.jpeg(luma, last.table, last.origin, everywhere=True, clipped=clipped)
         note = f"The pixels show JPEG compression of quality about {last.qf} with blocks from x {last.origin[1]}, "
         note += f"y {last.origin[0]}; the file's own format does not keep its table, which was estimated."
-        deeper = consistency.score < 0.5 and before.consistency.score > consistency.score
+        # Before a compression that the pixels no longer show, regions would be of the content's making.
+        deeper = settled and consistency.score < 0.5 and before.consistency.score > consistency.score
         maps = replace(
             estimate.maps,
             q1=before.maps.q1,
@@ -295,6 +298,8 @@ class _Look:
     consistency: Consistency
     last: LastCompression | None
     """None where there was none, or it could not be told."""
+    settled: bool
+    """Whether it is the last thing that was done to the pixels."""
 
 
 def _found(look: _Look) -> float:

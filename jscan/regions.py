@@ -113,7 +113,7 @@ def find(
             history, here, base, found, lacks
         ):
             history = doubts.History("unclear")
-        if doubts.alike(history, here, base, found, likely, lacks, edges):
+        if doubts.alike(history, here, base, found, likely, lacks, edges, agreement):
             history = doubts.History("unclear")
         if history.kind == "unclear" and missing is not None and _lacks_trace(here[part.box], here, labels, missing):
             history = doubts.History(LACKING)

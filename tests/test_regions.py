@@ -53,6 +53,8 @@ def result_with(
     found = mixed(made[0], made[1], *windows_of(made[0], BOX))
     texture = np.full(found.present.shape, 20.0)
     logits = logits_with(BOX, strength=strength)
+    if len(ground[0]) == 1:  # decoded pixels, of which all but BOX lie on the multiples of their last table
+        more = {"agreement": agreement_with(-30, 10), **more}
     return regions.find(logits, found, history.background(found), CALIBRATION, texture, **more)
 
 
@@ -271,6 +273,20 @@ def test_a_jpeg_in_uncompressed_pixels_that_show_its_grid_as_well_is_doubt() -> 
         base, texture = history.background(windows), np.full(rest.present.shape, 20.0)
         result = regions.find(logits_with(BOX), windows, base, CALIBRATION, texture)
         assert [r.kind for r in result.regions] == ["jpeg_in_uncompressed"] * found
+
+
+@pytest.mark.parametrize("pasted", [((70,), 11, 0.05), ((90,), 30, 0.95)])
+def test_pixels_that_were_processed_since_their_compression_have_no_regions_of_another_one(pasted: Any) -> None:
+    """They lie on the multiples of no table, and what the windows say of it differs with the content."""
+    ground = ((70,), 11, 0.95)
+    odd, few, none = (agreement_with(-30, 10) for _ in range(3))
+    odd.nats[:] = 4
+    few.count[:] = 5
+    for agreement, found in ((agreement_with(-30, 10), 1), (odd, 0), (few, 0), (None, 0)):
+        result = result_with(ground, pasted, agreement=agreement)
+        assert len(result.regions) == found and (result.score > 0.5) == found
+    none.count[:] = 0
+    assert not doubts.settled(none) and not doubts.settled(few) and doubts.settled(agreement_with(-30, 10))
 
 
 def test_uncompressed_pixels_in_a_jpeg_that_show_the_edges_of_its_blocks_are_doubt() -> None:
