@@ -80,6 +80,11 @@ class Likelihood:
         The others are the same table on each of six other grids: what content alone makes of it. `part` (ceil(H / 8),
         ceil(W / 8)) are its cells. 0 where they speak against it.
         """
+        here = self.against(part)
+        return 0.0 if here >= 0 else min(self.against(part, off) for off in APART) - here
+
+    def against(self, part: npt.NDArray[np.bool_], off: tuple[int, int] = (0, 0)) -> float:
+        """Nats that the blocks of a part speak against the background's compression, on a grid `off` its own."""
         self._look()
         rows, cols = (np.flatnonzero(part.any(axis=axis)) for axis in (1, 0))
         # A cell more around, so that all blocks are whole; from a multiple of 8 on, so that they begin where they did.
@@ -88,19 +93,14 @@ class Likelihood:
         luma = np.ascontiguousarray(self._luma[tuple(slice(BLOCK * b.start, BLOCK * b.stop) for b in box)])
         share = None if self._share is None else self._share[box]
 
-        def inside(seen: Trace) -> float:
-            skip = skipped(luma.shape, seen, share)
-            # Blocks whose middle lies in the part.
-            rows, cols = (
-                np.minimum((BLOCK * np.arange(n) + f + BLOCK // 2) // BLOCK, side - 1)
-                for n, f, side in zip(skip.shape, seen.first, part[box].shape, strict=True)
-            )
-            return float(against(luma, seen, self._noise, skip).against[part[box][np.ix_(rows, cols)]].sum())
-
-        here = inside(self._seen)
-        if here >= 0:
-            return 0.0
-        return min(inside(_moved(self._seen, off)) for off in APART) - here
+        seen = _moved(self._seen, off)
+        skip = skipped(luma.shape, seen, share)
+        # Blocks whose middle lies in the part.
+        down, across = (
+            np.minimum((BLOCK * np.arange(n) + f + BLOCK // 2) // BLOCK, side - 1)
+            for n, f, side in zip(skip.shape, seen.first, part[box].shape, strict=True)
+        )
+        return float(against(luma, seen, self._noise, skip).against[part[box][np.ix_(down, across)]].sum())
 
     def _look(self) -> bool:
         """Whether it is known now where colours were clipped, and was not before."""

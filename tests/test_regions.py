@@ -253,6 +253,21 @@ def test_a_part_that_shows_the_background_s_compression_is_doubt_however_sure_it
         assert regions_found or 0.2 < np.nanmax(result.suspicion) < 0.5
 
 
+def test_a_part_whose_blocks_lack_nothing_either_way_is_doubt_however_sure_its_windows_are() -> None:
+    """Only where the windows say that it has no first compression; of another one they speak for themselves."""
+    nothing = np.full(logits_with(BOX).shape, -20, np.float32)
+    for pasted, short, spoken, found in (
+        ((table(70), 12, 0.05), 1.9, 9.9, 0),
+        ((table(70), 12, 0.05), 1.9, 10.1, 1),
+        ((table(70), 12, 0.05), 2.1, 9.9, 1),
+        ((table(90), 30, 0.95), 1.9, 9.9, 1),
+    ):
+        likely = Said(nothing, spoken=spoken)
+        result = result_with(GROUND, pasted, likely=likely, lacks=lambda _, short=short: short)
+        assert len(result.regions) == found
+    assert len(result_with(GROUND, (table(70), 12, 0.05), likely=Said(nothing, spoken=0)).regions) == 1
+
+
 @pytest.mark.parametrize(
     ("ground", "pasted"), [(GROUND, (table(90), 11, 0.95)), (((70,), 11, 0.95), ((90,), 11, 0.95))]
 )
@@ -397,8 +412,8 @@ def test_the_edge_of_a_part_does_not_speak_for_it() -> None:
 class Said(Likelihood):
     """What speaks against the background in each cell, and by how much any part shows its compression."""
 
-    def __init__(self, missing: npt.NDArray[np.float32], shown: float = 0.0) -> None:
-        self.missing, self.shown = missing, shown
+    def __init__(self, missing: npt.NDArray[np.float32], shown: float = 0.0, spoken: float = 99.0) -> None:
+        self.missing, self.shown, self.spoken = missing, shown, spoken
 
     def around_cells(self, least: float) -> npt.NDArray[np.float32]:
         assert least == regions.least_missing(self.missing.size)
@@ -407,6 +422,10 @@ class Said(Likelihood):
     def shows(self, part: npt.NDArray[np.bool_]) -> float:
         assert part.shape == self.missing.shape
         return self.shown
+
+    def against(self, part: npt.NDArray[np.bool_], off: tuple[int, int] = (0, 0)) -> float:
+        assert part.shape == self.missing.shape and off == (0, 0)
+        return self.spoken
 
 
 def small_parts(
