@@ -169,7 +169,7 @@ def _may_be(history: History, base: Background, origin: tuple[int, int]) -> bool
         return False
     if history.grid_shift is None:
         return True
-    off = [(a - b - o) % BLOCK for a, b, o in zip(history.grid_shift, divmod(base.shift, BLOCK), origin, strict=True)]
+    off = [(a - b) % BLOCK for a, b in zip(history.grid_shift, _place(base, origin), strict=True)]
     return max(min(d, BLOCK - d) for d in off) <= NEXT
 
 

@@ -140,10 +140,10 @@ def skipped(size: tuple[int, ...], seen: Trace, clipped: npt.NDArray[np.float32]
 def measure(luma: npt.NDArray[np.uint8], seen: Trace, skip: npt.NDArray[np.bool_]) -> Noise:
     """What the coefficients of an image (H, W) do on the background's grid, but for the blocks to `skip` (r, c)."""
     every = max(1, luma.size // (BLOCK * BLOCK * ENOUGH))
-    waves, least = _read(seen)
+    scale, least = trace.waves(seen.steps, SPEAKS)
     total, count, size = (np.zeros((len(EDGES) + 1, BLOCK * BLOCK)) for _ in range(3))
     number = np.zeros(len(EDGES) + 1)
-    kernels.comb_facts(luma, *seen.first, every, BASIS, TURNED, waves, least, EDGES, skip, total, count, size, number)
+    kernels.comb_facts(luma, *seen.first, every, BASIS, TURNED, scale, least, EDGES, skip, total, count, size, number)
     by_itself = np.maximum(_elsewhere(luma, seen, every), 0)
     together = count.sum(axis=0)
     mean = np.where(together < FEWEST, 0, total.sum(axis=0) / np.maximum(together, 1)) - by_itself
@@ -154,28 +154,23 @@ def measure(luma: npt.NDArray[np.uint8], seen: Trace, skip: npt.NDArray[np.bool_
         deviation = np.sqrt(-2 * np.log(each)) / (2 * np.pi)
     deviation[:, mean < FAINT] = 0
     deviation[~np.isfinite(deviation)] = 0
-    spread = np.maximum(size / np.maximum(number, 1)[:, None] * waves, NARROWEST)
+    spread = np.maximum(size / np.maximum(number, 1)[:, None] * scale, NARROWEST)
     return Noise(deviation.astype(np.float32), spread.astype(np.float32))
 
 
 def against(luma: npt.NDArray[np.uint8], seen: Trace, noise: Noise, skip: npt.NDArray[np.bool_]) -> Blocks:
     """What speaks against the background's first compression in each block of an image (H, W); 0 in those to `skip`."""
     out = np.empty(skip.shape, np.float32)
-    waves, least = _read(seen)
+    scale, least = trace.waves(seen.steps, SPEAKS)
     kernels.comb_ratios(
-        luma, *seen.first, BASIS, TURNED, waves, least, EDGES, skip, noise.deviation, noise.spread, np.float32(ODD), out
+        luma, *seen.first, BASIS, TURNED, scale, least, EDGES, skip, noise.deviation, noise.spread, np.float32(ODD), out
     )
     return Blocks(out, seen.first)
 
 
 def _elsewhere(luma: npt.NDArray[np.uint8], seen: Trace, every: int) -> npt.NDArray[np.float64]:
     """(64,) the mean cosines on another grid: what the coefficients do by themselves."""
-    waves, least = _read(seen)
+    scale, least = trace.waves(seen.steps, SPEAKS)
     total, count = np.zeros(BLOCK * BLOCK), np.zeros(BLOCK * BLOCK)
-    kernels.cosine_sums(luma, *_moved(seen, APART[0]).first, every, BASIS, TURNED, waves, least, total, count)
+    kernels.cosine_sums(luma, *_moved(seen, APART[0]).first, every, BASIS, TURNED, scale, least, total, count)
     return np.where(count < FEWEST, 0, total / np.maximum(count, 1))
-
-
-def _read(seen: Trace) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """1 / q, and the least |c| that counts; a step of 1 says nothing."""
-    return np.float32(1) / seen.steps, np.where(seen.steps > 1, SPEAKS * seen.steps, np.float32(1e6)).astype(np.float32)

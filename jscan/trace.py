@@ -97,8 +97,8 @@ def blocks(luma: npt.NDArray[np.uint8], seen: Trace) -> Blocks:
     """What the blocks of an image (H, W) say of the background's first compression."""
     sides = [(side - f) // BLOCK for side, f in zip(luma.shape, seen.first, strict=True)]
     against = np.empty(sides, np.float32)
-    waves, least = _read(seen.steps)
-    kernels.ratios(luma, *seen.first, BASIS, TURNED, waves, least, seen.strength, against)
+    scale, least = waves(seen.steps)
+    kernels.ratios(luma, *seen.first, BASIS, TURNED, scale, least, seen.strength, against)
     return Blocks(against, seen.first)
 
 
@@ -179,12 +179,16 @@ def _summed(seen: Blocks, reach: int) -> npt.NDArray[np.float32]:
     return np.asarray(summed, np.float32)
 
 
-def _read(steps: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """1 / q, and the least |c| that counts; a step of 1 says nothing: no |c| reaches what stands there.
+def waves(
+    steps: npt.NDArray[np.float32], share: float = SPEAKS
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """1 / q, and the least |c| that counts, this share of q.
+
+    A step of 1 says nothing: no |c| reaches what stands there.
 
     It is not infinity, as loops that are compiled for fast arithmetic need not compare with it rightly.
     """
-    return np.float32(1) / steps, np.where(steps > 1, SPEAKS * steps, np.float32(1e6)).astype(np.float32)
+    return np.float32(1) / steps, np.where(steps > 1, share * steps, np.float32(1e6)).astype(np.float32)
 
 
 def _cosines(
@@ -199,7 +203,7 @@ def _cosines(
     Of blocks that begin at `first` and `off` that, in every `every`-th row of them.
     """
     total, count = np.zeros(len(steps)), np.zeros(len(steps))
-    waves, least = _read(steps)
+    scale, least = waves(steps)
     down, along = ((f + o) % BLOCK for f, o in zip(first, off, strict=True))
-    kernels.cosine_sums(luma, down, along, every, BASIS, TURNED, waves, least, total, count)
+    kernels.cosine_sums(luma, down, along, every, BASIS, TURNED, scale, least, total, count)
     return total, count
