@@ -428,26 +428,46 @@ def planes(bits: Any, function: Any, out: Any) -> None:
                 out[k, r, c] = function[here[k]]
 
 
-@numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
-def _block(pixels: Any, y: int, x: int, basis: Any, turned: Any, half: Any, out: Any) -> bool:
-    """Whether the block at (y, x) holds black or white pixels; if not, `out` (64,) then holds its coefficients."""
+SIDE_BY_SIDE = 64
+"""Blocks of a row whose coefficients are computed together: what that takes stays in the nearest cache."""
+
+
+@numba.njit(fastmath=True, nogil=True, boundscheck=False)
+def _coefficients(pixels: Any, y: int, x: int, basis: Any, apart: Any, half: Any, out: Any, extreme: Any) -> int:
+    """How many blocks follow each other from (y, x) on, up to SIDE_BY_SIDE; `out` (64, .) holds their coefficients.
+
+    `extreme` is 127.5 for those with black or white pixels, and less for others; `apart` and `half` (8, 8, .) are room.
+    """
+    n = min((pixels.shape[1] - x) // 8, out.shape[1])
+    for b in range(n):
+        extreme[b] = 0
     for m in range(8):
+        line = pixels[y + m]
         for j in range(8):
-            if pixels[y + m, x + j] == 0 or pixels[y + m, x + j] == 255:
-                return True
-    half[:] = 0
-    out[:] = 0
-    for m in range(8):
-        for u in range(8):
-            b = basis[u, m]
-            for j in range(8):
-                half[8 * u + j] += b * (np.float32(pixels[y + m, x + j]) - np.float32(128))
+            to = apart[m, j]
+            for b in range(n):
+                to[b] = np.float32(line[x + 8 * b + j]) - np.float32(128)
+            for b in range(n):
+                extreme[b] = max(extreme[b], abs(to[b] + np.float32(0.5)))
     for u in range(8):
-        for m in range(8):
-            p = half[8 * u + m]
-            for v in range(8):
-                out[8 * u + v] += p * turned[m, v]
-    return False
+        b0, b1, b2, b3 = basis[u, 0], basis[u, 1], basis[u, 2], basis[u, 3]
+        b4, b5, b6, b7 = basis[u, 4], basis[u, 5], basis[u, 6], basis[u, 7]
+        for j in range(8):
+            to = half[u, j]
+            for b in range(n):
+                c = b0 * apart[0, j, b] + b1 * apart[1, j, b] + b2 * apart[2, j, b] + b3 * apart[3, j, b]
+                c += b4 * apart[4, j, b] + b5 * apart[5, j, b] + b6 * apart[6, j, b] + b7 * apart[7, j, b]
+                to[b] = c
+    for v in range(8):
+        b0, b1, b2, b3 = basis[v, 0], basis[v, 1], basis[v, 2], basis[v, 3]
+        b4, b5, b6, b7 = basis[v, 4], basis[v, 5], basis[v, 6], basis[v, 7]
+        for u in range(8):
+            to = out[8 * u + v]
+            for b in range(n):
+                c = b0 * half[u, 0, b] + b1 * half[u, 1, b] + b2 * half[u, 2, b] + b3 * half[u, 3, b]
+                c += b4 * half[u, 4, b] + b5 * half[u, 5, b] + b6 * half[u, 6, b] + b7 * half[u, 7, b]
+                to[b] = c
+    return n
 
 
 @numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
@@ -463,7 +483,7 @@ def _cosine(turns: Any) -> Any:
 
 @_compiled
 def cosine_sums(
-    pixels: Any, dy: int, dx: int, every: int, basis: Any, turned: Any, waves: Any, least: Any, total: Any, count: Any
+    pixels: Any, dy: int, dx: int, every: int, basis: Any, waves: Any, least: Any, total: Any, count: Any
 ) -> None:
     """Adds up cos(2 pi c / q) of the blocks of an image from (`dy`, `dx`) on, and counts them, for each coefficient.
 
@@ -472,60 +492,56 @@ def cosine_sums(
     `pixels` (H, W) uint8; `waves` (64,) 1 / q and `least` (64,) the |c| from which a coefficient counts, at 8 * down +
     along. Blocks with black or white pixels do not count. `total` and `count` are (64,) float64.
     """
-    half, c = np.empty(64, np.float32), np.empty(64, np.float32)
-    some, number = np.empty(64, np.float32), np.empty(64, np.float32)
+    apart, half = np.empty((8, 8, SIDE_BY_SIDE), np.float32), np.empty((8, 8, SIDE_BY_SIDE), np.float32)
+    c, extreme = np.empty((64, SIDE_BY_SIDE), np.float32), np.empty(SIDE_BY_SIDE, np.float32)
     for y in range(dy, pixels.shape[0] - 7, 8 * every):
-        some[:] = 0
-        number[:] = 0
-        for x in range(dx, pixels.shape[1] - 7, 8):
-            if _block(pixels, y, x, basis, turned, half, c):
-                continue
+        for x in range(dx, pixels.shape[1] - 7, 8 * SIDE_BY_SIDE):
+            n = _coefficients(pixels, y, x, basis, apart, half, c, extreme)
             for k in range(64):
-                speaks = np.float32(abs(c[k]) > least[k])
-                some[k] += speaks * _cosine(c[k] * waves[k])
-                number[k] += speaks
-        for k in range(64):
-            total[k] += some[k]
-            count[k] += number[k]
+                some, number = np.float32(0), np.float32(0)
+                for b in range(n):
+                    speaks = np.float32((abs(c[k, b]) > least[k]) & (extreme[b] < np.float32(127.5)))
+                    some += speaks * _cosine(c[k, b] * waves[k])
+                    number += speaks
+                total[k] += some
+                count[k] += number
 
 
 @_compiled
-def ratios(
-    pixels: Any, dy: int, dx: int, basis: Any, turned: Any, waves: Any, least: Any, strength: Any, out: Any
-) -> None:
+def ratios(pixels: Any, dy: int, dx: int, basis: Any, waves: Any, least: Any, strength: Any, out: Any) -> None:
     """Of each block the sum over coefficients that count of a (a - 2 cos(2 pi c / q)), a being their `strength` (64,).
 
     The rest is as for `cosine_sums`; `out` is (rows, columns), 0 for blocks that do not count.
     """
-    half, c = np.empty(64, np.float32), np.empty(64, np.float32)
-    shown = np.empty(64, np.int64)  # the coefficients that say anything
-    number = 0
+    apart, half = np.empty((8, 8, SIDE_BY_SIDE), np.float32), np.empty((8, 8, SIDE_BY_SIDE), np.float32)
+    c, extreme = np.empty((64, SIDE_BY_SIDE), np.float32), np.empty(SIDE_BY_SIDE, np.float32)
+    out[:] = 0
+    loudest = np.float32(0)
     for k in range(64):
-        if strength[k] > 0:
-            shown[number] = k
-            number += 1
-    if number == 0:
-        out[:] = 0
+        loudest = max(loudest, strength[k])
+    if loudest == 0:
         return
     for row in range(out.shape[0]):
-        for col in range(out.shape[1]):
-            if _block(pixels, dy + 8 * row, dx + 8 * col, basis, turned, half, c):
-                out[row, col] = 0
-                continue
-            total = np.float32(0)
-            for i in range(number):
-                k = shown[i]
-                a, speaks = strength[k], np.float32(abs(c[k]) > least[k])
-                total += speaks * a * (a - np.float32(2) * _cosine(c[k] * waves[k]))
-            out[row, col] = total
+        for first in range(0, out.shape[1], SIDE_BY_SIDE):
+            to = out[row, first : first + SIDE_BY_SIDE]
+            _coefficients(pixels, dy + 8 * row, dx + 8 * first, basis, apart, half, c, extreme)
+            for k in range(64):
+                a = strength[k]
+                if a > 0:
+                    for b in range(to.shape[0]):
+                        speaks = np.float32(abs(c[k, b]) > least[k])
+                        to[b] += speaks * a * (a - np.float32(2) * _cosine(c[k, b] * waves[k]))
+            for b in range(to.shape[0]):
+                if extreme[b] == np.float32(127.5):
+                    to[b] = 0
 
 
 @numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
-def _activity(c: Any, edges: Any) -> int:
-    """How many of the `edges`, ascending, the sum of |c| over all of a block's coefficients but the first reaches."""
+def _activity(c: Any, b: int, edges: Any) -> int:
+    """How many of the `edges`, ascending, the sum of |c| over all but the first coefficient of block b reaches."""
     total = np.float32(0)
     for k in range(1, 64):
-        total += abs(c[k])
+        total += abs(c[k, b])
     kind = 0
     for i in range(edges.shape[0]):
         if total >= edges[i]:
@@ -540,7 +556,6 @@ def comb_facts(
     dx: int,
     every: int,
     basis: Any,
-    turned: Any,
     waves: Any,
     least: Any,
     edges: Any,
@@ -556,19 +571,48 @@ def comb_facts(
     `count` and `size`, the sums of |c|, are (K, 64) float64, `seen` (K,) counts the blocks. The rest is as for
     `cosine_sums`.
     """
-    half, c = np.empty(64, np.float32), np.empty(64, np.float32)
+    apart, half = np.empty((8, 8, SIDE_BY_SIDE), np.float32), np.empty((8, 8, SIDE_BY_SIDE), np.float32)
+    c, extreme = np.empty((64, SIDE_BY_SIDE), np.float32), np.empty(SIDE_BY_SIDE, np.float32)
     for row in range(0, skipped.shape[0], every):
-        for col in range(skipped.shape[1]):
-            if skipped[row, col] or _block(pixels, dy + 8 * row, dx + 8 * col, basis, turned, half, c):
-                continue
-            kind = _activity(c, edges)
-            seen[kind] += 1
-            for k in range(64):
-                x = abs(c[k])
-                size[kind, k] += x
-                if x > least[k]:
-                    total[kind, k] += _cosine(c[k] * waves[k])
-                    count[kind, k] += 1
+        for first in range(0, skipped.shape[1], SIDE_BY_SIDE):
+            _coefficients(pixels, dy + 8 * row, dx + 8 * first, basis, apart, half, c, extreme)
+            for b in range(min(SIDE_BY_SIDE, skipped.shape[1] - first)):
+                if skipped[row, first + b] or extreme[b] == np.float32(127.5):
+                    continue
+                kind = _activity(c, b, edges)
+                seen[kind] += 1
+                for k in range(64):
+                    x = abs(c[k, b])
+                    size[kind, k] += x
+                    if x > least[k]:
+                        total[kind, k] += _cosine(x * waves[k])
+                        count[kind, k] += 1
+
+
+@numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
+def _comb(x: Any, s: Any, spread: Any) -> Any:
+    """The density at x, in steps, of a Laplace density of mean |x| `spread` that was rounded, with noise of deviation s.
+
+    As a multiple of that density without rounding.
+    """
+    rate = np.float32(1) / spread
+    nearest = np.floor(x + np.float32(0.5))
+    comb = np.float32(0)
+    for d in range(-1, 2):
+        n = nearest + np.float32(d)
+        off = x - n
+        z = off / s
+        # What is rounded to n, as a multiple of the density without a comb at x.
+        if n > 0:
+            mass = np.exp(np.float32(0.5) * rate) - np.exp(np.float32(-0.5) * rate)
+        elif n == 0:
+            mass = np.float32(2) - np.float32(2) * np.exp(np.float32(-0.5) * rate)
+        else:
+            mass = np.float32(0)
+        comb += mass * np.exp(off * rate - np.float32(0.5) * z * z)
+    # Noise widens the density without a comb as well.
+    wider = min(np.float32(0.5) * s * s * rate * rate, np.float32(2))
+    return comb * spread / (s * np.float32(2.5066283)) * np.exp(-wider)
 
 
 @_compiled
@@ -577,7 +621,6 @@ def comb_ratios(
     dy: int,
     dx: int,
     basis: Any,
-    turned: Any,
     waves: Any,
     least: Any,
     edges: Any,
@@ -594,36 +637,22 @@ def comb_ratios(
     any case. The density without a comb is Laplace's; with one the same, rounded, and noise. The rest is as for
     `comb_facts`.
     """
-    half, c = np.empty(64, np.float32), np.empty(64, np.float32)
+    apart, half = np.empty((8, 8, SIDE_BY_SIDE), np.float32), np.empty((8, 8, SIDE_BY_SIDE), np.float32)
+    c, extreme = np.empty((64, SIDE_BY_SIDE), np.float32), np.empty(SIDE_BY_SIDE, np.float32)
     one = np.float32(1)
     for row in range(out.shape[0]):
-        for col in range(out.shape[1]):
-            out[row, col] = 0
-            if skipped[row, col] or _block(pixels, dy + 8 * row, dx + 8 * col, basis, turned, half, c):
-                continue
-            kind = _activity(c, edges)
-            nats = np.float32(0)
-            for k in range(64):
-                s = noise[kind, k]
-                if s == 0 or abs(c[k]) <= least[k]:
+        for first in range(0, out.shape[1], SIDE_BY_SIDE):
+            to = out[row, first : first + SIDE_BY_SIDE]
+            _coefficients(pixels, dy + 8 * row, dx + 8 * first, basis, apart, half, c, extreme)
+            for b in range(to.shape[0]):
+                to[b] = 0
+                if skipped[row, first + b] or extreme[b] == np.float32(127.5):
                     continue
-                x, rate = abs(c[k]) * waves[k], one / spread[kind, k]
-                nearest = np.floor(x + np.float32(0.5))
-                comb = np.float32(0)
-                for d in range(-1, 2):
-                    n = nearest + np.float32(d)
-                    off = x - n
-                    z = off / s
-                    # What is rounded to n, as a multiple of the density without a comb at x.
-                    if n > 0:
-                        mass = np.exp(np.float32(0.5) * rate) - np.exp(np.float32(-0.5) * rate)
-                    elif n == 0:
-                        mass = np.float32(2) - np.float32(2) * np.exp(np.float32(-0.5) * rate)
-                    else:
-                        mass = np.float32(0)
-                    comb += mass * np.exp(off * rate - np.float32(0.5) * z * z)
-                # Noise widens the density without a comb as well.
-                wider = min(np.float32(0.5) * s * s * rate * rate, np.float32(2))
-                comb *= spread[kind, k] / (s * np.float32(2.5066283)) * np.exp(-wider)
-                nats -= np.log(odd + (one - odd) * comb)
-            out[row, col] = nats
+                kind = _activity(c, b, edges)
+                nats = np.float32(0)
+                for k in range(64):
+                    s = noise[kind, k]
+                    if s == 0 or abs(c[k, b]) <= least[k]:
+                        continue
+                    nats -= np.log(odd + (one - odd) * _comb(abs(c[k, b]) * waves[k], s, spread[kind, k]))
+                to[b] = nats

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from jscan import kernels, trace
 from jscan.tiling import BLOCK
-from jscan.trace import APART, BASIS, ENOUGH, TURNED, Blocks, Trace
+from jscan.trace import APART, BASIS, ENOUGH, Blocks, Trace
 
 Clipped = Callable[[], npt.NDArray[np.float32] | None]
 """Tells (ceil(H / 8), ceil(W / 8)) the share of each cell's pixels that have a clipped colour, or None."""
@@ -143,7 +143,7 @@ def measure(luma: npt.NDArray[np.uint8], seen: Trace, skip: npt.NDArray[np.bool_
     scale, least = trace.waves(seen.steps, SPEAKS)
     total, count, size = (np.zeros((len(EDGES) + 1, BLOCK * BLOCK)) for _ in range(3))
     number = np.zeros(len(EDGES) + 1)
-    kernels.comb_facts(luma, *seen.first, every, BASIS, TURNED, scale, least, EDGES, skip, total, count, size, number)
+    kernels.comb_facts(luma, *seen.first, every, BASIS, scale, least, EDGES, skip, total, count, size, number)
     by_itself = np.maximum(_elsewhere(luma, seen, every), 0)
     together = count.sum(axis=0)
     mean = np.where(together < FEWEST, 0, total.sum(axis=0) / np.maximum(together, 1)) - by_itself
@@ -163,7 +163,7 @@ def against(luma: npt.NDArray[np.uint8], seen: Trace, noise: Noise, skip: npt.ND
     out = np.empty(skip.shape, np.float32)
     scale, least = trace.waves(seen.steps, SPEAKS)
     kernels.comb_ratios(
-        luma, *seen.first, BASIS, TURNED, scale, least, EDGES, skip, noise.deviation, noise.spread, np.float32(ODD), out
+        luma, *seen.first, BASIS, scale, least, EDGES, skip, noise.deviation, noise.spread, np.float32(ODD), out
     )
     return Blocks(out, seen.first)
 
@@ -172,5 +172,5 @@ def _elsewhere(luma: npt.NDArray[np.uint8], seen: Trace, every: int) -> npt.NDAr
     """(64,) the mean cosines on another grid: what the coefficients do by themselves."""
     scale, least = trace.waves(seen.steps, SPEAKS)
     total, count = np.zeros(BLOCK * BLOCK), np.zeros(BLOCK * BLOCK)
-    kernels.cosine_sums(luma, *_moved(seen, APART[0]).first, every, BASIS, TURNED, scale, least, total, count)
+    kernels.cosine_sums(luma, *_moved(seen, APART[0]).first, every, BASIS, scale, least, total, count)
     return np.where(count < FEWEST, 0, total / np.maximum(count, 1))

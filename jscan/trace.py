@@ -36,7 +36,6 @@ ENOUGH = 16_000
 FEWEST = 100
 """Coefficients of a frequency, in the whole image, below which their mean says nothing."""
 BASIS = np.ascontiguousarray(dct_basis(), np.float32)
-TURNED = np.ascontiguousarray(BASIS.T)
 
 
 APART = ((4, 4), (2, 3), (5, 2), (3, 6), (6, 5), (2, 6))
@@ -98,7 +97,7 @@ def blocks(luma: npt.NDArray[np.uint8], seen: Trace) -> Blocks:
     sides = [(side - f) // BLOCK for side, f in zip(luma.shape, seen.first, strict=True)]
     against = np.empty(sides, np.float32)
     scale, least = waves(seen.steps)
-    kernels.ratios(luma, *seen.first, BASIS, TURNED, scale, least, seen.strength, against)
+    kernels.ratios(luma, *seen.first, BASIS, scale, least, seen.strength, against)
     return Blocks(against, seen.first)
 
 
@@ -205,5 +204,5 @@ def _cosines(
     total, count = np.zeros(len(steps)), np.zeros(len(steps))
     scale, least = waves(steps)
     down, along = ((f + o) % BLOCK for f, o in zip(first, off, strict=True))
-    kernels.cosine_sums(luma, down, along, every, BASIS, TURNED, scale, least, total, count)
+    kernels.cosine_sums(luma, down, along, every, BASIS, scale, least, total, count)
     return total, count

@@ -346,12 +346,12 @@ def test_cosine_sums_and_ratios_equal_their_definition(first: tuple[int, int], c
     speaks = (np.abs(dct) > least) & counts[..., None, None]
     assert (np.abs(np.abs(dct) - least) > 2e-5).all()
     total, count = np.zeros(64), np.zeros(64)
-    turned, waves = np.ascontiguousarray(BASIS.T), (1 / steps).ravel()
-    kernels.cosine_sums(luma, *first, 1, BASIS, turned, waves, least.ravel(), total, count)
+    waves = (1 / steps).ravel()
+    kernels.cosine_sums(luma, *first, 1, BASIS, waves, least.ravel(), total, count)
     assert np.array_equal(count, speaks.sum((0, 1)).ravel()) and count.max() > 5
     assert np.allclose(total, (speaks * cosine).sum((0, 1)).ravel(), atol=2e-3)
     out = np.full((rows, cols), np.nan, np.float32)
-    kernels.ratios(luma, *first, BASIS, turned, waves, least.ravel(), strength.ravel(), out)
+    kernels.ratios(luma, *first, BASIS, waves, least.ravel(), strength.ravel(), out)
     assert np.allclose(out, (speaks * strength * (strength - 2 * cosine)).sum((2, 3)), atol=5e-3)
     assert (out[~counts] == 0).all() and np.ptp(out) > 1
 
