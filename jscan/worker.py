@@ -6,6 +6,7 @@ It is apart from the run so that a worker imports nothing that only the parent n
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,8 @@ def open_in_worker(
     `max_memory` is in MiB; 0 sets no limit. A worker on a GPU has none: CUDA reserves address space as it likes.
     """
     limits.forbid_core_dumps()
+    # Numba would import SciPy, where it is installed, for what none of the loops calls, which takes 0.15 s.
+    sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
     named = devices(device)
     scanner = open_scanner(
         named[place() % len(named)],
