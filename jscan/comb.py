@@ -19,8 +19,10 @@ STEPS_PER_UNIT = 8
 ROWS = 1025 * STEPS_PER_UNIT
 """Rows of a table: |c| of 8-bit pixels is below 1025; the row after the last one is all zero and means "no block"."""
 
-REGISTER = 8
-"""Numbers that are added up together."""
+REGISTER = 16
+"""Numbers that are added up together, in 16 bits each: one register of AVX2 holds them."""
+SCALE = 8000
+"""What a function of 1 is there; the sum of a band's functions over four blocks stays below 32768."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def from_manifest(manifest: Mapping[str, Any]) -> tuple[Band, ...]:
 
 
 def padded(band: Band) -> int:
-    """Functions of a band's row once it is filled up to whole registers of eight."""
+    """Functions of a band's row once it is filled up to whole registers."""
     return -(-band.size // REGISTER) * REGISTER
 
 

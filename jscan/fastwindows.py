@@ -67,11 +67,12 @@ class Layout:
 
     @cached_property
     def rows(self) -> tuple[Any, ...]:
-        """`begin`, `padded`, `place`, `again` and `table`; begin and padded count rows of eight."""
+        """`begin`, `padded`, `place`, `again` and `table` (int16); begin and padded count rows of a register."""
         begin, padded, place, again, tables, row, feature = [], [], [], [], [], 0, 0
         for band in self.bands:
             wide = comb.padded(band)
-            table = np.pad(band.table(), ((0, 0), (0, wide - band.size))).reshape(-1, comb.REGISTER)
+            table = np.rint(band.table() * comb.SCALE).astype(np.int16)
+            table = np.pad(table, ((0, 0), (0, wide - band.size))).reshape(-1, comb.REGISTER)
             for k in range(len(band.coefs)):
                 begin.append(row)
                 padded.append(wide // comb.REGISTER)
@@ -80,7 +81,7 @@ class Layout:
             tables.append(table)
             row += len(table)
             feature += band.size
-        tables.append(np.zeros((kernels.MOST_ROWS, comb.REGISTER), np.float32))
+        tables.append(np.zeros((kernels.MOST_ROWS, comb.REGISTER), np.int16))
         return (*(np.array(x, np.int64) for x in (begin, padded, place)), np.array(again), np.concatenate(tables))
 
     @cached_property
@@ -138,13 +139,13 @@ class _Room(threading.local):
     """Memory that each thread uses again for tile after tile: new pages cost as much as filling them."""
 
     def __init__(self) -> None:
-        self._flat: dict[str, FloatArray] = {}
+        self._flat: dict[str, npt.NDArray[Any]] = {}
 
-    def __call__(self, name: str, shape: tuple[int, ...]) -> FloatArray:
-        """An array with anything in it."""
+    def __call__(self, name: str, shape: tuple[int, ...], kind: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+        """An array with anything in it; of one `kind` for each name."""
         size = math.prod(shape)
         if name not in self._flat or len(self._flat[name]) < size:
-            self._flat[name] = np.empty(size, np.float32)
+            self._flat[name] = np.empty(size, kind)
         return self._flat[name][:size].reshape(shape)
 
 
@@ -156,6 +157,8 @@ class FastWindows:
     ) -> None:
         self._scout, self._reader, self._strata = scout, reader, strata
         self._layout, self._few = Layout(bands), Layout(scout_bands)
+        # A reader may take a few numbers more than there are functions, which it does not look at.
+        self._width = next(i.shape[2] for i in reader.session.get_inputs() if i.name == "features")
         self._basis = dct_basis().astype(np.float32)
         self._table, self._begin = self._scout_table(scout_bands)
 
@@ -286,33 +289,31 @@ class FastWindows:
         pixels, valid = _cut(luma, tile, origin)
         down, across = (n + CELLS - 1 for n in tile.shape)
         shifts, layout = len(picked.place), self._layout
-        features = room("features", (down, across, shifts, layout.width))
-        level = room("level", (down, shifts, len(layout.coefs), across))
+        features = room("features", (down, across, shifts, layout.width), np.int16)
+        loud = room("loud", (down, across, 1, len(layout.coefs)))
         down_of, along_of = layout.frequencies
         begin, padded, place, again, table = layout.rows
         with stage("features"):
             kernels.comb_sums(
-                pixels, valid[0], valid[1], self._basis, picked.place,
-                down_of, along_of, begin, padded, place, again, table, wanted, features, level,
+                pixels, valid[0], valid[1], self._basis, picked.place, picked.stands_for,
+                down_of, along_of, begin, padded, place, again, table, wanted, features, loud[:, :, 0],
             )  # fmt: skip
-            loud = np.zeros((down, across, len(layout.coefs)), np.float32)
-            kernels.weighed(level, picked.stands_for, wanted, loud)
         blocks = _blocks(tile, valid, picked.place)
-        cells = features.reshape(down, across, -1)
 
         def look(r: npt.NDArray[np.int64], c: npt.NDArray[np.int64]) -> dict[str, Any]:
-            sums, levels = np.empty((len(r), cells.shape[2]), np.float32), np.empty((len(r), loud.shape[2]), np.float32)
-            kernels.some_window_sums(cells, r, c, sums)
-            kernels.some_window_sums(loud, r, c, levels)
+            sums = np.empty((len(r), shifts, self._width), np.float32)
+            levels = np.empty((len(r), 1, len(layout.coefs)), np.float32)
+            with stage("features"):
+                kernels.some_window_sums(features, r, c, np.float32(1 / comb.SCALE), sums)
+                kernels.some_window_sums(loud, r, c, np.float32(1), levels)
             here = blocks[r, c]
-            levels /= (here @ picked.stands_for)[:, None]
             with stage("network"):
                 out = self._reader(
-                    features=sums.reshape(len(r), shifts, -1),
+                    features=sums,
                     blocks=here,
                     place=picked.place,
                     stands_for=picked.stands_for,
-                    level=levels,
+                    level=levels[:, 0] / (here @ picked.stands_for)[:, None],
                     **inputs,
                 )
             return {**out, "shift": picked.spread(out["shift"])}

@@ -20,7 +20,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from jscan import limits
+from jscan import comb, limits
 
 _HOW: dict[str, Any] = {"fastmath": True, "nogil": True, "boundscheck": False}
 
@@ -107,46 +107,83 @@ def scout_sums(
             to_sum[7] += a7
 
 
-@numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
-def _put_eight(a: Any, b: Any, c: Any, d: Any, out: Any) -> None:
-    """Writes the sums of four rows of eight; all are read before one is written, so that they fill one register."""
-    s0 = (a[0] + b[0]) + (c[0] + d[0])
-    s1 = (a[1] + b[1]) + (c[1] + d[1])
-    s2 = (a[2] + b[2]) + (c[2] + d[2])
-    s3 = (a[3] + b[3]) + (c[3] + d[3])
-    s4 = (a[4] + b[4]) + (c[4] + d[4])
-    s5 = (a[5] + b[5]) + (c[5] + d[5])
-    s6 = (a[6] + b[6]) + (c[6] + d[6])
-    s7 = (a[7] + b[7]) + (c[7] + d[7])
-    out[0] = s0
-    out[1] = s1
-    out[2] = s2
-    out[3] = s3
-    out[4] = s4
-    out[5] = s5
-    out[6] = s6
-    out[7] = s7
+_WIDE = np.uint64(comb.REGISTER)
+_N = tuple(np.uint64(k) for k in range(comb.REGISTER))
+"""Indices that Numba knows not to be negative: for others it would look whether they count from the end."""
 
 
 @numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
-def _add_eight(a: Any, b: Any, c: Any, d: Any, out: Any) -> None:
-    """Adds the sums of four rows of eight to what is there."""
-    s0 = (a[0] + b[0]) + (c[0] + d[0]) + out[0]
-    s1 = (a[1] + b[1]) + (c[1] + d[1]) + out[1]
-    s2 = (a[2] + b[2]) + (c[2] + d[2]) + out[2]
-    s3 = (a[3] + b[3]) + (c[3] + d[3]) + out[3]
-    s4 = (a[4] + b[4]) + (c[4] + d[4]) + out[4]
-    s5 = (a[5] + b[5]) + (c[5] + d[5]) + out[5]
-    s6 = (a[6] + b[6]) + (c[6] + d[6]) + out[6]
-    s7 = (a[7] + b[7]) + (c[7] + d[7]) + out[7]
-    out[0] = s0
-    out[1] = s1
-    out[2] = s2
-    out[3] = s3
-    out[4] = s4
-    out[5] = s5
-    out[6] = s6
-    out[7] = s7
+def _put_sixteen(table: Any, a: Any, b: Any, c: Any, d: Any, out: Any, at: Any) -> None:
+    """Writes the sums of four rows of sixteen; all are read before one is written, so that they fill one register."""
+    s0 = np.int16((table[a] + table[b]) + (table[c] + table[d]))
+    s1 = np.int16((table[a + _N[1]] + table[b + _N[1]]) + (table[c + _N[1]] + table[d + _N[1]]))
+    s2 = np.int16((table[a + _N[2]] + table[b + _N[2]]) + (table[c + _N[2]] + table[d + _N[2]]))
+    s3 = np.int16((table[a + _N[3]] + table[b + _N[3]]) + (table[c + _N[3]] + table[d + _N[3]]))
+    s4 = np.int16((table[a + _N[4]] + table[b + _N[4]]) + (table[c + _N[4]] + table[d + _N[4]]))
+    s5 = np.int16((table[a + _N[5]] + table[b + _N[5]]) + (table[c + _N[5]] + table[d + _N[5]]))
+    s6 = np.int16((table[a + _N[6]] + table[b + _N[6]]) + (table[c + _N[6]] + table[d + _N[6]]))
+    s7 = np.int16((table[a + _N[7]] + table[b + _N[7]]) + (table[c + _N[7]] + table[d + _N[7]]))
+    s8 = np.int16((table[a + _N[8]] + table[b + _N[8]]) + (table[c + _N[8]] + table[d + _N[8]]))
+    s9 = np.int16((table[a + _N[9]] + table[b + _N[9]]) + (table[c + _N[9]] + table[d + _N[9]]))
+    s10 = np.int16((table[a + _N[10]] + table[b + _N[10]]) + (table[c + _N[10]] + table[d + _N[10]]))
+    s11 = np.int16((table[a + _N[11]] + table[b + _N[11]]) + (table[c + _N[11]] + table[d + _N[11]]))
+    s12 = np.int16((table[a + _N[12]] + table[b + _N[12]]) + (table[c + _N[12]] + table[d + _N[12]]))
+    s13 = np.int16((table[a + _N[13]] + table[b + _N[13]]) + (table[c + _N[13]] + table[d + _N[13]]))
+    s14 = np.int16((table[a + _N[14]] + table[b + _N[14]]) + (table[c + _N[14]] + table[d + _N[14]]))
+    s15 = np.int16((table[a + _N[15]] + table[b + _N[15]]) + (table[c + _N[15]] + table[d + _N[15]]))
+    out[at] = s0
+    out[at + _N[1]] = s1
+    out[at + _N[2]] = s2
+    out[at + _N[3]] = s3
+    out[at + _N[4]] = s4
+    out[at + _N[5]] = s5
+    out[at + _N[6]] = s6
+    out[at + _N[7]] = s7
+    out[at + _N[8]] = s8
+    out[at + _N[9]] = s9
+    out[at + _N[10]] = s10
+    out[at + _N[11]] = s11
+    out[at + _N[12]] = s12
+    out[at + _N[13]] = s13
+    out[at + _N[14]] = s14
+    out[at + _N[15]] = s15
+
+
+@numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
+def _add_sixteen(table: Any, a: Any, b: Any, c: Any, d: Any, out: Any, at: Any) -> None:
+    """Adds the sums of four rows of sixteen to what is there."""
+    s0 = np.int16((table[a] + table[b]) + (table[c] + table[d]) + out[at])
+    s1 = np.int16((table[a + _N[1]] + table[b + _N[1]]) + (table[c + _N[1]] + table[d + _N[1]]) + out[at + _N[1]])
+    s2 = np.int16((table[a + _N[2]] + table[b + _N[2]]) + (table[c + _N[2]] + table[d + _N[2]]) + out[at + _N[2]])
+    s3 = np.int16((table[a + _N[3]] + table[b + _N[3]]) + (table[c + _N[3]] + table[d + _N[3]]) + out[at + _N[3]])
+    s4 = np.int16((table[a + _N[4]] + table[b + _N[4]]) + (table[c + _N[4]] + table[d + _N[4]]) + out[at + _N[4]])
+    s5 = np.int16((table[a + _N[5]] + table[b + _N[5]]) + (table[c + _N[5]] + table[d + _N[5]]) + out[at + _N[5]])
+    s6 = np.int16((table[a + _N[6]] + table[b + _N[6]]) + (table[c + _N[6]] + table[d + _N[6]]) + out[at + _N[6]])
+    s7 = np.int16((table[a + _N[7]] + table[b + _N[7]]) + (table[c + _N[7]] + table[d + _N[7]]) + out[at + _N[7]])
+    s8 = np.int16((table[a + _N[8]] + table[b + _N[8]]) + (table[c + _N[8]] + table[d + _N[8]]) + out[at + _N[8]])
+    s9 = np.int16((table[a + _N[9]] + table[b + _N[9]]) + (table[c + _N[9]] + table[d + _N[9]]) + out[at + _N[9]])
+    s10 = np.int16((table[a + _N[10]] + table[b + _N[10]]) + (table[c + _N[10]] + table[d + _N[10]]) + out[at + _N[10]])
+    s11 = np.int16((table[a + _N[11]] + table[b + _N[11]]) + (table[c + _N[11]] + table[d + _N[11]]) + out[at + _N[11]])
+    s12 = np.int16((table[a + _N[12]] + table[b + _N[12]]) + (table[c + _N[12]] + table[d + _N[12]]) + out[at + _N[12]])
+    s13 = np.int16((table[a + _N[13]] + table[b + _N[13]]) + (table[c + _N[13]] + table[d + _N[13]]) + out[at + _N[13]])
+    s14 = np.int16((table[a + _N[14]] + table[b + _N[14]]) + (table[c + _N[14]] + table[d + _N[14]]) + out[at + _N[14]])
+    s15 = np.int16((table[a + _N[15]] + table[b + _N[15]]) + (table[c + _N[15]] + table[d + _N[15]]) + out[at + _N[15]])
+    out[at] = s0
+    out[at + _N[1]] = s1
+    out[at + _N[2]] = s2
+    out[at + _N[3]] = s3
+    out[at + _N[4]] = s4
+    out[at + _N[5]] = s5
+    out[at + _N[6]] = s6
+    out[at + _N[7]] = s7
+    out[at + _N[8]] = s8
+    out[at + _N[9]] = s9
+    out[at + _N[10]] = s10
+    out[at + _N[11]] = s11
+    out[at + _N[12]] = s12
+    out[at + _N[13]] = s13
+    out[at + _N[14]] = s14
+    out[at + _N[15]] = s15
 
 
 @_compiled
@@ -156,6 +193,7 @@ def comb_sums(
     cols: int,
     basis: Any,
     shifts: Any,
+    stands_for: Any,
     down: Any,
     along: Any,
     begin: Any,
@@ -165,23 +203,25 @@ def comb_sums(
     table: Any,
     wanted: Any,
     features: Any,
-    level: Any,
+    loud: Any,
 ) -> None:
     """Adds up the comb functions of the blocks of a tile at some grid shifts, for the cells that are `wanted`.
 
     `pixels`, `rows` and `cols` as for `scout_sums`; `shifts` (S,) dy * 8 + dx; `wanted` (cells down, cells across). Of
     coefficient k, the functions at |c| = r / 8 fill the `padded`[k] rows from `begin`[k] + r * `padded`[k] on of
-    `table` (n, 8), up to zeros at the end; the last MOST_ROWS rows of the table are zero. They are written to
-    `features` (cells down, cells across, S, F + padding) from `place`[k] on, or, where `again`[k], added to what is
-    there; what a row's zeros write over is written anew by the next. `level` (cells down, S, coefficients, cells
-    across): sums of |c|. Nothing is written for the other cells.
+    `table` (n, 16), int16, up to zeros at the end; the last MOST_ROWS rows of the table are zero. They are written to
+    `features` (cells down, cells across, S, F + padding), int16, from `place`[k] on, or, where `again`[k], added to
+    what is there; what a row's zeros write over is written anew by the next. `loud` (cells down, cells across,
+    coefficients), float32: sums of |c| over shifts, each times what it `stands_for` (S,). Nothing is written for the
+    other cells.
     """
     n, cells_down, cells_across = down.shape[0], features.shape[0], features.shape[1]
     across = 2 * cells_across
     # Blocks side by side, pixel by pixel: every loop over a block row is a loop over neighbours in memory.
     apart, columns = np.empty((8, 8, across), np.float32), np.empty((8, 8, across), np.float32)
-    where, loud = np.empty((2, n, across), np.uint32), np.empty((2, n, across), np.float32)
-    nothing = np.uint32(table.shape[0] - MOST_ROWS)
+    where, size_of = np.empty((2, n, across), np.uint32), np.empty((2, n, across), np.float32)
+    volume = np.empty((n, cells_across), np.float32)
+    nothing, flat = np.uint32(table.shape[0] - MOST_ROWS), table.reshape(-1)
     some, first_pixel = np.empty(cells_across, np.int64), np.empty(across, np.int64)
     for cy in range(cells_down):
         chosen = 0
@@ -192,6 +232,7 @@ def comb_sums(
         if chosen == 0:
             continue
         blocks = 2 * chosen
+        volume[:] = 0
         for s in range(shifts.shape[0]):
             dy, dx = shifts[s] // 8, shifts[s] % 8
             inside = 0  # blocks of the row that count; they come first
@@ -203,7 +244,7 @@ def comb_sums(
                 y = 16 * cy + 8 * half + dy
                 if y >= rows:
                     where[half, :, :] = nothing
-                    loud[half, :, :] = 0
+                    size_of[half, :, :] = 0
                     continue
                 for m in range(8):
                     line = pixels[y + m]
@@ -224,7 +265,7 @@ def comb_sums(
                     u, v, size, first = down[k], along[k], np.int32(padded[k]), np.int32(begin[k])
                     b0, b1, b2, b3 = basis[v, 0], basis[v, 1], basis[v, 2], basis[v, 3]
                     b4, b5, b6, b7 = basis[v, 4], basis[v, 5], basis[v, 6], basis[v, 7]
-                    rows_of, to = where[half, k], loud[half, k]
+                    rows_of, to = where[half, k], size_of[half, k]
                     for b in range(inside):
                         c = (
                             b0 * columns[u, 0, b]
@@ -245,32 +286,32 @@ def comb_sums(
                         to[b] = 0
                         rows_of[b] = nothing
             for k in range(n):
-                wide, at = padded[k], place[k]
-                to_level, above, below = level[cy, s, k], loud[0, k], loud[1, k]
+                loudness, above, below = volume[k], size_of[0, k], size_of[1, k]
                 for i in range(chosen):
-                    to_level[some[i]] = (above[2 * i] + above[2 * i + 1]) + (below[2 * i] + below[2 * i + 1])
-                for i in range(chosen):
-                    out = features[cy, some[i], s]
-                    for part in range(wide):
-                        r0, r1 = table[where[0, k, 2 * i] + part], table[where[0, k, 2 * i + 1] + part]
-                        r2, r3 = table[where[1, k, 2 * i] + part], table[where[1, k, 2 * i + 1] + part]
-                        to = out[at + 8 * part : at + 8 * part + 8]
-                        if again[k]:
-                            _add_eight(r0, r1, r2, r3, to)
-                        else:
-                            _put_eight(r0, r1, r2, r3, to)
-
-
-@_compiled
-def weighed(level: Any, weight: Any, wanted: Any, out: Any) -> None:
-    """Adds to `out` (cells down, cells across, n), where `wanted`, the `level` (.., S, n, ..) by the `weight` (S,)."""
-    for y in range(wanted.shape[0]):
-        for x in range(wanted.shape[1]):
-            if wanted[y, x]:
-                to = out[y, x]
-                for s in range(weight.shape[0]):
-                    for k in range(to.shape[0]):
-                        to[k] += weight[s] * level[y, s, k, x]
+                    c = (above[2 * i] + above[2 * i + 1]) + (below[2 * i] + below[2 * i + 1])
+                    loudness[i] += stands_for[s] * c
+                upper, lower = where[0, k], where[1, k]
+                # Two loops: where it is asked within one, each row is read in pieces before the answer and after it.
+                if again[k]:
+                    for i in range(chosen):
+                        out = features[cy, some[i], s]
+                        for part in range(padded[k]):
+                            off = _WIDE * np.uint64(part)
+                            r0, r1 = _WIDE * np.uint64(upper[2 * i]) + off, _WIDE * np.uint64(upper[2 * i + 1]) + off
+                            r2, r3 = _WIDE * np.uint64(lower[2 * i]) + off, _WIDE * np.uint64(lower[2 * i + 1]) + off
+                            _add_sixteen(flat, r0, r1, r2, r3, out, np.uint64(place[k]) + off)
+                else:
+                    for i in range(chosen):
+                        out = features[cy, some[i], s]
+                        for part in range(padded[k]):
+                            off = _WIDE * np.uint64(part)
+                            r0, r1 = _WIDE * np.uint64(upper[2 * i]) + off, _WIDE * np.uint64(upper[2 * i + 1]) + off
+                            r2, r3 = _WIDE * np.uint64(lower[2 * i]) + off, _WIDE * np.uint64(lower[2 * i + 1]) + off
+                            _put_sixteen(flat, r0, r1, r2, r3, out, np.uint64(place[k]) + off)
+        for i in range(chosen):
+            to_loud = loud[cy, some[i]]
+            for k in range(n):
+                to_loud[k] = volume[k, i]
 
 
 @_compiled
@@ -301,20 +342,22 @@ def window_means(cells: Any, blocks: Any, out: Any) -> None:
 
 
 @_compiled
-def some_window_sums(cells: Any, rows: Any, cols: Any, out: Any) -> None:
-    """Sums over 4 x 4 cells (down, across, n) from cell (`rows`[k], `cols`[k]) on: `out` (windows, n)."""
-    n = cells.shape[2]
+def some_window_sums(cells: Any, rows: Any, cols: Any, scale: Any, out: Any) -> None:
+    """Sums over 4 x 4 cells (down, across, S, n) from cell (`rows`[k], `cols`[k]) on, times `scale`.
+
+    `out` (windows, S, m) float32; of the n numbers the first m are wanted.
+    """
     for w in range(rows.shape[0]):
-        to = out[w]
-        for j in range(4):
-            line = cells[rows[w] + j]
-            a, b, c, d = line[cols[w]], line[cols[w] + 1], line[cols[w] + 2], line[cols[w] + 3]
-            if j == 0:
-                for k in range(n):
-                    to[k] = (a[k] + b[k]) + (c[k] + d[k])
-            else:
-                for k in range(n):
-                    to[k] += (a[k] + b[k]) + (c[k] + d[k])
+        for s in range(out.shape[1]):
+            to = out[w, s]
+            for j in range(4):
+                line = cells[rows[w] + j]
+                a, b, c, d = line[cols[w], s], line[cols[w] + 1, s], line[cols[w] + 2, s], line[cols[w] + 3, s]
+                for k in range(to.shape[0]):
+                    four = (np.float32(a[k]) + np.float32(b[k])) + (np.float32(c[k]) + np.float32(d[k]))
+                    to[k] = four if j == 0 else to[k] + four
+            for k in range(to.shape[0]):
+                to[k] *= scale
 
 
 def of_half(function: Any) -> npt.NDArray[np.float32]:
@@ -438,7 +481,7 @@ def _coefficients(pixels: Any, y: int, x: int, basis: Any, apart: Any, half: Any
 
     `extreme` is 127.5 for those with black or white pixels, and less for others; `apart` and `half` (8, 8, .) are room.
     """
-    n = min((pixels.shape[1] - x) // 8, out.shape[1])
+    n: int = min((pixels.shape[1] - x) // 8, out.shape[1])
     for b in range(n):
         extreme[b] = 0
     for m in range(8):
@@ -591,9 +634,9 @@ def comb_facts(
 
 @numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
 def _comb(x: Any, s: Any, spread: Any) -> Any:
-    """The density at x, in steps, of a Laplace density of mean |x| `spread` that was rounded, with noise of deviation s.
+    """The density at x, in steps, of a Laplace density that was rounded, as a multiple of that without rounding.
 
-    As a multiple of that density without rounding.
+    `spread` is its mean |x|, `s` the deviation of noise that was added to the rounded.
     """
     rate = np.float32(1) / spread
     nearest = np.floor(x + np.float32(0.5))

@@ -21,7 +21,6 @@ import numpy.typing as npt
 import torch
 
 from jscan import q1map, qfmap, weights
-from jscan.comb import padding
 from jscan.jpegtables import Q1_OFFSET
 from train import fit, fit_glance, fit_scout, published
 from train.comb import Comb, blocks_per_shift
@@ -33,8 +32,6 @@ from train.networks.scout import Glance
 COMB = {"q1": q1map.MODEL, "qf": qfmap.MODEL}
 READER = {"q1": q1map.READER, "qf": qfmap.READER}
 SCOUT = {"q1": q1map.SCOUT, "qf": qfmap.SCOUT}
-HALF = {"qf"}
-"""Readers whose weights are stored in half precision, so that all models together stay below 20 MB."""
 
 
 def _windows(name: str, src: Path, count: int) -> tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[np.int64]]]:
@@ -52,7 +49,7 @@ def compare_reader(name: str, net: Any, model: Any, src: Path, count: int = 64) 
     bands = TASKS[name]().bands()
     windows, labels = _windows(name, src, count)
     features, energy = Comb(bands)(windows, np.float32)
-    sums = np.pad(features * blocks_per_shift()[:, None], ((0, 0), (0, 0), (0, padding(bands))))
+    sums = features * blocks_per_shift()[:, None]
     level = np.repeat(np.expm1(energy), [len(b.coefs) for b in bands], axis=1)  # the same for all of a band will do
     level = level.astype(np.float32)
     tensors = {k: torch.from_numpy(v) for k, v in labels.items()}
@@ -98,7 +95,10 @@ def compare_scout(net: Any, model: Any, name: str, src: Path, count: int = 64, g
 
 
 def export_reader(name: str, src: Path, out: Path) -> None:
-    """Writes the published comb network as a reader."""
+    """Writes the published comb network as a reader.
+
+    Its weights are stored in half precision, so that all models together stay below 20 MB.
+    """
     net: Any = fit.build(name)
     bands = TASKS[name]().bands()
     published.restore(net, bands, weights.folder() / COMB[name] / "model.onnx")
@@ -106,7 +106,7 @@ def export_reader(name: str, src: Path, out: Path) -> None:
         "command": f"python -m train.export_fast reader {name} --src SRC",
         "data": f"none: these are the weights of {weights.label(COMB[name])}",
     }
-    model = reader_onnx(net.eval(), bands, prior_logit(name), half=name in HALF)
+    model = reader_onnx(net.eval(), bands, prior_logit(name), half=True)
     more = {"bands": [b.said() for b in bands]}
     write(READER[name], model, training, out, compare_reader(name, net, model, src), more)
 

@@ -16,7 +16,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from jscan.comb import ROWS, STEPS_PER_UNIT, Band, padding
+from jscan.comb import ROWS, STEPS_PER_UNIT, Band
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, ZIGZAG, dct_basis
 from jscan.tiling import MARGIN, STRIDE
 from train.comb import WINDOW
@@ -314,17 +314,16 @@ def reader_onnx(
 ) -> onnx.ModelProto:
     """The same network for features that were computed elsewhere, at some of the grid shifts only.
 
-    Inputs: `features` (n, S, F + padding) sums of the comb functions, `blocks` (n, S) how many they were summed over,
+    Inputs: `features` (n, S, F) sums of the comb functions, `blocks` (n, S) how many they were summed over,
     `place` (S,) int64 the shifts, `stands_for` (S,) float32 how many of the 64 each stands for, `level` (n,
     coefficients) mean |c|, and for Q1 `q2` (1, 15). Outputs as those of `build_onnx`, but `shift` (n, S): what is said
     of a shift and those that it stands for together.
     """
     g = Graph(half=half)
-    pad = padding(bands)
     features = sum(b.size for b in bands)
     share = g.add("Div", g.scalar(1), g.add("Unsqueeze", g.add("Max", "blocks", g.scalar(1)), g.ints(1)))  # n, 1, S
     part = g.add("Div", g.add("Mul", share, "stands_for"), g.scalar(64))
-    total = g.cut("features", 2, 0, features) if pad else "features"
+    total = "features"
     mean = g.add("MatMul", part, total)
     context = _context(g, _energies(g, "level", bands), isinstance(net, Q1Net))
     place = g.add("Gather", g.weight(net.trunk.place), "place", axis=0)
@@ -332,7 +331,7 @@ def reader_onnx(
     x, shift = _trunk(g, net.trunk, total, share, mean, context, place, logs)
     count = sum(len(b.coefs) for b in bands)
     inputs = [
-        helper.make_tensor_value_info("features", TensorProto.FLOAT, ["windows", "shifts", features + pad]),
+        helper.make_tensor_value_info("features", TensorProto.FLOAT, ["windows", "shifts", features]),
         helper.make_tensor_value_info("blocks", TensorProto.FLOAT, ["windows", "shifts"]),
         helper.make_tensor_value_info("place", TensorProto.INT64, ["shifts"]),
         helper.make_tensor_value_info("stands_for", TensorProto.FLOAT, ["shifts"]),
