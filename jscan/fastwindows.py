@@ -203,9 +203,7 @@ class FastWindows:
             out = next(answers)
             if logp is None:
                 logp = np.empty((rows, cols, out["logp"].shape[2]), np.float16)
-            logp[here] = np.maximum(out["logp"], LOWEST)
-            shift[here] = np.maximum(out["shift"], LOWEST)
-            present[here] = out["present"]
+            logp[here], shift[here], present[here] = out["logp"], out["shift"], out["present"]
         assert logp is not None
         return WindowPosteriors(logp, shift, present, origin, (height, width))
 
@@ -227,8 +225,7 @@ class FastWindows:
 
         for (tile, rows, cols), out in zip(chosen, in_order(answer, iter(chosen), self._reader.threads), strict=True):
             here = (tile.row + rows, tile.col + cols)
-            logp[here], shift[here] = np.maximum(out["logp"], LOWEST), np.maximum(out["shift"], LOWEST)
-            present[here] = out["present"]
+            logp[here], shift[here], present[here] = out["logp"], out["shift"], out["present"]
         return replace(found, logp=logp, shift=shift, present=present)
 
     def _choose(
@@ -316,7 +313,11 @@ class FastWindows:
                     level=levels[:, 0] / (here @ picked.stands_for)[:, None],
                     **inputs,
                 )
-            return {**out, "shift": picked.spread(out["shift"])}
+            return {
+                "logp": np.maximum(out["logp"], np.float32(LOWEST)),
+                "shift": np.maximum(picked.spread(out["shift"]), np.float32(LOWEST)),
+                "present": out["present"],
+            }
 
         return look
 
@@ -368,7 +369,8 @@ def _between(seen: dict[str, Any], look: Look, plan: _Plan) -> dict[str, Any]:
     out = {}
     for name, values in seen.items():
         p = values if name == "present" else np.exp(values)
-        mean = p[above][:, left] + p[above][:, right] + p[below][:, left] + p[below][:, right]
+        both = p[above] + p[below]
+        mean = both[:, left] + both[:, right]
         mean *= np.float32(0.25)
         out[name] = mean if name == "present" else _log(mean)
         out[name][first] = values
@@ -381,7 +383,8 @@ def _between(seen: dict[str, Any], look: Look, plan: _Plan) -> dict[str, Any]:
 
 def _log(p: FloatArray) -> FloatArray:
     """The log of probabilities, none below LOWEST."""
-    return np.log(np.maximum(p, np.float32(np.exp(LOWEST))))
+    floored = np.maximum(p, np.float32(np.exp(LOWEST)))
+    return np.log(floored, out=floored)
 
 
 def _cut(luma: npt.NDArray[np.uint8], tile: tiling.Tile, origin: tuple[int, int]) -> tuple[FloatArray, tuple[int, int]]:

@@ -84,7 +84,7 @@ def find(
     `logits` (ceil(H / 8), ceil(W / 8)) are the consistency model's answers at the cells of the image; `texture` (R, C)
     is the standard deviation of the pixels of each window; `likely` says what speaks against the background's first
     compression, None where it has none; `agreement` is of decoded pixels of which the last compression is known;
-    `clipped` is asked where colours were clipped once there is a suspicious part, and `lacks` of a part that may lack
+    `clipped` is asked where colours were clipped once there is a part to be named, and `lacks` of a part that may lack
     the background's trace, where that is known; `edges` of those of the background's blocks in a part of decoded
     pixels.
     """
@@ -96,14 +96,10 @@ def find(
     deviation = _over_cells(texture, found)
     silent = np.zeros(smoothed.shape, bool)
     named = []
-    cut = clipped() if clipped is not None and parts else None
     for part in parts:
         here = labels == part.label
         if not _comparable(here, labels, deviation):
             silent |= here
-            continue
-        if cut is not None and float(cut[here].mean()) >= CLIPPED:
-            smoothed[here] = np.minimum(smoothed[here], UNNAMED)
             continue
         if agreement is not None and doubts.agrees(here, smoothed, agreement):
             smoothed[here] = NOTHING
@@ -117,7 +113,7 @@ def find(
             history = doubts.History("unclear")
         if history.kind == "unclear" and missing is not None and _lacks_trace(here[part.box], here, labels, missing):
             history = doubts.History(LACKING)
-        if history.kind == "unclear":
+        if history.kind == "unclear" or _is_clipped(here, clipped):
             smoothed[here] = np.minimum(smoothed[here], UNNAMED)
         else:
             named.append((part, history))
@@ -132,6 +128,12 @@ def find(
     suspicion = (1 / (1 + np.exp(-smoothed))).astype(np.float32)
     suspicion[silent] = np.nan
     return Consistency(suspicion, tuple(regions), score)
+
+
+def _is_clipped(here: npt.NDArray[np.bool_], clipped: Clipped | None) -> bool:
+    """Whether so many colours are clipped in the cells `here` that whatever is missing there says nothing."""
+    share = None if clipped is None else clipped()
+    return share is not None and float(share[here].mean()) >= CLIPPED
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ the window itself. Where a glance shows that there is nothing to be found, every
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -50,9 +51,10 @@ def quiet(glance: FloatArray) -> npt.NDArray[np.bool_]:
     return np.asarray(cv2.dilate(mean, np.ones((side, side), np.uint8)) < QUIET)
 
 
+@functools.cache
 def axis(count: int) -> npt.NDArray[np.int64]:
-    """Positions along an axis that are looked at first: every second one, and the last."""
-    return np.unique(np.append(np.arange(0, count, 2), count - 1))
+    """Positions along an axis that are looked at first: every second one, and the last. They are not to be changed."""
+    return np.append(np.arange(0, count - 1, 2), count - 1)
 
 
 def quiet_axis(count: int) -> npt.NDArray[np.int64]:
@@ -61,8 +63,12 @@ def quiet_axis(count: int) -> npt.NDArray[np.int64]:
     return np.arange(first, count, EVERY_QUIET)
 
 
+@functools.cache
 def between(count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(count,) for each position the indices in `axis` of the nearest ones before and behind it, or its own."""
+    """(count,) for each position the indices in `axis` of the nearest ones before and behind it, or its own.
+
+    They are not to be changed.
+    """
     first = axis(count)
     before = np.searchsorted(first, np.arange(count), side="right") - 1
     behind = np.searchsorted(first, np.arange(count), side="left")
