@@ -235,17 +235,22 @@ class FastWindows:
         glance, of_image = np.ones((rows, cols), np.float32), np.zeros(64)  # without a glance no window is quiet
         found: list[_Scouted] = []
         room = _Room()
+        above: dict[int, FloatArray] = {}  # rows of cells that the next strip needs, by the column where it begins
         for strip in tiling.tiles(rows, cols, TILE, STRIP):
-            pixels, valid = _cut(luma, strip, origin)
-            across = strip.shape[1] + CELLS - 1
-            down = strip.shape[0] + CELLS - 1
-            sums = room("sums", (down, BLOCK, across, BLOCK, kernels.SCOUT_SIZE))
-            sums[:] = 0
-            kernels.scout_sums(pixels, *valid, self._basis, *self._few.frequencies, self._begin, self._table, sums)
-            cells = room("cells", (down, across, BLOCK * BLOCK * kernels.SCOUT_SIZE))
-            cells.reshape(down, across, BLOCK, -1)[:] = sums.reshape(down, BLOCK, across, -1).transpose(0, 2, 1, 3)
-            windows = room("windows", (*strip.shape, cells.shape[2]))
-            kernels.window_means(cells, _blocks(strip, valid, np.arange(64)), windows)
+            down, across = (n + CELLS - 1 for n in strip.shape)
+            cells = room("cells", (down, across, BLOCK, BLOCK, kernels.SCOUT_SIZE))
+            known = above.pop(strip.col, cells[:0])
+            cells[: len(known)], cells[len(known) :] = known, 0
+            rest = replace(strip, row=strip.row + len(known))
+            pixels, valid = _cut(luma, rest, origin)
+            kernels.scout_sums(
+                pixels, *valid, self._basis, *self._few.frequencies, self._begin, self._table, cells[len(known) :]
+            )
+            if strip.row_end < rows:
+                above[strip.col] = cells[-(CELLS - 1) :].copy()
+            windows = room("windows", (*strip.shape, BLOCK * BLOCK * kernels.SCOUT_SIZE))
+            blocks = _blocks(strip, tiling.block_positions(luma.shape, strip, origin), np.arange(64))
+            kernels.window_means(cells.reshape(down, across, -1), blocks, windows)
             for tile in tiling.tiles(*strip.shape, TILE):
                 here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))
                 with stage("network"):

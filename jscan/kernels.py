@@ -58,7 +58,7 @@ def scout_sums(
 
     `pixels` (H + 7, W + 7) float32 around 0; only blocks that begin in the first `rows` rows and `cols` columns count.
     Of coefficient k, with frequencies `down`[k] and `along`[k], the functions at |c| = r / 8 are row `begin`[k] + r of
-    `table` (n, 8). `out` (H / 16, 8, W / 16, 8, 8) float32 zeros: cell down, shift down, cell across, shift across,
+    `table` (n, 8). `out` (H / 16, W / 16, 8, 8, 8) float32 zeros: cell down, cell across, shift down, shift across,
     function.
     """
     width, n = pixels.shape[1], down.shape[0]
@@ -83,7 +83,7 @@ def scout_sums(
                 c = b0 * d[x] + b1 * d[x + 1] + b2 * d[x + 2] + b3 * d[x + 3]
                 c += b4 * d[x + 4] + b5 * d[x + 5] + b6 * d[x + 6] + b7 * d[x + 7]
                 to_row[x] = np.int32(abs(c) * np.float32(8) + np.float32(0.5)) + first
-        sums = out[y // 16, y % 8]
+        cells, dy = out[y // 16], y % 8
         for x in range(cols):
             a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = np.float32(0)
             for k in range(n):
@@ -96,7 +96,7 @@ def scout_sums(
                 a5 += row[5]
                 a6 += row[6]
                 a7 += row[7]
-            to_sum = sums[x // 16, x % 8]
+            to_sum = cells[x // 16, dy, x % 8]
             to_sum[0] += a0
             to_sum[1] += a1
             to_sum[2] += a2

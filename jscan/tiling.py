@@ -65,14 +65,22 @@ def cut_tile(
 
     `origin` is where the first window begins. Pixels beyond the image are zero and no block that touches them is valid.
     """
-    height, width = luma.shape
     y, x = origin[0] + tile.row * STRIDE, origin[1] + tile.col * STRIDE
     rows, cols = ((n - 1) * STRIDE + WINDOW for n in tile.shape)
     part = luma[y : y + rows + MARGIN, x : x + cols + MARGIN]
     out = np.zeros((rows + MARGIN, cols + MARGIN), np.uint8)
     out[: part.shape[0], : part.shape[1]] = part
-    valid = (min(rows, max(0, height - MARGIN - y)), min(cols, max(0, width - MARGIN - x)))
-    return out, np.array(valid, np.int64)
+    return out, np.array(block_positions(luma.shape, tile, origin), np.int64)
+
+
+def block_positions(size: tuple[int, ...], tile: Tile, origin: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+    """Rows and columns of block positions of a tile that lie in an image of `size` (H, W)."""
+    begin = (origin[0] + tile.row * STRIDE, origin[1] + tile.col * STRIDE)
+    rows, cols = (
+        min((windows - 1) * STRIDE + WINDOW, max(0, length - MARGIN - first))
+        for windows, length, first in zip(tile.shape, size, begin, strict=True)
+    )
+    return rows, cols
 
 
 def cells(length: int) -> int:

@@ -248,7 +248,7 @@ class Spy:
         self.session, self._scout, self.asked = scout.session, scout, []  # type: ignore[var-annotated]
 
     def __call__(self, **given: npt.NDArray[Any]) -> dict[str, Any]:
-        self.asked.append(given)
+        self.asked.append({k: v.copy() for k, v in given.items()})  # the memory is used again
         return self._scout(**given)
 
 
@@ -532,3 +532,25 @@ def test_looking_again_is_the_same_by_several_threads() -> None:
     found = fast("q1")(luma, **inputs("q1", 92))
     where = np.ones(found.present.shape, bool)
     assert same(*(fast("q1", threads).again(found, where, luma, **inputs("q1", 92)) for threads in (1, 2)))
+
+
+@pytest.mark.parametrize("height", [160, 175, 176, 177, 240])  # the last strip has few rows, or hardly one
+def test_what_strips_share_is_what_it_would_be_in_one(height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    luma, spy = double("coffee", 75, 90)[:height, :200], Spy(weights.load(Q1.scout))
+    bands, more = (comb.from_manifest(weights.manifest(n)) for n in (Q1.scout, Q1.reader))
+    look = FastWindows(spy, bands, weights.load(Q1.reader), more, Q1.strata)  # type: ignore[arg-type]
+    rows, cols = tiling.window_grid(*luma.shape)
+    found = []
+    for side in (3, 64):
+        monkeypatch.setattr(fastwindows, "TILE", side)
+        monkeypatch.setattr(fastwindows, "STRIP", 2 * side)
+        spy.asked.clear()
+        list(look._choose(luma, (0, 0), rows, cols, inputs("q1", 90)))
+        means = np.full((rows, cols, 64 * 8), np.nan, np.float32)
+        asked = iter(spy.asked)
+        for strip in tiling.tiles(rows, cols, side, 2 * side):
+            for tile in tiling.tiles(*strip.shape, side):
+                there = means[strip.row : strip.row_end, strip.col : strip.col_end]
+                there[tile.row : tile.row_end, tile.col : tile.col_end] = next(asked)["means"].reshape(*tile.shape, -1)
+        found.append(means)
+    assert np.abs(found[0] - found[1]).max() < 1e-5
