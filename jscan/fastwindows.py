@@ -40,6 +40,8 @@ FULL_TILE = 12
 """The same where all shifts are looked at: the features of a tile are 26 MB then."""
 STRIP = 8 * TILE
 """Windows across that the scout looks at together."""
+SCOUTED = 256
+"""Windows that the scout is asked about at a time: what it computes of so many stays in a core's cache."""
 MOST = 5
 """Shifts of a tile that are looked at, besides the last grid's own and the sample."""
 STANDS_OUT = 0.3
@@ -87,7 +89,12 @@ class Layout:
     @cached_property
     def width(self) -> int:
         """Numbers of a row of features, with the padding."""
-        return sum(b.size for b in self.bands) + comb.padding(self.bands)
+        return self.size + comb.padding(self.bands)
+
+    @cached_property
+    def size(self) -> int:
+        """The same without the padding."""
+        return sum(b.size for b in self.bands)
 
 
 @dataclass(frozen=True)
@@ -157,15 +164,13 @@ class FastWindows:
     ) -> None:
         self._scout, self._reader, self._strata = scout, reader, strata
         self._layout, self._few = Layout(bands), Layout(scout_bands)
-        # A reader may take a few numbers more than there are functions, which it does not look at.
-        self._width = next(i.shape[2] for i in reader.session.get_inputs() if i.name == "features")
         self._basis = dct_basis().astype(np.float32)
         self._table, self._begin = self._scout_table(scout_bands)
 
     def _scout_table(self, bands: tuple[Band, ...]) -> tuple[FloatArray, npt.NDArray[np.int32]]:
         """The scout's functions (rows, 8), and the first row of each coefficient."""
         nothing: dict[str, npt.NDArray[Any]] = {
-            "means": np.zeros((1, 64, kernels.SCOUT_SIZE), np.float32),
+            "means": np.zeros((1, 64, 2 * kernels.SCOUT_SIZE), np.float32),
             "q2": np.ones((1, 15), np.float32),
         }
         wanted = {i.name for i in self._scout.session.get_inputs()}
@@ -248,23 +253,21 @@ class FastWindows:
             )
             if strip.row_end < rows:
                 above[strip.col] = cells[-(CELLS - 1) :].copy()
-            windows = room("windows", (*strip.shape, BLOCK * BLOCK * kernels.SCOUT_SIZE))
+            windows = room("windows", (*strip.shape, BLOCK * BLOCK, 2 * kernels.SCOUT_SIZE))
             blocks = _blocks(strip, tiling.block_positions(luma.shape, strip, origin), np.arange(64))
             kernels.window_means(cells.reshape(down, across, -1), blocks, windows)
+            shift, present = self._asked(windows, inputs)
+            if present is not None:
+                glance[strip.row : strip.row_end, strip.col : strip.col_end] = present
             for tile in tiling.tiles(*strip.shape, TILE):
                 here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))
-                with stage("network"):
-                    means = np.ascontiguousarray(windows[here]).reshape(-1, 64, kernels.SCOUT_SIZE)
-                    out = self._scout(means=means, **inputs)
-                shift, doubtful = out["shift"], np.ones(len(out["shift"]), bool)
+                likely = shift[here].reshape(-1, 64)
+                speaks = np.ones(len(likely), bool) if present is None else (present[here] >= sparse.QUIET).ravel()
+                best, sure = likely.argmax(axis=1).astype(np.uint8), likely.max(axis=1) > np.log(STANDS_OUT)
+                votes = (candidates.votes(likely), candidates.votes(likely[speaks]))
                 moved = tiling.Tile(strip.row, strip.col + tile.col, strip.row_end, strip.col + tile.col_end)
-                if "present" in out:
-                    glance[moved.row : moved.row_end, moved.col : moved.col_end] = out["present"].reshape(tile.shape)
-                    doubtful = out["present"] >= sparse.QUIET
-                best, sure = shift.argmax(axis=1).astype(np.uint8), shift.max(axis=1) > np.log(STANDS_OUT)
-                votes = (candidates.votes(shift), candidates.votes(shift[doubtful]))
                 found.append(_Scouted(moved, *votes, best, sure))
-                of_image += candidates.evidence(shift)
+                of_image += candidates.evidence(likely)
         whole, calm = np.argsort(-of_image, kind="stable")[:OF_IMAGE], sparse.calm(glance)
         quiet = sparse.quiet(glance) if calm else np.zeros(glance.shape, bool)
         for seen in found:
@@ -273,6 +276,22 @@ class FastWindows:
             unusual = (seen.sure & (seen.best != whole[0])).reshape(tile.shape)
             here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))
             yield _Plan(tile, candidates.choose(ranked, MOST, self._strata), unusual & ~quiet[here], quiet[here])
+
+    def _asked(
+        self, windows: FloatArray, inputs: dict[str, FloatArray]
+    ) -> tuple[FloatArray, npt.NDArray[np.float32] | None]:
+        """What the scout says of `windows` (R, C, 64, 16): log-posteriors (R, C, 64), and its glance (R, C), if any."""
+        rows, cols = windows.shape[:2]
+        step = max(1, SCOUTED // cols)
+        answers = []
+        for row in range(0, rows, step):
+            means = windows[row : row + step].reshape(-1, *windows.shape[2:])
+            with stage("network"):
+                answers.append(self._scout(means=means, **inputs))
+        shift = np.concatenate([a["shift"] for a in answers]).reshape(rows, cols, -1)
+        if "present" not in answers[0]:
+            return shift, None
+        return shift, np.concatenate([a["present"] for a in answers]).reshape(rows, cols)
 
     def _reads(
         self,
@@ -303,7 +322,7 @@ class FastWindows:
         blocks = _blocks(tile, valid, picked.place)
 
         def look(r: npt.NDArray[np.int64], c: npt.NDArray[np.int64]) -> dict[str, Any]:
-            sums = np.empty((len(r), shifts, self._width), np.float32)
+            sums = np.empty((len(r), shifts, layout.size), np.float32)
             levels = np.empty((len(r), 1, len(layout.coefs)), np.float32)
             with stage("features"):
                 kernels.some_window_sums(features, r, c, np.float32(1 / comb.SCALE), sums)

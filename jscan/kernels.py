@@ -316,13 +316,13 @@ def comb_sums(
 
 @_compiled
 def window_means(cells: Any, blocks: Any, out: Any) -> None:
-    """Sums over 4 x 4 cells (down, across, shifts * n), divided by `blocks` (rows, columns, shifts): `out`.
+    """Sums over 4 x 4 cells (down, across, shifts * 8), divided by `blocks` (rows, columns, shifts): `out`.
 
-    `out` is (rows, columns, shifts * n). Nearly all windows have as many blocks at all shifts.
+    `out` is (rows, columns, shifts, 16): the means of a shift, and the means of these over all shifts. Nearly all
+    windows have as many blocks at all shifts.
     """
     across, size, shifts = cells.shape[1], cells.shape[2], blocks.shape[2]
-    n = size // shifts
-    columns = np.empty((across, size), np.float32)
+    columns, mean = np.empty((across, size), np.float32), np.empty(size, np.float32)
     for r in range(out.shape[0]):
         for x in range(across):
             a, b, c, d = cells[r, x], cells[r + 1, x], cells[r + 2, x], cells[r + 3, x]
@@ -331,14 +331,33 @@ def window_means(cells: Any, blocks: Any, out: Any) -> None:
                 to[k] = (a[k] + b[k]) + (c[k] + d[k])
         for x in range(out.shape[1]):
             a, b, c, d = columns[x], columns[x + 1], columns[x + 2], columns[x + 3]
-            to, count = out[r, x], blocks[r, x]
+            count = blocks[r, x]
             share = np.float32(1) / count[0]
             for k in range(size):
-                to[k] = ((a[k] + b[k]) + (c[k] + d[k])) * share
+                mean[k] = ((a[k] + b[k]) + (c[k] + d[k])) * share
             for s in range(shifts):
                 if count[s] != count[0]:
-                    for k in range(s * n, (s + 1) * n):
-                        to[k] *= count[0] / count[s]
+                    for k in range(8 * s, 8 * s + 8):
+                        mean[k] *= count[0] / count[s]
+            t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = np.float32(0)
+            for s in range(shifts):
+                at, to = np.uint64(8 * s), out[r, x, s]
+                m0, m1, m2, m3 = mean[at], mean[at + _N[1]], mean[at + _N[2]], mean[at + _N[3]]
+                m4, m5, m6, m7 = mean[at + _N[4]], mean[at + _N[5]], mean[at + _N[6]], mean[at + _N[7]]
+                to[0], to[1], to[2], to[3], to[4], to[5], to[6], to[7] = m0, m1, m2, m3, m4, m5, m6, m7
+                t0 += m0
+                t1 += m1
+                t2 += m2
+                t3 += m3
+                t4 += m4
+                t5 += m5
+                t6 += m6
+                t7 += m7
+            share = np.float32(1) / np.float32(shifts)
+            for s in range(shifts):
+                to = out[r, x, s]
+                to[8], to[9], to[10], to[11] = t0 * share, t1 * share, t2 * share, t3 * share
+                to[12], to[13], to[14], to[15] = t4 * share, t5 * share, t6 * share, t7 * share
 
 
 @_compiled

@@ -218,12 +218,13 @@ def test_window_means(shape: tuple[int, int]) -> None:
     rows, cols = (n - 3 for n in shape)
     blocks = rng(3).integers(1, 65, (rows, cols, 3)).astype(np.float32)
     blocks[0, 0] = 64  # mostly all are equal
-    out = np.full((rows, cols, 24), np.nan, np.float32)
+    out = np.full((rows, cols, 3, 16), np.nan, np.float32)
     kernels.window_means(cells, blocks, out)
     for r in range(rows):
         for c in range(cols):
-            wanted = cells[r : r + 4, c : c + 4].sum((0, 1)) / blocks[r, c].repeat(8)
-            assert np.allclose(out[r, c], wanted, atol=1e-5)
+            wanted = (cells[r : r + 4, c : c + 4].sum((0, 1)) / blocks[r, c].repeat(8)).reshape(3, 8)
+            assert np.allclose(out[r, c, :, :8], wanted, atol=1e-5)
+            assert np.allclose(out[r, c, :, 8:], wanted.mean(axis=0), atol=1e-5)
 
 
 def test_some_window_sums() -> None:

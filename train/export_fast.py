@@ -75,6 +75,12 @@ def compare_reader(name: str, net: Any, model: Any, src: Path, count: int = 64) 
     return worst
 
 
+def told(means: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """(n, 64, 16) what a scout is told of windows whose means are (n, 64, 8); see `kernels.window_means`."""
+    together = np.broadcast_to(means.mean(axis=1, keepdims=True), means.shape)
+    return np.concatenate([means, together], axis=2).astype(np.float32)
+
+
 @torch.no_grad()
 def compare_scout(net: Any, model: Any, name: str, src: Path, count: int = 64, glance: Glance | None = None) -> float:
     """The largest difference of a probability between the scout and torch on windows of the images in a folder."""
@@ -87,7 +93,7 @@ def compare_scout(net: Any, model: Any, name: str, src: Path, count: int = 64, g
     scout, worst = open_session(model), 0.0
     project = net.project.weight.numpy().T
     for k in range(len(windows)):
-        feed = {"means": (features[k] @ project)[None].astype(np.float32), **_table(labels, k)}
+        feed = {"means": told((features[k] @ project)[None]), **_table(labels, k)}
         worst = max(worst, float(np.abs(np.exp(scout.run(["shift"], feed)[0][0]) - wanted[k]).max()))
         if there is not None:
             worst = max(worst, float(np.abs(scout.run(["present"], feed)[0][0] - there[k])))

@@ -343,30 +343,29 @@ def reader_onnx(
 def scout_onnx(net: ScoutNet, bands: tuple[Band, ...], glance: Glance | None = None) -> onnx.ModelProto:
     """The model of a scout: which grid shifts are worth a look, and with a `glance` also which windows are.
 
-    Inputs: `means` (n, 64, 8) of its functions, and for Q1 `q2` (1, 15). Outputs: `shift` (n, 64) log-posterior,
-    `projection` (F, 8), which makes its functions from those of its bands, and with a `glance` `present` (n,), the
-    probability of a compression that a closer look is expected to find.
+    Inputs: `means` (n, 64, 16) of its functions, first a shift's own, then the means of all, and for Q1 `q2` (1, 15).
+    Outputs: `shift` (n, 64) log-posterior, `projection` (F, 8), which makes its functions from those of its bands, and
+    with a `glance` `present` (n,), the probability of a compression that a closer look is expected to find.
 
-    The first layer is linear, so what all shifts of a window share is taken off behind it: as a row of 64 x width
-    numbers for each window, since adding one of `width` to 64 others each takes ONNX Runtime as long as all the rest.
+    What all shifts of a window share is read again with each of them: to add it to 64 others takes ONNX Runtime as long
+    as all the rest.
     """
     g = Graph()
-    width = net.context.out_features
-    around = g.add("ReduceMean", "means", g.ints(1), keepdims=0)  # (n, 8)
-    inputs = [helper.make_tensor_value_info("means", TensorProto.FLOAT, ["windows", 64, net.size])]
+    inputs = [helper.make_tensor_value_info("means", TensorProto.FLOAT, ["windows", 64, 2 * net.size])]
+    around = g.add("Squeeze", g.cut(g.cut("means", 1, 0, 1), 2, net.size, 2 * net.size), g.ints(1))
     centred = g.add("Mul", g.weight(net.centred.weight, transpose=True), g.scalar(4))
-    shared = centred
+    context = g.weight(net.context.weight, transpose=True)
+    place = g.add("Add", g.weight(net.place), g.weight(net.context.bias))
     if net.has_table:
-        like = g.add("Concat", g.add("Shape", around, end=1), g.ints(N_COEFS), axis=0)
-        around = g.add("Concat", around, g.add("Expand", g.add("Log", "q2"), like), axis=1)
         inputs.append(helper.make_tensor_value_info("q2", TensorProto.FLOAT, [1, N_COEFS]))
-        shared = g.add("Pad", centred, g.ints(0, 0, N_COEFS, 0))
-    # These are constant, and computed when the model is opened: (8 or 23, 64 width) and (64 width,).
-    shared = g.add("Sub", g.weight(net.context.weight, transpose=True), shared)
-    shared = g.add("Tile", shared, g.ints(1, 64))
-    place = g.add("Reshape", g.add("Add", g.weight(net.place), g.weight(net.context.bias)), g.ints(-1))
-    here = g.add("Reshape", g.add("Add", g.add("MatMul", around, shared), place), g.ints(-1, 64, width))
-    hidden = g.add("Relu", g.add("Add", g.add("MatMul", "means", centred), here))
+        table = g.add("Log", "q2")
+        like = g.add("Concat", g.add("Shape", around, end=1), g.ints(N_COEFS), axis=0)
+        around = g.add("Concat", around, g.add("Expand", table, like), axis=1)
+        place = g.add("Add", place, g.add("MatMul", table, g.cut(context, 0, net.size, net.size + N_COEFS)))
+        context = g.cut(context, 0, 0, net.size)
+    # Constant, and computed when the model is opened: (16, width).
+    first = g.add("Concat", centred, g.add("Sub", context, centred), axis=0)
+    hidden = g.add("Relu", g.add("Add", g.add("MatMul", "means", first), place))
     scores = g.add("Squeeze", g.add("MatMul", hidden, g.weight(net.score.weight, transpose=True)), g.ints(2))
     g.nodes.append(helper.make_node("LogSoftmax", [scores], ["shift"], axis=1))
     g.nodes.append(helper.make_node("Identity", [g.weight(net.project.weight, transpose=True)], ["projection"]))
