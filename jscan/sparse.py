@@ -18,7 +18,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 
 PRESENT_APART = 0.15
-"""Difference of two probabilities of a compression from which they count as different."""
+"""Difference of two probabilities of a compression from which they count as different, where one of them is sure."""
 SURE = 0.5
 """Probability from which a window counts as sure of something."""
 STEPS_APART = 0.15
@@ -103,7 +103,8 @@ def disagreement(
         moved = both & sure_place[a] & sure_place[b] & (place[a] != place[b])
         other = (steps[a] != steps[b]).mean(axis=2) > STEPS_APART
         other &= both & sure_steps[a] & sure_steps[b]
-        found: npt.NDArray[np.bool_] = (np.abs(present[a] - present[b]) > PRESENT_APART) | moved | other
+        here = (there[a] | there[b]) & (np.abs(present[a] - present[b]) > PRESENT_APART)
+        found: npt.NDArray[np.bool_] = here | moved | other
         return found
 
     low, high, each = slice(None, -1), slice(1, None), slice(None)

@@ -132,6 +132,15 @@ def test_small_differences_are_none() -> None:
     assert not found(seen).any()
 
 
+def test_where_none_is_sure_of_a_compression_none_disagrees() -> None:
+    seen = answers()
+    seen["present"][:] = 0.1
+    seen["present"][1, 1] = sparse.SURE - 0.01
+    assert not found(seen).any()
+    seen["present"][1, 1] = sparse.SURE + 0.01
+    assert found(seen).any()
+
+
 def test_without_a_compression_steps_and_shift_say_nothing() -> None:
     seen = answers()
     seen["present"][:] = 0.1
