@@ -432,12 +432,12 @@ def q1_facts(
     and `mean_log`, the mean log of the step; and `joint` (T, R, C), for each table the sum over groups of the floored
     logs.
     """
-    p = np.empty(bits.shape[2], np.float32)
+    p, bounded = np.empty(bits.shape[2], np.float32), np.empty(bits.shape[2], np.float32)
     for r in range(bits.shape[0]):
         for c in range(bits.shape[1]):
             here = bits[r, c]
             for k in range(bits.shape[2]):
-                p[k] = exp[here[k]]
+                p[k], bounded[k] = exp[here[k]], floored[here[k]]
             for g in range(groups.shape[0] - 1):
                 first, end = groups[g], groups[g + 1]
                 best, mean, inside = np.float32(-1e9), np.float32(0), np.float32(0)
@@ -450,7 +450,7 @@ def q1_facts(
             for t in range(tables.shape[0]):
                 total = np.float32(0)
                 for g in range(tables.shape[1]):
-                    total += floored[here[tables[t, g]]]
+                    total += bounded[tables[t, g]]
                 joint[t, r, c] = total
 
 

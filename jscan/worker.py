@@ -5,6 +5,7 @@ It is apart from the run so that a worker imports nothing that only the parent n
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -105,6 +106,8 @@ def open_in_worker(
     `max_memory` is in MiB; 0 sets no limit. A worker on a GPU has none: CUDA reserves address space as it likes.
     """
     limits.forbid_core_dumps()
+    # Imports make many objects that stay: looking through them for garbage every 700 is a tenth of a worker's start.
+    gc.set_threshold(50_000)
     # Numba would import SciPy, where it is installed, for what none of the loops calls, which takes 0.15 s.
     sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
     named = devices(device)
