@@ -302,6 +302,15 @@ def scan(
     output could not be written; 130 interrupted.
     """
     from jscan.config import ScanConfig
+
+    if ray is None:
+        from jscan.engine import local
+        from jscan.limits import usable_cores
+
+        # As many as there will be at least; of a folder, a list or an archive nobody knows how many inputs it has.
+        files = files_from is None and not any(map(os.path.isdir, sources or ()))
+        wanted = workers or usable_cores()
+        local.prepare(min(wanted, len(sources or ())) if files else wanted, "jscan.warm")
     from jscan.run import run_scan
 
     config = ScanConfig(

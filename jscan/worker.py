@@ -89,6 +89,14 @@ def open_scanner(
     )
 
 
+def lighten() -> None:
+    """Nothing; what this process, which belongs to a scanner alone, imports from now on takes less time."""
+    # Imports make many objects that stay: looking through them for garbage every 700 is a tenth of a worker's start.
+    gc.set_threshold(50_000)
+    # Numba would import SciPy, where it is installed, for what none of the loops calls, which takes 0.15 s.
+    sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
+
+
 def open_in_worker(
     device: str,
     max_pixels: int,
@@ -106,10 +114,7 @@ def open_in_worker(
     `max_memory` is in MiB; 0 sets no limit. A worker on a GPU has none: CUDA reserves address space as it likes.
     """
     limits.forbid_core_dumps()
-    # Imports make many objects that stay: looking through them for garbage every 700 is a tenth of a worker's start.
-    gc.set_threshold(50_000)
-    # Numba would import SciPy, where it is installed, for what none of the loops calls, which takes 0.15 s.
-    sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
+    lighten()
     named = devices(device)
     scanner = open_scanner(
         named[place() % len(named)],

@@ -41,6 +41,44 @@ class TestProtocol(ProtocolTests):
     pass
 
 
+class TestProtocolOfWorkersStartedEarly(ProtocolTests):
+    @pytest.fixture(autouse=True)
+    def _prepared(self) -> None:
+        engine.prepare(2, "json")
+
+
+def _has_imported(state: str, item: str, ask: Ask) -> bool:
+    return "colorsys" in sys.modules
+
+
+def _started_early(count: int) -> list[int]:
+    """Their process ids, once they all run."""
+    engine.prepare(count, "colorsys")
+    return [process.pid or 0 for process in active_children()]
+
+
+def test_workers_started_early_have_imported_what_they_will_want() -> None:
+    _started_early(1)
+    outcomes = local_run(_has_imported, "abcd", init=_state, workers=1)
+    assert [o.value for o in outcomes] == [True] * 4
+    assert [o.value for o in local_run(_has_imported, "ab", init=_state, workers=1)] == [False] * 2
+
+
+def test_who_was_started_early_and_is_not_wanted_ends_with_the_run() -> None:
+    early = _started_early(3)
+    assert len(early) == 3
+    assert [o.value for o in local_run(_has_imported, ["a"], init=_state, workers=1)] == [True]
+    assert not active_children() and not any(map(_alive, early))
+
+
+def test_who_was_started_early_and_died_costs_nothing() -> None:
+    for pid in _started_early(2):
+        os.kill(pid, signal.SIGKILL)
+    outcomes = sorted(local_run(_has_imported, "abcd", init=_state, workers=2), key=lambda o: o.index)
+    assert [o.value for o in outcomes] == [False] * 4
+    assert not active_children()
+
+
 def test_workers_that_are_killed_while_they_are_idle_cost_nothing() -> None:
     def items() -> Iterator[str]:
         yield from "ab"
@@ -150,9 +188,12 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from engine_protocol import _task, _state
-from jscan.engine.local import run
+from jscan.engine.local import prepare, run
 if __name__ == "__main__":
     try:
+        if {slow!r}:
+            prepare(2, "slow")
+            print("prepares", flush=True)
         for outcome in run(_task, ["a"] + ["sleep:60"] * 4, init=_state, workers=2):
             print("first", flush=True)
     except KeyboardInterrupt:
@@ -162,9 +203,12 @@ if __name__ == "__main__":
 """
 
 
-def test_ctrl_c_stops_everything_without_a_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["it works", "it imports", "all have imported"])
+def test_ctrl_c_stops_everything_without_a_traceback(tmp_path: Path, when: str) -> None:
+    """Also where workers were started early, and are still importing what they will want."""
     script = tmp_path / "main.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), slow=when != "it works"))
+    (tmp_path / "slow.py").write_text(f"import time\ntime.sleep({3 if when == 'it imports' else 0})\n")
     process = subprocess.Popen(
         [sys.executable, str(script)],
         stdout=subprocess.PIPE,
@@ -172,10 +216,11 @@ def test_ctrl_c_stops_everything_without_a_traceback(tmp_path: Path) -> None:
         text=True,
         start_new_session=True,
         cwd=Path(__file__).parent.parent,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), str(tmp_path)])},
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "first\n"
+    for line in {"it works": ("first",), "it imports": ("prepares",)}.get(when, ("prepares", "first")):
+        assert process.stdout.readline() == line + "\n"
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -207,6 +252,8 @@ local.BEAT_SECONDS = 0.2
 if not {leash}:
     local.ends_with = lambda leash: False
 if __name__ == "__main__":
+    if {early}:
+        local.prepare(1, "json")
     outcomes = local.run(_task, ["a", {item!r}], init=_soon_orphaned, workers=1, timeout={timeout})
     next(outcomes)
     from multiprocessing import active_children
@@ -250,11 +297,14 @@ def test_being_told_to_stop_again_breaks_nothing_off() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize(
     ("item", "timeout", "leash"),
     [("sleep:60", None, True), ("hang", None, True), ("sleep:60", None, False), ("hang", 4.0, False)],
 )
-def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, item: str, timeout: float | None, leash: bool) -> None:
+def test_workers_do_not_outlive_a_killed_parent(
+    tmp_path: Path, item: str, timeout: float | None, leash: bool, early: bool
+) -> None:
     """Nor does one that a C library holds in its grip, whose threads cannot run: the system ends it.
 
     Where the system cannot look for the parent, `leash`, it is ended by its beats or by a timer.
@@ -262,7 +312,8 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, item: str, timeo
     if leash and sys.platform != "linux":
         pytest.skip("only Linux ends a process that nobody holds any more")
     script = tmp_path / "main.py"
-    script.write_text(ORPHANS.format(tests=str(Path(__file__).parent), item=item, timeout=timeout, leash=leash))
+    given = {"item": item, "timeout": timeout, "leash": leash, "early": early}
+    script.write_text(ORPHANS.format(tests=str(Path(__file__).parent), **given))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None

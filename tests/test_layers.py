@@ -25,7 +25,7 @@ LAYERS = {
     4: ("estimate", "manifest", "unpack"),
     5: ("scan", "assemble", "inputs", "outputs", "workplace"),
     6: ("worker", "known", "verify"),
-    7: ("rows",),
+    7: ("rows", "warm"),
     8: ("run",),
     9: ("cli", "show", "__main__"),
 }  # fmt: skip

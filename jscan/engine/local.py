@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -171,6 +172,19 @@ class _Crew(Generic[Item]):
         self.excuse(time.monotonic() - before)
 
 
+_early: list[tuple[BaseProcess, Connection, Connection]] = []
+"""Processes that wait for a run to take them, see `prepare`, each with its pipe and its leash."""
+
+
+def prepare(count: int, module: str) -> None:
+    """Nothing; the next run's first workers, so many, are started now, and import `module` before they are asked for.
+
+    That takes longer than many an item, and this process imports what it needs itself meanwhile. Who is not wanted is
+    ended when the run ends, and all when this process does.
+    """
+    _early.extend(_spawn(module) for _ in range(count))
+
+
 def run(
     task: Callable[[State, Item, Ask], Result],
     items: Iterable[Item],
@@ -270,6 +284,7 @@ def run(
         finished = True
     finally:
         crew.dismiss(now=not finished)
+        _dismiss_early()
 
 
 def _wait(crew: _Crew[Item], timeout: float | None) -> frozenset[Any]:
@@ -310,21 +325,39 @@ def _hear(worker: _Worker[Item], ready: frozenset[Any], timeout: float | None) -
 def _start(
     task: Callable[[State, Item, Ask], Result], init: Callable[[], State], timeout: float | None, place: int
 ) -> _Worker[Item]:
-    """A new worker process at this place.
+    """A new worker process at this place."""
+    process, pipe, leash = _early.pop() if _early else _spawn()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # that it died is noticed where its pipe is read
+        pipe.send((task, init, timeout, place))
+    now = time.monotonic()
+    return _Worker(process, pipe, leash, since=now, heard=now, place=place)
+
+
+def _spawn(module: str = "") -> tuple[BaseProcess, Connection, Connection]:
+    """A process that imports `module` and waits to be told what to do, its pipe, and its leash.
 
     Spawned, never forked: a fork would copy the locks of the parent's threads in whatever state they are.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     neck, leash = context.Pipe(duplex=False)
-    given = (theirs, neck, task, init, timeout, place)
-    process = context.Process(target=_work, args=given, name="jscan-worker", daemon=True)
+    process = context.Process(target=_work, args=(theirs, neck, module), name="jscan-worker", daemon=True)
     with interrupts_held_back():
         process.start()
     theirs.close()
     neck.close()
-    now = time.monotonic()
-    return _Worker(process, ours, leash, since=now, heard=now, place=place)
+    return process, ours, leash
+
+
+def _dismiss_early() -> None:
+    """Nothing; who was started early and is not wanted is gone."""
+    deadline = time.monotonic() + STOP_SECONDS
+    for process, pipe, leash in _early:
+        pipe.close()
+        process.terminate()
+        end(process, deadline)
+        leash.close()
+    _early.clear()
 
 
 class _Orphaned(BaseException):
@@ -401,16 +434,11 @@ class _Line:
                 os._exit(1)
 
 
-def _work(
-    pipe: Connection,
-    leash: Connection,
-    task: Callable[[Any, Any, Ask], Any],
-    init: Callable[[], Any],
-    timeout: float | None,
-    place: int,
-) -> None:
-    """The life of a worker: make the state, compute items until the pipe closes, and end the process."""
-    take_place(place)
+def _work(pipe: Connection, leash: Connection, module: str) -> None:
+    """The life of a worker: learn what to do, make the state, compute items until the pipe closes, and end the process.
+
+    What it is told is `task`, `init`, `timeout` and its `place`; until then it imports `module`, if any.
+    """
     # Ctrl-C reaches every process of the terminal; the parent alone decides what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
@@ -418,7 +446,12 @@ def _work(
     # Closing the pipe, or the parent's death, ends the worker quietly.
     gone = (EOFError, BrokenPipeError, ConnectionResetError, _Orphaned)
     with leaving_on_sigterm(), contextlib.suppress(*gone), open(os.devnull, "w") as nowhere:
-        line = _Line(pipe, None if ends_with(leash) else timeout, nowhere)
+        held = ends_with(leash)
+        if module:
+            importlib.import_module(module)
+        task, init, timeout, place = pipe.recv()
+        take_place(place)
+        line = _Line(pipe, None if held else timeout, nowhere)
         try:
             state = init()
         except Exception as error:
