@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import TaskID
 
+    from jscan.config import ScanConfig
     from jscan.records import ScanRecord
     from jscan.run import Progress
 
@@ -303,16 +304,6 @@ def scan(
     """
     from jscan.config import ScanConfig
 
-    if ray is None:
-        from jscan.engine import local
-        from jscan.limits import usable_cores
-
-        # As many as there will be at least; of a folder, a list or an archive nobody knows how many inputs it has.
-        files = files_from is None and not any(map(os.path.isdir, sources or ()))
-        wanted = workers or usable_cores()
-        local.prepare(min(wanted, len(sources or ())) if files else wanted, "jscan.warm")
-    from jscan.run import run_scan
-
     config = ScanConfig(
         sources=tuple(sources or ()),
         files_from=files_from,
@@ -339,8 +330,11 @@ def scan(
         profile_stages=profile_stages,
         ray=ray,
     )
-    with _progress(quiet=quiet, asked=device) as progress:
-        run = run_scan(config, progress=progress)
+    with _workers_started_early(config):
+        from jscan.run import run_scan
+
+        with _progress(quiet=quiet, asked=device) as progress:
+            run = run_scan(config, progress=progress)
     for sentence in run.missed:
         _complain(sentence)
     if not quiet:
@@ -356,6 +350,22 @@ def scan(
     if fail_on_score is not None and run.max_score is not None and run.max_score >= fail_on_score:
         return ExitCode.SCORE
     return ExitCode.ERROR_ROWS if run.errors else ExitCode.OK
+
+
+def _workers_started_early(config: ScanConfig) -> contextlib.AbstractContextManager[None]:
+    """A context in which workers import what they will want, while this process imports what it wants.
+
+    There are as many of them as the run will have at least: how many inputs a folder or a list has nobody knows yet.
+    """
+    if config.ray is not None:
+        return contextlib.nullcontext()
+    from jscan.engine import local
+    from jscan.limits import usable_cores
+
+    wanted = config.workers or usable_cores()
+    if config.files_from is None and not any(map(os.path.isdir, config.sources)):
+        wanted = min(wanted, len(config.sources))
+    return local.started_early(wanted, "jscan.warm")
 
 
 @app.command()

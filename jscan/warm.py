@@ -1,4 +1,4 @@
-"""What a worker imports, for those that are started early; see `jscan.engine.local.prepare`."""
+"""What a worker imports, for those that are started early; see `jscan.engine.local.started_early`."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -27,6 +28,7 @@ import jscan.run
 import jscan.worker
 from jscan import cli, show
 from jscan.config import ScanConfig
+from jscan.engine import local
 from jscan.errors import ModelError, UsageError
 from jscan.jpegtables import Q1_MAX
 from jscan.records import Region, ScanRecord
@@ -37,6 +39,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jscan.run, "open_in_worker", fake_scanner.open_fake)
+    monkeypatch.setattr(local, "started_early", lambda *_: contextlib.nullcontext())  # a fake imports nothing
     monkeypatch.setattr(jscan.worker, "open_scanner", fake_scanner.open_fake)
     monkeypatch.delenv("JSCAN_DEBUG", raising=False)
 

@@ -43,39 +43,36 @@ class TestProtocol(ProtocolTests):
 
 class TestProtocolOfWorkersStartedEarly(ProtocolTests):
     @pytest.fixture(autouse=True)
-    def _prepared(self) -> None:
-        engine.prepare(2, "json")
+    def _early(self) -> Iterator[None]:
+        with engine.started_early(2, "json"):
+            yield
 
 
 def _has_imported(state: str, item: str, ask: Ask) -> bool:
     return "colorsys" in sys.modules
 
 
-def _started_early(count: int) -> list[int]:
-    """Their process ids, once they all run."""
-    engine.prepare(count, "colorsys")
-    return [process.pid or 0 for process in active_children()]
-
-
 def test_workers_started_early_have_imported_what_they_will_want() -> None:
-    _started_early(1)
-    outcomes = local_run(_has_imported, "abcd", init=_state, workers=1)
-    assert [o.value for o in outcomes] == [True] * 4
-    assert [o.value for o in local_run(_has_imported, "ab", init=_state, workers=1)] == [False] * 2
+    with engine.started_early(1, "colorsys"):
+        outcomes = local_run(_has_imported, "abcd", init=_state, workers=1)
+        assert [o.value for o in outcomes] == [True] * 4
+        assert [o.value for o in local_run(_has_imported, "ab", init=_state, workers=1)] == [False] * 2
 
 
-def test_who_was_started_early_and_is_not_wanted_ends_with_the_run() -> None:
-    early = _started_early(3)
-    assert len(early) == 3
-    assert [o.value for o in local_run(_has_imported, ["a"], init=_state, workers=1)] == [True]
+def test_who_was_started_early_and_is_not_wanted_ends() -> None:
+    with engine.started_early(3, "colorsys"):
+        early = [process.pid or 0 for process in active_children()]
+        assert len(early) == 3
+        assert [o.value for o in local_run(_has_imported, ["a"], init=_state, workers=1)] == [True]
     assert not active_children() and not any(map(_alive, early))
 
 
 def test_who_was_started_early_and_died_costs_nothing() -> None:
-    for pid in _started_early(2):
-        os.kill(pid, signal.SIGKILL)
-    outcomes = sorted(local_run(_has_imported, "abcd", init=_state, workers=2), key=lambda o: o.index)
-    assert [o.value for o in outcomes] == [False] * 4
+    with engine.started_early(2, "colorsys"):
+        for process in active_children():
+            process.kill()
+        outcomes = sorted(local_run(_has_imported, "abcd", init=_state, workers=2), key=lambda o: o.index)
+        assert [o.value for o in outcomes] == [False] * 4
     assert not active_children()
 
 
@@ -188,14 +185,14 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from engine_protocol import _task, _state
-from jscan.engine.local import prepare, run
+from jscan.engine.local import run, started_early
 if __name__ == "__main__":
     try:
-        if {slow!r}:
-            prepare(2, "slow")
-            print("prepares", flush=True)
-        for outcome in run(_task, ["a"] + ["sleep:60"] * 4, init=_state, workers=2):
-            print("first", flush=True)
+        with started_early({early}, "slow"):
+            if {early}:
+                print("imports", flush=True)
+            for outcome in run(_task, ["a"] + ["sleep:60"] * 4, init=_state, workers=2):
+                print("first", flush=True)
     except KeyboardInterrupt:
         from multiprocessing import active_children
         print("stopped", len(active_children()), flush=True)
@@ -207,7 +204,7 @@ if __name__ == "__main__":
 def test_ctrl_c_stops_everything_without_a_traceback(tmp_path: Path, when: str) -> None:
     """Also where workers were started early, and are still importing what they will want."""
     script = tmp_path / "main.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), slow=when != "it works"))
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), early=2 * (when != "it works")))
     (tmp_path / "slow.py").write_text(f"import time\ntime.sleep({3 if when == 'it imports' else 0})\n")
     process = subprocess.Popen(
         [sys.executable, str(script)],
@@ -219,7 +216,7 @@ def test_ctrl_c_stops_everything_without_a_traceback(tmp_path: Path, when: str) 
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), str(tmp_path)])},
     )
     assert process.stdout is not None
-    for line in {"it works": ("first",), "it imports": ("prepares",)}.get(when, ("prepares", "first")):
+    for line in {"it works": ("first",), "it imports": ("imports",)}.get(when, ("imports", "first")):
         assert process.stdout.readline() == line + "\n"
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -252,13 +249,12 @@ local.BEAT_SECONDS = 0.2
 if not {leash}:
     local.ends_with = lambda leash: False
 if __name__ == "__main__":
-    if {early}:
-        local.prepare(1, "json")
-    outcomes = local.run(_task, ["a", {item!r}], init=_soon_orphaned, workers=1, timeout={timeout})
-    next(outcomes)
-    from multiprocessing import active_children
-    print(active_children()[0].pid, flush=True)
-    next(outcomes)
+    with local.started_early(int({early}), "json"):
+        outcomes = local.run(_task, ["a", {item!r}], init=_soon_orphaned, workers=1, timeout={timeout})
+        next(outcomes)
+        from multiprocessing import active_children
+        print(active_children()[0].pid, flush=True)
+        next(outcomes)
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 import jscan.run
 from jscan import cli, parquet, weights
 from jscan.config import ScanConfig
+from jscan.engine import local
 from jscan.errors import ModelError, UsageError
 from jscan.verify import Report, verify
 
@@ -25,6 +27,7 @@ from jscan.verify import Report, verify
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jscan.run, "open_in_worker", fake_scanner.open_fake)
+    monkeypatch.setattr(local, "started_early", lambda *_: contextlib.nullcontext())  # a fake imports nothing
 
 
 @pytest.fixture

@@ -173,16 +173,21 @@ class _Crew(Generic[Item]):
 
 
 _early: list[tuple[BaseProcess, Connection, Connection]] = []
-"""Processes that wait for a run to take them, see `prepare`, each with its pipe and its leash."""
+"""Processes that wait for a run to take them, see `started_early`, each with its pipe and its leash."""
 
 
-def prepare(count: int, module: str) -> None:
-    """Nothing; the next run's first workers, so many, are started now, and import `module` before they are asked for.
+@contextlib.contextmanager
+def started_early(count: int, module: str) -> Iterator[None]:
+    """A context in which the first workers of a run, so many, have been started already, and import `module`.
 
-    That takes longer than many an item, and this process imports what it needs itself meanwhile. Who is not wanted is
-    ended when the run ends, and all when this process does.
+    That takes longer than many an item, and this process imports what it needs itself meanwhile. Who was not wanted is
+    ended with the context.
     """
     _early.extend(_spawn(module) for _ in range(count))
+    try:
+        yield
+    finally:
+        _dismiss_early()
 
 
 def run(
@@ -284,7 +289,6 @@ def run(
         finished = True
     finally:
         crew.dismiss(now=not finished)
-        _dismiss_early()
 
 
 def _wait(crew: _Crew[Item], timeout: float | None) -> frozenset[Any]:
