@@ -30,6 +30,7 @@ from train import (  # noqa: E402
     measure_sets,
     measure_sizes,
     measure_speed,
+    process,
 )
 from train import measure_metrics as metrics  # noqa: E402
 
@@ -583,10 +584,10 @@ def test_squares_from_the_command_line(photographs: Path, tmp_path: Path, monkey
     assert "| pixel auc | 64 |" in text and "| with regions elsewhere | 64 | none |" in text
 
 
-@pytest.mark.parametrize("how", measure_processed.PROCESSES)
+@pytest.mark.parametrize("how", process.PROCESSES)
 def test_what_is_done_to_a_picture_is_done_to_all_of_it(how: str) -> None:
     image = np.ascontiguousarray(data.astronaut()[:200, :240, ::-1])
-    made = [measure_processed.process(image, how, random.Random(7)) for _ in range(2)]
+    made = [process.process(image, how, random.Random(7)) for _ in range(2)]
     assert np.array_equal(*made) and made[0].dtype == np.uint8
     if how == "nothing":
         assert np.array_equal(made[0], image)

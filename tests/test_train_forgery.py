@@ -148,6 +148,8 @@ def test_histories_tell_what_the_parts_went_through(cases: list[Case]) -> None:
             "ok_aligned": (True, False),
             "ok_single": (False, False),
             "ok_resized": (False, False),
+            "ok_processed": (True, False),
+            "splice_processed": (True, True),
         }[case.kind]
         assert (there["ground"], there["piece"]) == wanted, case.kind
         assert 0 <= case.ground.shift < 64 and 0 <= case.piece.shift < 64

@@ -26,7 +26,7 @@ from train.measure_asked import Results, asked_table
 from train.measure_files import measure_cameras, measure_forge, measure_papers
 from train.measure_lossless import WINDOWS_PER_SCAN, measure_lossless
 from train.measure_paper import measure_networks
-from train.measure_processed import PROCESSES, SAVED, measure_processed
+from train.measure_processed import SAVED, measure_processed
 from train.measure_processed import WINDOWS_PER_SCAN as PER_PICTURE
 from train.measure_q1 import WINDOWS_PER_IMAGE, measure_q1, measure_q1_images
 from train.measure_qf import measure_qf, measure_qf_sizes
@@ -45,6 +45,7 @@ from train.measure_sets import THOROUGH, Images, image_sets
 from train.measure_sizes import CONTRASTS, QF2, SIZES, measure_sizes
 from train.measure_sizes import WINDOWS_PER_SCAN as WINDOWS_PER_SQUARE
 from train.measure_speed import machine
+from train.process import PROCESSES
 
 QUICK = {"patches": 100, "images": 3, "per_kind": 4}
 """What `--quick` stands for."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from jscan.tiling import STRIDE, WINDOW
 from train import compress
 from train.dataset import draw_crop, shift_index
+from train.process import process
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -28,6 +29,8 @@ JPEG_KINDS = {
     "ok_double": 0.18,
     "ok_resized": 0.08,
     "ok_aligned": 0.08,
+    "ok_processed": 0.16,
+    "splice_processed": 0.05,
 }
 PIXEL_KINDS = {
     "splice_region": 0.2,
@@ -37,7 +40,11 @@ PIXEL_KINDS = {
     "ok_never": 0.2,
     "ok_single": 0.2,
     "ok_resized": 0.08,
+    "ok_processed": 0.14,
+    "splice_processed": 0.04,
 }
+WHOLE = ("noise", "blur", "sharpened", "brighter or darker", "vignette", "another codec")
+"""What is done to processed pictures, all over; what else is done to pictures are kinds of their own."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,7 @@ def make(jpeg: bool, images: list[Pixels], weights: npt.NDArray[np.float64], rng
             behind, (before, piece) = crop, _shifted(donor, other, rng, side)
         elif kind == "splice_clean_region":
             (behind, ground), before = _shifted(clean, first, rng, side), donor[:side, :side]
-        elif kind == "splice_double":
+        elif kind in ("splice_double", "splice_processed"):
             (behind, ground), (before, piece) = _shifted(clean, first, rng, side), _shifted(donor, other, rng, side)
         else:
             behind, ground = _shifted(clean, first, rng, side)
@@ -192,7 +199,7 @@ def make(jpeg: bool, images: list[Pixels], weights: npt.NDArray[np.float64], rng
             before = np.roll(behind, (dy, dx), axis=(0, 1))
             piece = History(ground.table, shift_index(ground.shift // 8 + dy, ground.shift % 8 + dx))
         image = np.where(mask[..., None], before, behind)
-    elif kind == "ok_double" or (kind == "ok_single" and not jpeg):
+    elif kind in ("ok_double", "ok_processed") or (kind == "ok_single" and not jpeg):
         image, ground = _shifted(clean, first, rng, side)
     elif kind == "ok_aligned":
         image, ground = compress.recompress(crop, first), History(first.luma)
@@ -204,6 +211,8 @@ def make(jpeg: bool, images: list[Pixels], weights: npt.NDArray[np.float64], rng
     else:
         image = crop
     image = np.ascontiguousarray(image, np.uint8)
+    if kind.endswith("processed"):
+        image = process(image, rng.choice(WHOLE), rng)
     if jpeg:
         second = compress.draw(rng, 65, 99, common=0.5, photoshop=0.08)
         return Case(kind, compress.recompress(image, second, gray=True), second.luma, mask, ground, piece)
