@@ -357,8 +357,8 @@ def _workers_started_early(config: ScanConfig) -> contextlib.AbstractContextMana
 
     There are as many of them as the run will have at least: how many inputs a folder or a list has nobody knows yet.
     """
-    if config.ray is not None:
-        return contextlib.nullcontext()
+    if config.ray is not None or not all(map(os.path.lexists, config.sources)):
+        return contextlib.nullcontext()  # they work elsewhere, or have nothing to do
     from jscan.engine import local
     from jscan.limits import usable_cores
 

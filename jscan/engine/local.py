@@ -358,7 +358,7 @@ def _dismiss_early() -> None:
     deadline = time.monotonic() + STOP_SECONDS
     for process, pipe, leash in _early:
         pipe.close()
-        process.terminate()
+        process.kill()  # it has done nothing yet
         end(process, deadline)
         leash.close()
     _early.clear()
