@@ -37,7 +37,7 @@ CELLS = WINDOW // STRIDE
 TILE = 32
 """Windows along a side of a tile: the shifts looked at are chosen tile by tile."""
 FULL_TILE = 12
-"""The same where all shifts are looked at: the features of a tile are 26 MB then."""
+"""The same where all shifts are looked at: the features of a tile are 13 MB then."""
 STRIP = 8 * TILE
 """Windows across that the scout looks at together."""
 SCOUTED = 256
