@@ -54,6 +54,33 @@ def scan(folder: Path, *arguments: object) -> Result:
     return invoke("scan", folder / "in", "--out", folder / "out.parquet", "--workers", 1, *arguments)
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (["a.jpg"], 1),
+        (["a.jpg", "b.jpg"], 2),
+        (["a.jpg", "b.jpg", "--workers", "1"], 1),
+        (["."], 3),
+        ([".", "--workers", "5"], 5),
+        (["--files-from", "list"], 3),
+        (["a.jpg", "missing.jpg"], None),
+        (["a.jpg", "--ray", "local"], None),
+    ],
+)
+def test_as_many_workers_start_early_as_there_will_be(
+    given: list[str], wanted: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, str]] = []
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "b.jpg"):
+        Path(name).touch()
+    monkeypatch.setattr("jscan.limits.usable_cores", lambda: 3)
+    monkeypatch.setattr(local, "started_early", lambda *how: asked.append(how) or contextlib.nullcontext())
+    monkeypatch.setattr(jscan.run, "run_scan", lambda *_, **__: (_ for _ in ()).throw(UsageError("enough")))
+    assert invoke("scan", *given, "--out", "out.parquet").exit_code == 2
+    assert asked == ([] if wanted is None else [(wanted, "jscan.warm")])
+
+
 def test_version() -> None:
     assert invoke("--version").output == f"jscan {jscan.__version__}\n"
 

@@ -42,7 +42,7 @@ def test_where_colours_are_clipped_there_is_no_region(scanner: Scanner, monkeypa
     # Without looking at the colours there is a region: a part without the first compression.
     monkeypatch.setattr(scan, "MOST_COLOURED", 0)
     blind = scanner.scan(data)
-    assert blind.record.score is not None and blind.record.score > 0.5 and blind.record.regions
+    assert blind.record.score is not None and blind.record.score > 0.75 and blind.record.regions
     region = blind.record.regions[0]
     assert region.kind == "no_first_compression"
     here = (slice(region.y // 8, (region.y + region.height) // 8), slice(region.x // 8, (region.x + region.width) // 8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -57,6 +58,17 @@ def test_workers_started_early_have_imported_what_they_will_want() -> None:
         outcomes = local_run(_has_imported, "abcd", init=_state, workers=1)
         assert [o.value for o in outcomes] == [True] * 4
         assert [o.value for o in local_run(_has_imported, "ab", init=_state, workers=1)] == [False] * 2
+
+
+def _is_warm(state: str, item: str, ask: Ask) -> tuple[bool, bool, int]:
+    scipy = [name for name in sys.modules if name.startswith("scipy.")]
+    return "jscan.scan" in sys.modules, not scipy, gc.get_threshold()[0]
+
+
+def test_a_warm_worker_has_what_scans_and_not_what_numba_would_like_to_have() -> None:
+    with engine.started_early(1, "jscan.warm"):
+        (outcome,) = local_run(_is_warm, ["a"], init=_state, workers=1)
+    assert outcome.value == (True, True, 50_000)
 
 
 def test_who_was_started_early_and_is_not_wanted_ends() -> None:
