@@ -31,7 +31,7 @@ from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
 from jscan.likelihood import Clipped
 from jscan.modelset import Q1, QF, ModelSet
-from jscan.records import NOT_LUMA, DecodedImage, LastCompression, Maps, WindowPosteriors
+from jscan.records import NOT_LUMA, Agreement, DecodedImage, LastCompression, Maps, WindowPosteriors
 from jscan.regions import Consistency
 from jscan.stages import stage
 from jscan.windows import AllShifts
@@ -115,23 +115,31 @@ class Estimator:
         origin: tuple[int, int] = (0, 0),
         *,
         everywhere: bool = False,
+        since: Agreement | None = None,
         clipped: Clipped | None = None,
     ) -> Estimate:
         """Estimates from the double compression of a JPEG whose blocks begin at `origin`.
 
         The fast way settles images in which it finds nothing; what it may have found is looked at closely there, or
-        `everywhere`.
+        `everywhere`. For decoded pixels `since` tells how they agree with the compression that `q2` is the table of.
         """
         look = self.models.windows(Q1, luma)
         found = q1map.estimate(look, luma, q2, origin)
-        estimate = self._of_jpeg(found, luma, q2, clipped)
+        judge = functools.partial(self._of_jpeg, luma=luma, q2=q2, since=since, clipped=clipped)
+        estimate = judge(found)
         if isinstance(look, AllShifts) or estimate.consistency.score < CONFIRMED:
             return estimate
         where = np.ones(found.present.shape, bool) if everywhere else _doubted(estimate.consistency, found)
-        return self._of_jpeg(q1map.again(look, found, where, luma, q2), luma, q2, clipped)
+        return judge(q1map.again(look, found, where, luma, q2))
 
     def _of_jpeg(
-        self, found: WindowPosteriors, luma: npt.NDArray[np.uint8], q2: tuple[int, ...], clipped: Clipped | None
+        self,
+        found: WindowPosteriors,
+        *,
+        luma: npt.NDArray[np.uint8],
+        q2: tuple[int, ...],
+        since: Agreement | None,
+        clipped: Clipped | None,
     ) -> Estimate:
         """Estimates from what is known of the windows of a JPEG."""
         pixels = history.content(luma, found)
@@ -144,7 +152,16 @@ class Estimator:
         # Where most of the evidence is for no place, what is taken for the background may be a part of it.
         lacks = functools.partial(trace.lacking, luma, left) if _background_facts(found, base, mute)[1] else None
         consistency = self._compare(
-            suspicion.JPEG_MODEL, found, base, channels, pixels, mute, likely=likely, clipped=clipped, lacks=lacks
+            suspicion.JPEG_MODEL,
+            found,
+            base,
+            channels,
+            pixels,
+            mute,
+            likely=likely,
+            since=since,
+            clipped=clipped,
+            lacks=lacks,
         )
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
         refiner = self.models(context.MODEL)
@@ -193,7 +210,7 @@ class Estimator:
             clipped=clipped if base.fraction > 0.5 else None,
             edges=functools.partial(blockedges.stand_out, luma),
         )
-        return _Look(found, base, mute, consistency, last, doubts.settled(agreement))
+        return _Look(found, base, mute, consistency, last, agreement)
 
     def _compare(
         self,
@@ -220,7 +237,7 @@ class Estimator:
         """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""
         look = self._look(luma, clipped=clipped)
         estimate, consistency, fraction, last = _pixel_estimate(look), look.consistency, look.base.fraction, look.last
-        settled = look.settled
+        agreement = look.agreement
         del look  # its posteriors are as large as those that follow
         if fraction <= 0.5:
             return estimate if consistency.regions else self._resized(luma, estimate)
@@ -228,11 +245,11 @@ class Estimator:
             return replace(estimate, last=last)
         # The pixels were a JPEG: estimate what came before it, on its grid and with its table.
         # Its table is an estimate: looked at again only in part, 2 of 40 photographs scored above 0.5, and else none.
-        before = self.jpeg(luma, last.table, last.origin, everywhere=True, clipped=clipped)
+        before = self.jpeg(luma, last.table, last.origin, everywhere=True, since=agreement, clipped=clipped)
         note = f"The pixels show JPEG compression of quality about {last.qf} with blocks from x {last.origin[1]}, "
         note += f"y {last.origin[0]}; the file's own format does not keep its table, which was estimated."
         # Before a compression that the pixels no longer show, regions would be of the content's making.
-        deeper = settled and consistency.score < 0.5 and before.consistency.score > consistency.score
+        deeper = doubts.settled(agreement) and consistency.score < 0.5 and before.consistency.score > consistency.score
         maps = replace(
             estimate.maps,
             q1=before.maps.q1,
@@ -298,8 +315,8 @@ class _Look:
     consistency: Consistency
     last: LastCompression | None
     """None where there was none, or it could not be told."""
-    settled: bool
-    """Whether it is the last thing that was done to the pixels."""
+    agreement: Agreement | None
+    """How well the pixels agree with it, as they do until something else is done to them."""
 
 
 def _found(look: _Look) -> float:

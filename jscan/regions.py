@@ -74,6 +74,7 @@ def find(
     *,
     likely: Likelihood | None = None,
     agreement: Agreement | None = None,
+    since: Agreement | None = None,
     clipped: Clipped | None = None,
     lacks: doubts.Lacks | None = None,
     edges: doubts.Edges | None = None,
@@ -83,10 +84,10 @@ def find(
 
     `logits` (ceil(H / 8), ceil(W / 8)) are the consistency model's answers at the cells of the image; `texture` (R, C)
     is the standard deviation of the pixels of each window; `likely` says what speaks against the background's first
-    compression, None where it has none; `agreement` is of decoded pixels of which the last compression is known;
-    `clipped` is asked where colours were clipped once there is a part to be named, and `lacks` of a part that may lack
-    the background's trace, where that is known; `edges` of those of the background's blocks in a part of decoded
-    pixels.
+    compression, None where it has none; `agreement` is of decoded pixels of which the last compression is known, and
+    `since` the same where what was before that one is asked; `clipped` is asked where colours were clipped once there
+    is a part to be named, and `lacks` of a part that may lack the background's trace, where that is known; `edges` of
+    those of the background's blocks in a part of decoded pixels.
     """
     smoothed = smooth(logits)
     missing = None if likely is None else likely.around_cells(least_missing(smoothed.size))
@@ -103,6 +104,9 @@ def find(
             continue
         if agreement is not None and doubts.agrees(here, smoothed, agreement):
             smoothed[here] = NOTHING
+            continue
+        if since is not None and doubts.changed_since(here, smoothed, since):
+            smoothed[here] = np.minimum(smoothed[here], UNNAMED)
             continue
         history = _history(found, base, part.box, here[part.box])
         if _strength(part, labels, smoothed, 1, calibration) < doubts.BELIEVED and doubts.mistaken(

@@ -89,6 +89,16 @@ def test_an_untouched_png(name: str) -> None:
     assert np.nanmean(maps.flag) < 0.4
 
 
+@pytest.mark.parametrize(("name", "quality"), [("astronaut", 56), ("coffee", 60)])
+def test_a_vignette_on_a_decoded_jpeg(name: str, quality: int) -> None:
+    """Its corners lost the last compression's multiples, which says nothing of what was before that compression."""
+    pixels = pixels_of(file_of(photo(name, 1.0)[:520, :520], quality=quality))[3:, 5:]
+    down, across = (np.linspace(-1, 1, n) ** 2 for n in pixels.shape[:2])
+    darker = 1 - 0.12 * (down[:, None] + across)[..., None]
+    row, _ = scanned(file_of(np.rint(pixels * darker).astype(np.uint8), "PNG"))
+    assert row.score is not None and row.score < 0.5 and not row.regions
+
+
 def test_a_photograph_saved_twice() -> None:
     row, maps = scanned(file_of(once("coffee", 70, 3, 5), quality=95))
     assert row.score is not None and row.score < 0.5

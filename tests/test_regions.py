@@ -372,6 +372,18 @@ def test_what_agrees_with_the_last_compression_is_no_region(origin: tuple[int, i
         assert abs(region.y - 8 * BOX[0]) <= 8 and abs(region.x - 8 * BOX[1]) <= 8 and result.score > 0.9
 
 
+@pytest.mark.parametrize("origin", [(0, 0), (3, 5)])
+def test_what_was_changed_since_the_last_compression_says_nothing_of_what_was_before(origin: tuple[int, int]) -> None:
+    other = (30, 4, 36, 14)
+    changed, kept, unknown = (
+        find(logits_with(BOX, other), since=agreement_with(n, c, origin)) for n, c in ((-17, 10), (-4, 10), (-9, 0))
+    )
+    (region,) = changed.regions
+    assert abs(region.y - 8 * other[0]) <= 8 and (changed.suspicion[15:25, 20:30] < 0.4).all()
+    assert find(logits_with(BOX), since=agreement_with(-17, 10, origin)).score < 0.5
+    assert len(kept.regions) == len(unknown.regions) == 2
+
+
 def test_a_part_with_clipped_colours_is_no_region() -> None:
     """Nobody asks where they are before there is a part; it counts as doubt, and the rest as ever."""
     other, asked = (30, 4, 36, 14), []

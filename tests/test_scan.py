@@ -22,7 +22,7 @@ from jscan.errors import ModelError, UsageError
 from jscan.estimate import Estimator
 from jscan.jpegtables import N_COEFS, standard_table
 from jscan.likelihood import Likelihood
-from jscan.records import ImageRef, LastCompression
+from jscan.records import Agreement, ImageRef, LastCompression
 
 FIELDS = ("suspicion", "qf", "flag", "q1", "double", "coverage", "shift", "shift_confidence")
 PICTURE = photo()[100:300, 50:283]  # 200 x 233, neither a multiple of 8 nor of 16
@@ -429,12 +429,15 @@ def test_a_find_is_looked_at_again_near_it_or_everywhere(
 def test_the_jpeg_in_decoded_pixels_is_looked_at_again_everywhere(
     scanner: Scanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its table is an estimate, and judged by a second look in part some untouched pictures scored above 0.5."""
+    """Its table is an estimate, and judged by a second look in part some untouched pictures scored above 0.5.
+
+    Parts are asked whether they still agree with it.
+    """
     asked, of_jpeg = [], Estimator.jpeg
 
-    def jpeg(self: Scanner, *given: Any, everywhere: bool = False, **more: Any) -> Any:
-        asked.append(everywhere)
-        return of_jpeg(self, *given, everywhere=everywhere, **more)
+    def jpeg(self: Scanner, *given: Any, everywhere: bool = False, since: Agreement | None = None, **more: Any) -> Any:
+        asked.append((everywhere, since is not None))
+        return of_jpeg(self, *given, everywhere=everywhere, since=since, **more)
 
     def once(look: object, luma: npt.NDArray[np.uint8]) -> Any:
         return posteriors((90,), 0, height=luma.shape[0], width=luma.shape[1], present=0.98)
@@ -443,7 +446,7 @@ def test_the_jpeg_in_decoded_pixels_is_looked_at_again_everywhere(
     monkeypatch.setattr(qfmap, "estimate", once)
     scanner.scan(pixels_of(file_of(PICTURE, quality=90)))
     scanner.scan(file_of(PICTURE, quality=90))
-    assert asked == [True, False]
+    assert asked == [(True, True), (False, False)]
 
 
 # --- where blocks begin -------------------------------------------------------------------------------------
