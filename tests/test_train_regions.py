@@ -34,8 +34,4 @@ def test_as_many_pristine_cases_are_suspected_as_was_said(suspected: float) -> N
     scores = np.array([score.probability(score.smooth(x), x.size, found) for x in logits])
     assert np.mean(scores[~truth] >= 0.5) == pytest.approx(suspected, abs=0.01)
     assert np.mean(scores[truth] >= 0.5) > 3 * suspected
-    even = calibrate(cases, logits, truth, (16,))
-    assert found["weights"] == even["weights"] and found["counts"] == [16]
-    # At even odds as many forgeries score less than one half as pristine cases score more, about.
-    scores = np.array([score.probability(score.smooth(x), x.size, even) for x in logits])
-    assert np.mean(scores[~truth] >= 0.5) == pytest.approx(np.mean(scores[truth] < 0.5), abs=0.1)
+    assert found["counts"] == [16]
