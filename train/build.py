@@ -3,7 +3,7 @@
     python -m train.build FOLDER [--hours 5]
 
 The steps follow each other; each leaves its checkpoint in `runs/`, so that the same command goes on where it was
-stopped. Half of the time goes to the Q1 network, a quarter to the QF network, the rest to the models of whole images.
+stopped. Half of the hours go to the Q1 network, a quarter to the QF network; the models of whole images take about two.
 """
 
 from __future__ import annotations
@@ -12,6 +12,12 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+
+CASES = {"jpeg": 24_000, "pixels": 9_000}
+"""Images that each model of whole images is trained on; those of pixels take ten times as long to make."""
+EPOCHS = {"jpeg": 30, "pixels": 45}
+FOR_CONTEXT = 4500
+"""Images for the context network, which reads all their windows, and holds them in memory."""
 
 
 def _step(*words: str) -> None:
@@ -23,8 +29,10 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("src", type=Path, help="folder of uncompressed images")
-    parser.add_argument("--hours", type=float, default=5.0, help="time for all of it on two cores")
-    parser.add_argument("--cases", type=int, default=4500, help="images that each model of whole images is trained on")
+    parser.add_argument(
+        "--hours", type=float, default=5.0, help="the Q1 network gets half of them, the QF network a quarter"
+    )
+    parser.add_argument("--cases", type=int, help="images, at most, that each model of whole images is trained on")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints")
     o = parser.parse_args()
     src = str(o.src)
@@ -40,14 +48,16 @@ def main() -> None:
     glance = str(o.runs / "glance-q1")
     _step("train.fit_glance", "--src", src, "--run", glance)
     _step("train.export_fast", "glance", "q1", "--src", src, "--run", glance)
-    for name in ("jpeg", "pixels"):
+    for name, count in CASES.items():
         run, cases = str(o.runs / f"regions-{name}"), str(o.runs / f"cases-{name}")
-        _step("train.cases", name, "--src", src, "--run", cases, "--cases", str(o.cases))
+        make = ("train.cases", name, "--src", src, "--run", cases, "--cases")
         if name == "jpeg":
             context = str(o.runs / "context")
+            _step(*make, str(min(FOR_CONTEXT, o.cases or count)))
             _step("train.fit_context", "--cases", cases, "--run", context)
             _step("train.export", "context", "--run", context, "--src", src)
-        _step("train.fit_regions", name, "--cases", cases, "--run", run)
+        _step(*make, str(min(count, o.cases or count)))
+        _step("train.fit_regions", name, "--cases", cases, "--run", run, "--epochs", str(EPOCHS[name]))
         _step("train.export", name, "--src", src, "--run", run)
 
 
