@@ -123,6 +123,22 @@ def test_nothing_stands_out(logits: npt.NDArray[np.float32]) -> None:
     assert np.isfinite(result.suspicion).all()
 
 
+@pytest.mark.parametrize("clearer", [True, False])
+def test_a_part_is_named_by_its_more_suspicious_half(clearer: bool) -> None:
+    """It often reaches over places that tell nothing: here half of it shows no compression."""
+    top, left, bottom, right = BOX
+    half = (top, left, bottom, (left + right) // 2)
+    made = [posteriors((q,), s, present=p, height=HEIGHT, width=WIDTH) for q, s, p in ((90, 0, 0.02), (70, 20, 0.98))]
+    found = mixed(made[0], made[1], *windows_of(made[0], half))
+    logits = np.maximum(logits_with(BOX, strength=2), logits_with(half, strength=7 if clearer else 2))
+    result = regions.find(logits, found, history.background(found), CALIBRATION, np.full(found.present.shape, 20.0))
+    assert [r.kind for r in result.regions] == ["jpeg_in_uncompressed"] * clearer
+    if clearer:
+        assert result.regions[0].qf1 == 70 and result.regions[0].grid_shift == (2, 4)
+    else:
+        assert result.score < 0.5
+
+
 def test_the_least_score_of_a_region() -> None:
     faint = logits_with((10, 10, 16, 16), strength=1.5)
     assert find(faint).regions == ()
