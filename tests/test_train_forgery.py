@@ -14,7 +14,7 @@ from material import photo
 from jscan.jpegtables import ZIGZAG
 from jscan.tiling import window_grid
 from train import forgery
-from train.cases import cell_labels, centres
+from train.cases import are_restored, cell_labels, centres
 from train.dataset import image_weights
 from train.forgery import JPEG_KINDS, PIXEL_KINDS, Case
 
@@ -122,6 +122,26 @@ def test_a_jpeg_lies_on_the_grid_of_its_table(cases: list[Case]) -> None:
 def test_the_same_seed_gives_the_same_case() -> None:
     a, b = (forgery.make(True, IMAGES, WEIGHTS, random.Random(7)) for _ in range(2))
     assert a.kind == b.kind and np.array_equal(a.luma, b.luma) and np.array_equal(a.mask, b.mask)
+
+
+def test_pictures_brought_back_to_a_scale() -> None:
+    """A compression that was resized away shows on a grid of 8 pixels again, where something was pasted in."""
+    rng, kinds, edges = random.Random(3), set(), []
+    for _ in range(60):
+        case = forgery.make_restored(IMAGES, WEIGHTS, rng)
+        assert case.q2 is None and case.ground.table is None and case.mask.shape == case.luma.shape
+        assert min(abs(case.luma.shape[0] - side) for side in forgery.SIDES) <= 1
+        table = case.piece.table
+        assert case.mask.any() == (case.kind == "splice_restored") == (table is not None)
+        if table is not None and table[0] > 10 and case.mask.mean() > 0.05:
+            steps = np.abs(np.diff(case.luma.astype(float), 2, axis=1))
+            by_phase = np.array([steps[:, k::8][case.mask[:, 1:-1][:, k::8]].mean() for k in range(8)])
+            edges.append(by_phase / by_phase.mean())
+        kinds.add(case.kind)
+    assert kinds == {"splice_restored", "ok_restored"} and len(edges) >= 5
+    assert np.argmax(np.mean(edges, axis=0)) in (6, 7)  # before and after an edge
+    assert [k for k in range(30) if are_restored("pixels", k)] == [9, 19, 29]
+    assert not any(are_restored("jpeg", k) for k in range(30))
 
 
 def test_labels_lie_where_the_answers_do() -> None:

@@ -36,6 +36,7 @@ HELD_OUT = 6
 """Every sixth source image is kept apart."""
 PART = 75
 """Cases in a file."""
+RESTORED_EVERY = 10
 KINDS = {"jpeg": Q1, "pixels": QF}
 
 Case = dict[str, Any]
@@ -113,20 +114,31 @@ def _look(made: forgery.Case, scanner: Scanner) -> Case:
     }
 
 
+def are_restored(name: str, part: int) -> bool:
+    """Whether this file of these cases holds pictures that were brought back to a scale; every tenth of pixels does."""
+    return name == "pixels" and part % RESTORED_EVERY == RESTORED_EVERY - 1
+
+
 @cache
 def _images(src: Path) -> list[npt.NDArray[np.uint8]]:
     return load_images(src)
 
 
-def _work(job: tuple[str, Path, Path, int, bool]) -> Path:
-    name, src, path, seed, held_out = job
+def _work(job: tuple[str, Path, Path, int, bool, bool]) -> Path:
+    name, src, path, seed, held_out, restored = job
     cv2.setNumThreads(1)
     digest = models(name)
     if path.exists() and torch.load(path, weights_only=False, mmap=True)["model"] == digest:
         return path
     images = [i for k, i in enumerate(_images(src)) if (k % HELD_OUT == 0) == held_out]
     cumulative, rng, scanner = image_weights(images), random.Random(seed), Scanner(device="cpu")
-    made = [_look(forgery.make(name == "jpeg", images, cumulative, rng), scanner) for _ in range(PART)]
+    drawn = (
+        forgery.make_restored(images, cumulative, rng)
+        if restored
+        else forgery.make(name == "jpeg", images, cumulative, rng)
+        for _ in range(PART)
+    )
+    made = [_look(case, scanner) for case in drawn]
     part = path.with_suffix(".part")
     torch.save({"model": digest, "cases": made}, part)
     part.replace(path)
@@ -138,7 +150,7 @@ def make(name: str, src: Path, run: Path, count: int, held_out: bool, workers: i
     run.mkdir(parents=True, exist_ok=True)
     kind = "held" if held_out else "train"
     jobs = [
-        (name, src, run / f"{kind}-{k:03d}.pt", 7000 + 500_000 * held_out + k, held_out)
+        (name, src, run / f"{kind}-{k:03d}.pt", 7000 + 500_000 * held_out + k, held_out, are_restored(name, k))
         for k in range(-(-count // PART))
     ]
     with mp.get_context("spawn").Pool(workers) as pool:

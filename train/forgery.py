@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from jscan.estimate import PHASES
+from jscan.rescaled import restore
 from jscan.tiling import STRIDE, WINDOW
 from train import compress
 from train.dataset import draw_crop, shift_index
@@ -74,6 +76,14 @@ class Case:
     """The history inside it."""
 
 
+SIDES = (320, 384, 448, 504)
+"""Pixels along a side of a picture."""
+RESTORED_SPLICES = 0.55
+"""Share of pictures brought back to a scale that have something pasted in."""
+RESIZED = (0.55, 0.95)
+"""Factors by which parts are resized after their compression."""
+SCALE_ERROR = 0.0007
+"""How wrong the scale is to which such pictures are brought back, at most."""
 SMALL_SHARE = 1 / 3
 """Share of the masks that are one small part: a square, a blob or a long strip, each as often."""
 SMALL_SIDES = (24, 80)
@@ -173,7 +183,7 @@ def make(jpeg: bool, images: list[Pixels], weights: npt.NDArray[np.float64], rng
     """A random case: a JPEG file, or a lossless one."""
     kinds = JPEG_KINDS if jpeg else PIXEL_KINDS
     kind = rng.choices(list(kinds), list(kinds.values()))[0]
-    side = rng.choice((320, 384, 448, 504))
+    side = rng.choice(SIDES)
     mask = np.zeros((side, side), bool)
     clean = draw_crop(images, weights, rng, side + 8)
     if rng.random() < 0.12:
@@ -218,3 +228,27 @@ def make(jpeg: bool, images: list[Pixels], weights: npt.NDArray[np.float64], rng
         return Case(kind, compress.recompress(image, second, gray=True), second.luma, mask, ground, piece)
     luma = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
     return Case(kind, luma, None, mask, ground, piece)
+
+
+def make_restored(images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random) -> Case:
+    """A random picture as it is looked at where block edges have another period than 8 pixels: brought back to a scale.
+
+    It is lossless. A part of it was made so much smaller after its compression, or none was and the scale is a mistake.
+    """
+    before = rng.choice(SIDES)
+    side = round(before * rng.uniform(*RESIZED))
+    image = draw_crop(images, weights, rng, side)
+    kind, mask, piece = "ok_restored", np.zeros((side, side), bool), History()
+    if rng.random() < RESTORED_SPLICES:
+        kind, mask = "splice_restored", draw_mask(rng, side, side)
+        how = compress.draw(rng, 30, 95, photoshop=0.1)
+        donor = compress.recompress(draw_crop(images, weights, rng, before), how)
+        method = rng.choice((cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC))
+        image = np.where(mask[..., None], cv2.resize(donor, (side, side), interpolation=method), image)
+        piece = History(how.luma)
+    luma = np.asarray(cv2.cvtColor(np.ascontiguousarray(image, np.uint8), cv2.COLOR_BGR2GRAY), np.uint8)
+    factor = before / side * (1 + rng.uniform(-SCALE_ERROR, SCALE_ERROR))
+    # OpenCV's resizing leaves blocks at the first of the phases.
+    luma = restore(luma, factor, PHASES[0] if rng.random() < 0.75 else rng.choice(PHASES))
+    inside = cv2.resize(mask.astype(np.uint8), (luma.shape[1], luma.shape[0]), interpolation=cv2.INTER_NEAREST)
+    return Case(kind, luma, None, inside > 0, History(), piece)
