@@ -110,9 +110,7 @@ def find(
             continue
         history = _history(found, base, part.box, here[part.box])
         if history.kind == "unclear":
-            # It may reach into the background, or over places that tell nothing.
-            half = here & (smoothed >= np.median(smoothed[here]))
-            history = _history(found, base, part.box, half[part.box])
+            history = _history(found, base, part.box, doubts.surer_half(here, smoothed)[part.box])
         if _strength(part, labels, smoothed, 1, calibration) < doubts.BELIEVED and doubts.mistaken(
             history, here, base, found, lacks
         ):

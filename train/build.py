@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 CASES = {"jpeg": 24_000, "pixels": 9_000}
-"""Images that each model of whole images is trained on; those of pixels take ten times as long to make."""
+"""Images that each model of whole images is trained on; those of pixels take six times as long to make."""
 EPOCHS = {"jpeg": 30, "pixels": 45}
 FOR_CONTEXT = 4500
 """Images for the context network, which reads all their windows, and holds them in memory."""
