@@ -14,7 +14,7 @@ from material import photo
 from jscan.jpegtables import ZIGZAG
 from jscan.tiling import window_grid
 from train import forgery
-from train.cases import are_restored, cell_labels, centres
+from train.cases import cell_labels, centres, made_of
 from train.dataset import image_weights
 from train.forgery import JPEG_KINDS, PIXEL_KINDS, Case
 
@@ -140,8 +140,29 @@ def test_pictures_brought_back_to_a_scale() -> None:
         kinds.add(case.kind)
     assert kinds == {"splice_restored", "ok_restored"} and len(edges) >= 5
     assert np.argmax(np.mean(edges, axis=0)) in (6, 7)  # before and after an edge
-    assert [k for k in range(30) if are_restored("pixels", k)] == [9, 19, 29]
-    assert not any(are_restored("jpeg", k) for k in range(30))
+
+
+def test_pictures_that_were_processed_unevenly() -> None:
+    """Most are pristine; what was pasted in before is still where it was."""
+    for jpeg in (True, False):
+        rng = random.Random(5)
+        made = [forgery.make_uneven(jpeg, IMAGES, WEIGHTS, rng) for _ in range(40)]
+        count = Counter(case.kind for case in made)
+        assert set(count) == {"ok_uneven", "splice_uneven"} and count["splice_uneven"] < 12
+        assert len({case.ground.table is None for case in made}) == 2
+        for case in made:
+            assert (case.q2 is not None) == jpeg and case.mask.shape == case.luma.shape
+            assert case.mask.any() == (case.kind == "splice_uneven") == (case.piece.table is not None)
+
+
+def test_every_file_holds_cases_of_one_maker() -> None:
+    restored = [k for k in range(30) if made_of("pixels", k) is forgery.make_restored]
+    assert restored == [9, 19, 29] and made_of("jpeg", 9) is not forgery.make_restored
+    for name in ("jpeg", "pixels"):
+        makers = [made_of(name, k) for k in range(10)]
+        uneven = [k for k, maker in enumerate(makers) if getattr(maker, "func", None) is forgery.make_uneven]
+        assert uneven == [2, 7]
+        assert makers[0].func is forgery.make and makers[0].args == (name == "jpeg",)  # type: ignore[attr-defined]
 
 
 def test_labels_lie_where_the_answers_do() -> None:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import multiprocessing as mp
 import random
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ HELD_OUT = 6
 """Every sixth source image is kept apart."""
 PART = 75
 """Cases in a file."""
-RESTORED_EVERY = 10
+RESTORED_EVERY, UNEVEN_EVERY = 10, 5
+"""Of how many files of cases one holds those of `forgery.make_restored`, for pixels alone, and of `make_uneven`."""
 KINDS = {"jpeg": Q1, "pixels": QF}
 
 Case = dict[str, Any]
@@ -114,9 +115,12 @@ def _look(made: forgery.Case, scanner: Scanner) -> Case:
     }
 
 
-def are_restored(name: str, part: int) -> bool:
-    """Whether this file of these cases holds pictures that were brought back to a scale; every tenth of pixels does."""
-    return name == "pixels" and part % RESTORED_EVERY == RESTORED_EVERY - 1
+def made_of(name: str, part: int) -> Callable[..., forgery.Case]:
+    """What makes the cases of this file, of images, their weights and a generator."""
+    if name == "pixels" and part % RESTORED_EVERY == RESTORED_EVERY - 1:
+        return forgery.make_restored
+    one = forgery.make_uneven if part % UNEVEN_EVERY == UNEVEN_EVERY // 2 else forgery.make
+    return partial(one, name == "jpeg")
 
 
 @cache
@@ -124,21 +128,16 @@ def _images(src: Path) -> list[npt.NDArray[np.uint8]]:
     return load_images(src)
 
 
-def _work(job: tuple[str, Path, Path, int, bool, bool]) -> Path:
-    name, src, path, seed, held_out, restored = job
+def _work(job: tuple[str, Path, Path, int, int, bool]) -> Path:
+    name, src, path, number, seed, held_out = job
     cv2.setNumThreads(1)
     digest = models(name)
     if path.exists() and torch.load(path, weights_only=False, mmap=True)["model"] == digest:
         return path
     images = [i for k, i in enumerate(_images(src)) if (k % HELD_OUT == 0) == held_out]
     cumulative, rng, scanner = image_weights(images), random.Random(seed), Scanner(device="cpu")
-    drawn = (
-        forgery.make_restored(images, cumulative, rng)
-        if restored
-        else forgery.make(name == "jpeg", images, cumulative, rng)
-        for _ in range(PART)
-    )
-    made = [_look(case, scanner) for case in drawn]
+    draw = made_of(name, number)
+    made = [_look(draw(images, cumulative, rng), scanner) for _ in range(PART)]
     part = path.with_suffix(".part")
     torch.save({"model": digest, "cases": made}, part)
     part.replace(path)
@@ -150,7 +149,7 @@ def make(name: str, src: Path, run: Path, count: int, held_out: bool, workers: i
     run.mkdir(parents=True, exist_ok=True)
     kind = "held" if held_out else "train"
     jobs = [
-        (name, src, run / f"{kind}-{k:03d}.pt", 7000 + 500_000 * held_out + k, held_out, are_restored(name, k))
+        (name, src, run / f"{kind}-{k:03d}.pt", k, 7000 + 500_000 * held_out + k, held_out)
         for k in range(-(-count // PART))
     ]
     with mp.get_context("spawn").Pool(workers) as pool:

@@ -47,6 +47,10 @@ PIXEL_KINDS = {
 }
 WHOLE = ("noise", "blur", "sharpened", "brighter or darker", "vignette", "another codec")
 """What is done to processed pictures, all over; what else is done to pictures are kinds of their own."""
+UNEVEN = ("denoised", "median", "warped", "video", "another codec")
+"""What leaves more of a compression in some parts of a picture than in others; see `make_uneven`."""
+UNEVEN_SPLICES = 0.25
+"""Share of such pictures that have something pasted in, where it stays in its place."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +232,29 @@ def make(jpeg: bool, images: list[Pixels], weights: npt.NDArray[np.float64], rng
         return Case(kind, compress.recompress(image, second, gray=True), second.luma, mask, ground, piece)
     luma = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
     return Case(kind, luma, None, mask, ground, piece)
+
+
+def make_uneven(jpeg: bool, images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random) -> Case:
+    """A random picture that was processed as a whole in a way that leaves its parts with more or less of their history.
+
+    A JPEG file, or a lossless one. Most are pristine, and half of what another codec made was no JPEG before.
+    """
+    side, how = rng.choice(SIDES), rng.choice(UNEVEN)
+    clean = draw_crop(images, weights, rng, side + 8)
+    first, other = (compress.draw(rng, 45 if jpeg else 30, 98, photoshop=0.1) for _ in range(2))
+    image, ground = _shifted(clean, first, rng, side)
+    mask, piece, kind = np.zeros((side, side), bool), History(), "ok_uneven"
+    if how in ("video", "another codec") and rng.random() < 0.5:
+        image, ground = clean[:side, :side], History()
+    elif how in ("denoised", "median") and rng.random() < UNEVEN_SPLICES:
+        kind, mask = "splice_uneven", draw_mask(rng, side, side)
+        before, piece = _shifted(draw_crop(images, weights, rng, side + 8), other, rng, side)
+        image = np.where(mask[..., None], before, image)
+    image = process(np.ascontiguousarray(image, np.uint8), how, rng)
+    if jpeg:
+        second = compress.draw(rng, 65, 99, common=0.5, photoshop=0.08)
+        return Case(kind, compress.recompress(image, second, gray=True), second.luma, mask, ground, piece)
+    return Case(kind, np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8), None, mask, ground, piece)
 
 
 def make_restored(images: list[Pixels], weights: npt.NDArray[np.float64], rng: random.Random) -> Case:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -16,9 +18,11 @@ from train.compress import Pixels
 
 PROCESSES = (
     "nothing", "noise", "blur", "sharpened", "brighter or darker", "vignette", "resized", "saved twice", "turned",
-    "another codec",
+    "another codec", "denoised", "median", "warped", "video",
 )  # fmt: skip
-"""What is done to a JPEG's pixels, evenly all over the picture; see `process`."""
+"""What is done to a JPEG's pixels, all over the picture; see `process`. "video" is a frame of one (MPEG-4)."""
+MOST_WARPED = 0.06
+"""By what share of their distance from the middle the corners of a picture are moved at most."""
 
 
 def process(pixels: Pixels, how: str, rng: random.Random) -> Pixels:
@@ -47,4 +51,52 @@ def process(pixels: Pixels, how: str, rng: random.Random) -> Pixels:
         codec = rng.choice(("WEBP", "AVIF") if features.check("avif") else ("WEBP",))
         Image.fromarray(pixels[..., ::-1]).save(packed, codec, quality=rng.randint(40, 95))
         out = np.asarray(Image.open(packed).convert("RGB"))[..., ::-1]
+    elif how == "denoised":
+        out = cv2.fastNlMeansDenoisingColored(pixels, None, rng.uniform(2, 5), 3, 5, 11)
+    elif how == "median":
+        out = cv2.medianBlur(pixels, 3)
+    elif how == "warped":
+        out = (_lens if rng.random() < 0.5 else _perspective)(pixels, rng)
+    elif how == "video":
+        out = _frame(pixels, rng)
     return np.ascontiguousarray(np.clip(np.rint(out), 0, 255), np.uint8)
+
+
+def _lens(pixels: Pixels, rng: random.Random) -> npt.NDArray[Any]:
+    """The pixels as after the correction of a lens, barrel or pincushion."""
+    height, width = pixels.shape[:2]
+    bend = rng.choice((-1, 1)) * rng.uniform(0.2, 1) * MOST_WARPED
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in (height, width))
+    # Enlarged so much that nothing from beyond the edge is shown.
+    scale = np.float32(1 + bend * (y[:, None] ** 2 + x[None] ** 2) - 2 * max(bend, 0))
+    at_x, at_y = (x[None] * scale + 1) * (width - 1) / 2, (y[:, None] * scale + 1) * (height - 1) / 2
+    return cv2.remap(pixels, at_x.astype(np.float32), at_y.astype(np.float32), cv2.INTER_LINEAR)
+
+
+def _perspective(pixels: Pixels, rng: random.Random) -> npt.NDArray[Any]:
+    """The pixels as after falling lines were set upright: each corner is moved outwards."""
+    height, width = pixels.shape[:2]
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    outwards = np.sign(corners - np.array([width / 2, height / 2])) * np.array([width, height])
+    moved = corners + outwards * np.array([[rng.uniform(0, MOST_WARPED) for _ in range(2)] for _ in range(4)])
+    matrix = cv2.getPerspectiveTransform(corners, moved.astype(np.float32))
+    return cv2.warpPerspective(pixels, matrix, (width, height), flags=cv2.INTER_CUBIC)
+
+
+def _frame(pixels: Pixels, rng: random.Random) -> npt.NDArray[Any]:
+    """One of the first frames of a video of the pixels, over which the camera moves a little."""
+    height, width = (n - n % 2 for n in pixels.shape[:2])
+    dy, dx = rng.randint(-3, 3), rng.randint(-3, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "video.avi"))
+        video = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"XVID"), 25, (width, height))
+        video.set(cv2.VIDEOWRITER_PROP_QUALITY, rng.randint(50, 95))
+        for k in range(4):
+            video.write(np.ascontiguousarray(np.roll(pixels, (k * dy, k * dx), axis=(0, 1))[:height, :width]))
+        video.release()
+        reader = cv2.VideoCapture(path)
+        frames = [reader.read()[1] for _ in range(rng.randint(1, 4))]
+        reader.release()
+    if frames[-1] is None:
+        raise ValueError("OpenCV was built without its video codecs")
+    return np.asarray(frames[-1])
