@@ -16,6 +16,7 @@ from jscan import (
     context,
     doubts,
     history,
+    kept,
     lastjpeg,
     likelihood,
     papermap,
@@ -52,6 +53,11 @@ DOUBTED = 0.3
 """Suspicion from which a cell is among what is looked at again."""
 AROUND = 4
 """Cells around these that are, too."""
+
+WORN = (
+    "Of the first compression's trace {:.2f} is left of what the last one alone would have left: something was done to"
+    " the picture in between, so parts in which the trace is missing are no sign of another history."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +157,15 @@ class Estimator:
         mute = history.mute(pixels)
         # Where most of the evidence is for no place, what is taken for the background may be a part of it.
         lacks = functools.partial(trace.lacking, luma, left) if _background_facts(found, base, mute)[1] else None
+        origin = (found.origin[0] % tiling.BLOCK, found.origin[1] % tiling.BLOCK)
+
+        def share_kept(part: doubts.History | None, where: npt.NDArray[np.bool_]) -> float | None:
+            if part is None:
+                return kept.share(luma, left.steps, left.first, q2, origin, where)
+            if part.q1 is None or part.grid_shift is None:
+                return None
+            return kept.share(luma, trace.whole_table(part.q1), part.grid_shift, q2, origin, where)
+
         consistency = self._compare(
             suspicion.JPEG_MODEL,
             found,
@@ -162,6 +177,7 @@ class Estimator:
             since=since,
             clipped=clipped,
             lacks=lacks,
+            kept=share_kept,
         )
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
         refiner = self.models(context.MODEL)
@@ -185,10 +201,18 @@ class Estimator:
             shift_confidence=cells(placed),
         )
         table, place = _background_facts(found, base, mute)
-        return Estimate(consistency, maps, q1=table, grid_shift=place, double_fraction=base.fraction)
+        notes = (WORN.format(consistency.kept),) if doubts.worn(consistency.kept) else ()
+        return Estimate(consistency, maps, notes, q1=table, grid_shift=place, double_fraction=base.fraction)
 
-    def _look(self, luma: npt.NDArray[np.uint8], *, fast: bool = False, clipped: Clipped | None = None) -> _Look:
-        """What the last compression of decoded pixels says.
+    def _look(
+        self,
+        luma: npt.NDArray[np.uint8],
+        *,
+        fast: bool = False,
+        restored: bool = False,
+        clipped: Clipped | None = None,
+    ) -> _Look:
+        """What the last compression of decoded pixels says, or of those that were `restored` to a scale.
 
         Not the fast way where it decides: judged by it, some photographs without any compression scored above 0.5.
         """
@@ -209,6 +233,7 @@ class Estimator:
             # Clipping hides a compression; it does not make one where the background has none.
             clipped=clipped if base.fraction > 0.5 else None,
             edges=functools.partial(blockedges.stand_out, luma),
+            restored=restored,
         )
         return _Look(found, base, mute, consistency, last, agreement)
 
@@ -260,13 +285,14 @@ class Estimator:
         if deeper:
             maps = replace(maps, suspicion=before.maps.suspicion)
         chosen = before.consistency if deeper else consistency
-        return replace(before, consistency=chosen, maps=maps, notes=(note,), last=last)
+        return replace(before, consistency=chosen, maps=maps, notes=(note, *before.notes), last=last)
 
     def _resized(self, luma: npt.NDArray[np.uint8], estimate: Estimate) -> Estimate:
         """The estimate, or a stronger one if the pixels, or a part of them, were resized after a compression."""
         height, width = luma.shape
         for period in rescaled.candidates(luma):
             best: tuple[float, float, tuple[float, float]] | None = None
+            anywhere = np.zeros(estimate.maps.suspicion.shape, bool)
             tries = itertools.product(FINE_SCALES, PHASES)
             for fine, phase in itertools.islice(tries, max(1, FINE_SEARCH // luma.size)):
                 factor = tiling.BLOCK / period * fine
@@ -275,19 +301,24 @@ class Estimator:
                     continue
                 if size[0] * size[1] > MAX_ENLARGED or max(size) > rescaled.LONGEST:
                     return replace(estimate, notes=("The image is too large to look for parts that were resized.",))
-                shown = _found(self._look(rescaled.restore(luma, factor, phase), fast=True))
+                tried = self._look(rescaled.restore(luma, factor, phase), fast=True, restored=True).found
+                shown, sure = _found(tried), _Cells(tried)(doubts.surely_shown(tried)).astype(np.float32)
+                anywhere |= regions.resample(sure, anywhere.shape) > 0.5
                 if best is None or shown > best[0]:
                     best = shown, factor, phase
             if best is None:
                 continue
             _, factor, phase = best
-            look = self._look(rescaled.restore(luma, factor, phase))
+            look = self._look(rescaled.restore(luma, factor, phase), restored=True)
             said = f"compressed as JPEG and then resized to {100 / factor:.0f} %"
             if look.base.fraction > 0.5:
                 return replace(estimate, notes=(f"The image was {said}; regions of other scales are not looked for.",))
             qualities = [r.qf1 for r in look.consistency.regions if r.qf1 is not None]
             if look.consistency.score >= 0.5 and qualities and min(qualities) <= FAINTEST_RESIZED:
                 consistency = regions.rescale(look.consistency, factor, (height, width))
+                if _warped(consistency.suspicion > 0.5, anywhere):
+                    said = "The image was compressed as JPEG, and its parts resized by different factors since"
+                    return replace(estimate, notes=(f"{said}, as when it is warped as a whole: no region is named.",))
                 seen = regions.resample(look.found.present, consistency.suspicion.shape)
                 flag = np.maximum(estimate.maps.flag, np.where(consistency.suspicion > 0.5, seen, 0))
                 silent = np.isnan(estimate.maps.flag)  # what holds no information holds none at any scale
@@ -319,9 +350,17 @@ class _Look:
     """How well the pixels agree with it, as they do until something else is done to them."""
 
 
-def _found(look: _Look) -> float:
+def _found(found: WindowPosteriors) -> float:
     """How much of an image shows compression, in windows; what a scale is chosen by."""
-    return float(np.maximum(look.found.present - 0.5, 0).sum())
+    return float(np.maximum(found.present - 0.5, 0).sum())
+
+
+def _warped(part: npt.NDArray[np.bool_], anywhere: npt.NDArray[np.bool_]) -> bool:
+    """Whether more of an image shows compression far from a part than in it: at any of the scales that were tried.
+
+    All of what was pasted in shows at one scale, or nearly; of a picture that was warped each place does at its own.
+    """
+    return int((anywhere & doubts.far_from(part)).sum()) > int((anywhere & part).sum())
 
 
 def _pixel_estimate(look: _Look) -> Estimate:

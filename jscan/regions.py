@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -63,6 +64,8 @@ class Consistency:
     """The strongest first."""
     score: float
     """Calibrated probability that the image holds such a region."""
+    kept: float | None = None
+    """The share of the background's first compression that is left, where that was asked and can be told."""
 
 
 def find(
@@ -78,6 +81,8 @@ def find(
     clipped: Clipped | None = None,
     lacks: doubts.Lacks | None = None,
     edges: doubts.Edges | None = None,
+    kept: doubts.Kept | None = None,
+    restored: bool = False,
     least: float = 0.5,
 ) -> Consistency:
     """Suspicion, score, and the regions whose score is at least `least`.
@@ -87,7 +92,8 @@ def find(
     compression, None where it has none; `agreement` is of decoded pixels of which the last compression is known, and
     `since` the same where what was before that one is asked; `clipped` is asked where colours were clipped once there
     is a part to be named, and `lacks` of a part that may lack the background's trace, where that is known; `edges` of
-    those of the background's blocks in a part of decoded pixels.
+    those of the background's blocks in a part of decoded pixels; `kept` of a part that has, or lacks, a first
+    compression. An image that was `restored` to a scale is a little off it: no grid in it is sure.
     """
     smoothed = smooth(logits)
     missing = None if likely is None else likely.around_cells(least_missing(smoothed.size))
@@ -97,6 +103,8 @@ def find(
     deviation = _over_cells(texture, found)
     silent = np.zeros(smoothed.shape, bool)
     named = []
+    rest = functools.cache(lambda: None if kept is None else kept(None, _away(labels > 0)))
+    share = None
     for part in parts:
         here = labels == part.label
         if not _comparable(here, labels, deviation):
@@ -112,13 +120,16 @@ def find(
         if history.kind == "unclear":
             history = _history(found, base, part.box, doubts.surer_half(here, smoothed)[part.box])
         if _strength(part, labels, smoothed, 1, calibration) < doubts.BELIEVED and doubts.mistaken(
-            history, here, base, found, lacks
+            history, here, base, found, lacks, labels > 0, restored
         ):
             history = doubts.History("unclear")
-        if doubts.alike(history, here, base, found, likely, lacks, edges, agreement):
+        if doubts.alike(history, here, base, found, likely, lacks, edges, agreement, kept, restored):
             history = doubts.History("unclear")
         if history.kind == "unclear" and missing is not None and _lacks_trace(here[part.box], here, labels, missing):
             history = doubts.History(LACKING)
+        if history.kind in (*doubts.OTHER, LACKING):
+            share = rest()
+            history = doubts.History("unclear") if doubts.worn(share) else history
         if history.kind == "unclear" or _is_clipped(here, clipped):
             smoothed[here] = np.minimum(smoothed[here], UNNAMED)
         else:
@@ -133,7 +144,7 @@ def find(
     regions.sort(key=lambda r: (-r.score, -r.area, r.y, r.x))
     suspicion = (1 / (1 + np.exp(-smoothed))).astype(np.float32)
     suspicion[silent] = np.nan
-    return Consistency(suspicion, tuple(regions), score)
+    return Consistency(suspicion, tuple(regions), score, share)
 
 
 def _is_clipped(here: npt.NDArray[np.bool_], clipped: Clipped | None) -> bool:

@@ -64,6 +64,15 @@ class Blocks:
     """Row and column, 0 to 7, at which the first of them begins."""
 
 
+def whole_table(table: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """(64,) steps at 8 * down + along: the 15 estimated ones, and the others of the nearest standard table."""
+    zigzag = standard_table(round(nearest_qf(table))).astype(np.float32)
+    zigzag[:N_COEFS] = table
+    steps = np.empty_like(zigzag)
+    steps[[BLOCK * u + v for u, v in ZIGZAG]] = zigzag
+    return steps
+
+
 def measure(
     luma: npt.NDArray[np.uint8],
     found: WindowPosteriors,
@@ -77,15 +86,12 @@ def measure(
     `table` (15,) and `shift` (dy * 8 + dx, seen from the windows' origin) are those of that compression. It is measured
     on ENOUGH blocks of a large image, or on `all_rows` of them.
     """
-    zigzag = standard_table(round(nearest_qf(table))).astype(np.float32)
-    zigzag[:N_COEFS] = table
-    steps = np.empty_like(zigzag)
-    steps[[BLOCK * u + v for u, v in ZIGZAG]] = zigzag
+    steps = whole_table(table)
     first = tuple((s + o) % BLOCK for s, o in zip(divmod(shift, BLOCK), found.origin, strict=True))
     every = 1 if all_rows else max(1, luma.size // (BLOCK * BLOCK * ENOUGH))
     here, elsewhere = (
         np.where(count < FEWEST, 0, total / np.maximum(count, 1))
-        for total, count in (_cosines(luma, steps, first, off, every) for off in ((0, 0), APART[0]))
+        for total, count in (cosines(luma, steps, first, off, every) for off in ((0, 0), APART[0]))
     )
     strength = np.clip(here - np.maximum(elsewhere, 0), 0, STRONGEST).astype(np.float32)
     strength[strength < FAINT] = 0
@@ -124,7 +130,7 @@ def lacking(luma: npt.NDArray[np.uint8], seen: Trace, part: npt.NDArray[np.bool_
     first = (seen.first[0] - top, seen.first[1] - left)
     weight = seen.strength.astype(np.float64)
     weight[0] = 0  # where it is flat the mean of a block is the same on all grids
-    (total, count), *others = (_cosines(pixels, seen.steps, first, off) for off in ((0, 0), *APART))
+    (total, count), *others = (cosines(pixels, seen.steps, first, off) for off in ((0, 0), *APART))
     expected = float(weight**2 @ count)
     spoken = float(sum(weight @ n for _, n in others))
     if expected == 0 or spoken == 0:
@@ -190,16 +196,17 @@ def waves(
     return np.float32(1) / steps, np.where(steps > 1, share * steps, np.float32(1e6)).astype(np.float32)
 
 
-def _cosines(
+def cosines(
     luma: npt.NDArray[np.uint8],
     steps: npt.NDArray[np.float32],
     first: Sequence[int],
     off: tuple[int, int],
     every: int = 1,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(64,) sums of the cosines of each coefficient, and how many of them speak.
+    """(64,) sums of the cosines of each coefficient of an image (H, W), and how many of them speak.
 
-    Of blocks that begin at `first` and `off` that, in every `every`-th row of them.
+    Of blocks that begin at `first` and `off` that, in every `every`-th row of them; those with black or white pixels
+    do not count.
     """
     total, count = np.zeros(len(steps)), np.zeros(len(steps))
     scale, least = waves(steps)

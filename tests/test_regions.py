@@ -306,7 +306,7 @@ def test_a_jpeg_in_uncompressed_pixels_that_show_its_grid_as_well_is_doubt() -> 
         assert [r.kind for r in result.regions] == ["jpeg_in_uncompressed"] * found
 
 
-@pytest.mark.parametrize("pasted", [((70,), 11, 0.05), ((90,), 30, 0.95)])
+@pytest.mark.parametrize("pasted", [((70,), 11, 0.05), ((90,), 30, 0.95), ((70,), 30, 0.95)])
 def test_pixels_that_were_processed_since_their_compression_have_no_regions_of_another_one(pasted: Any) -> None:
     """They lie on the multiples of no table, and what the windows say of it differs with the content."""
     ground = ((70,), 11, 0.95)
@@ -318,6 +318,77 @@ def test_pixels_that_were_processed_since_their_compression_have_no_regions_of_a
         assert len(result.regions) == found and (result.score > 0.5) == found
     none.count[:] = 0
     assert not doubts.settled(none) and not doubts.settled(few) and doubts.settled(agreement_with(-30, 10))
+
+
+@pytest.mark.parametrize("pasted", [(table(70), 12, 0.05), (table(90), 30, 0.95), (table(70), 30, 0.95)])
+def test_parts_of_a_picture_that_was_processed_after_its_first_compression_are_doubt(pasted: Any) -> None:
+    """What is left of that compression is looked at far from the parts; where it is not known nothing is doubted."""
+    asked = []
+
+    def kept(share: float | None) -> Any:
+        def tell(part: Any, where: npt.NDArray[np.bool_]) -> float | None:
+            asked.append((part, where))
+            return share
+
+        return tell
+
+    for share, found in ((0.69, 0), (0.71, 1), (None, 1)):
+        result = result_with(GROUND, pasted, kept=kept(share), likely=Said(np.full((cells(HEIGHT), cells(WIDTH)), -9)))
+        assert len(result.regions) == found and result.kept == share and (result.score > 0.5) == found
+    assert len(asked) == 3 and all(part is None for part, _ in asked)
+    inside = np.zeros(asked[0][1].shape, bool)
+    inside[BOX[0] : BOX[2], BOX[1] : BOX[3]] = True
+    assert not (asked[0][1] & inside).any() and asked[0][1].mean() > 0.6
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (3, 6)])
+def test_a_first_compression_of_a_part_is_doubt_where_too_little_of_it_is_left(origin: tuple[int, int]) -> None:
+    """On the last compression's own grid, where other codecs' blocks lie, it is doubt unless enough is seen of it."""
+    ground = (table(70), 3, 0.05)
+    for shift, share, found in ((20, 0.6, 0), (20, 0.8, 1), (20, None, 1), (0, 0.6, 0), (0, 0.8, 1), (0, None, 0)):
+        asked: list[tuple[int, int]] = []
+
+        def tell(part: Any, where: npt.NDArray[np.bool_], share: Any = share, asked: Any = asked) -> Any:
+            asked.append(part.grid_shift)
+            assert 0.5 < where.sum() / ((BOX[2] - BOX[0]) * (BOX[3] - BOX[1])) < 1
+            return share
+
+        result = result_with(ground, (table(80), shift, 0.95), origin, kept=tell)
+        assert [r.kind for r in result.regions] == ["first_compression"] * found and result.kept is None
+        assert asked == [((shift // 8 + origin[0]) % 8, (shift % 8 + origin[1]) % 8)]
+
+
+@pytest.mark.parametrize("steps", [(80,), table(80)])
+def test_a_compression_of_a_part_alone_has_a_grid(steps: Any) -> None:
+    """In a picture that was warped after its compression each window shows another one, and most show none."""
+    rest = posteriors(steps, 0, height=HEIGHT, width=WIDTH, present=0.03, p=1 / 64)
+    windows = windows_of(rest, BOX)
+    for p, found in ((0.9, 1), (0.1, 0)):
+        part = posteriors(steps, 9, height=HEIGHT, width=WIDTH, present=0.97, p=0.9)
+        part = replace(part, shift=posteriors(steps, 9, height=HEIGHT, width=WIDTH, p=p).shift)
+        mixture = mixed(rest, part, *windows)
+        base, texture = history.background(mixture), np.full(rest.present.shape, 20.0)
+        assert len(regions.find(logits_with(BOX), mixture, base, CALIBRATION, texture).regions) == found
+        # Brought back to a scale, which is never quite right, its grid moves as well.
+        assert len(regions.find(logits_with(BOX), mixture, base, CALIBRATION, texture, restored=True).regions) == 1
+
+
+@pytest.mark.parametrize("steps", [(80,), table(80)])
+def test_a_compression_of_a_part_alone_does_not_show_elsewhere(steps: Any) -> None:
+    """Unless its windows are all but certain: on whatever grid it shows there."""
+    rest = posteriors(steps, 0, height=HEIGHT, width=WIDTH, present=0.03, p=1 / 64)
+    part, other = (posteriors(steps, shift, height=HEIGHT, width=WIDTH, present=0.97) for shift in (9, 18))
+    one = mixed(rest, part, *windows_of(rest, BOX))
+    far = mixed(one, other, *windows_of(rest, (0, 0, 40, 9)))
+    far = mixed(far, other, *windows_of(rest, (0, 43, 40, 50)))
+    base, texture = history.background(one), np.full(rest.present.shape, 20.0)
+    for mixture, strength, restored, found in (
+        (one, 4, False, 1), (far, 4, False, 0), (far, 8, False, 1), (far, 4, True, 1)
+    ):  # fmt: skip
+        result = regions.find(
+            logits_with(BOX, strength=strength), mixture, base, CALIBRATION, texture, restored=restored
+        )
+        assert len(result.regions) == found
 
 
 def test_uncompressed_pixels_in_a_jpeg_that_show_the_edges_of_its_blocks_are_doubt() -> None:
