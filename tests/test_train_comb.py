@@ -22,7 +22,7 @@ from jscan.jpegtables import Q1_OFFSET, ZIGZAG
 from train import export, fit, graphs
 from train.comb import Comb, blocks_per_shift, q1_bands, qf_bands
 from train.dataset import TASKS, image_weights, load_images, make_batch
-from train.networks.region import RegionNet
+from train.networks.region import RegionNet, RegionNets
 from train.published import restore
 
 
@@ -193,9 +193,12 @@ def test_regions_export(tmp_path: Path) -> None:
     for net in nets:
         net.offset.copy_(torch.arange(5.0))
         net.scale.copy_(torch.tensor([1.0, 2, 3, 4, 0.5]))
-    model = graphs.regions_onnx(nets[0])
-    assert export.compare_regions(nets[0], model) < 1e-4
-    assert export.compare_regions(nets[1], model) > export.TOLERANCE
+    for some in (nets[:1], nets):
+        assert export.compare_regions(RegionNets(some), graphs.regions_onnx(RegionNets(some))) < 1e-4
+    model = graphs.regions_onnx(RegionNets(nets))
+    maps = torch.randn(1, 5, 12, 9)
+    assert torch.allclose(RegionNets(nets)(maps), (nets[0](maps) + nets[1](maps)) / 2, atol=1e-5)
+    assert export.compare_regions(RegionNets(nets[1:]), model) > export.TOLERANCE
     calibration = {"counts": [16, 40], "weights": [1.0, 2.0], "bias": 0.5}
     export.write(suspicion.JPEG_MODEL, model, {"command": "none"}, tmp_path, 1e-6, {"calibration": calibration})
     folder = tmp_path / suspicion.JPEG_MODEL

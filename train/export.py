@@ -29,7 +29,7 @@ from train.comb import WINDOW, Comb
 from train.dataset import TASKS, image_weights, load_images, make_batch
 from train.graphs import CONTEXT_MAPS, CONTEXT_OUTPUTS, build_onnx, context_onnx, regions_onnx
 from train.networks.context import SHIFTS, STEPS, ContextNet, normalise
-from train.networks.region import RegionNet
+from train.networks.region import RegionNet, RegionNets
 
 
 def prior_logit(name: str) -> float:
@@ -139,13 +139,14 @@ def compare_windows(net: Any, model: onnx.ModelProto, name: str, src: Path, coun
 
 
 @torch.no_grad()
-def compare_regions(net: RegionNet, model: onnx.ModelProto) -> float:
+def compare_regions(nets: RegionNets, model: onnx.ModelProto) -> float:
     """The largest difference of a logit between the model and torch on random maps of two sizes."""
-    session, worst = open_session(model), 0.0
+    session, worst, net = open_session(model), 0.0, nets.nets[0]
+    assert isinstance(net, RegionNet)
     for rows, cols in ((17, 29), (40, 5)):
         maps = torch.randn(1, net.offset.numel(), rows, cols) / net.scale[:, None, None] + net.offset[:, None, None]
         got = session.run(None, {"maps": maps.numpy()})[0]
-        worst = max(worst, float(np.abs(got - net(maps).numpy()).max()))
+        worst = max(worst, float(np.abs(got - nets(maps).numpy()).max()))
     return worst
 
 
@@ -238,22 +239,23 @@ def export_windows(name: str, run: Path, src: Path, out: Path) -> None:
 
 
 def export_regions(name: str, run: Path, src: Path, out: Path) -> None:
-    """Exports a trained consistency network, `jpeg` or `pixels`."""
+    """Exports the trained consistency networks of `jpeg` or `pixels`."""
     saved = torch.load(run / "last.pt", weights_only=True)
     channels = history.JPEG_CHANNELS if name == "jpeg" else history.PIXEL_CHANNELS
-    net = RegionNet(len(channels))
-    net.load_state_dict(saved["net"])
-    net.eval()
-    model = regions_onnx(net)
+    nets = RegionNets([RegionNet(len(channels)) for _ in saved["nets"]])
+    for net, weights in zip(nets.nets, saved["nets"], strict=True):
+        net.load_state_dict(weights)
+    model = regions_onnx(nets.eval())
+    counts = " and ".join(map(str, saved["cases"]))
     command = f"python -m train.fit_regions {name} --cases CASES --run {run.as_posix()} --epochs {saved['epochs']}"
     training = {
         "command": command,
-        "data": f"{saved['cases']} forgeries and pristine images made of {len(load_images(src))} uncompressed images",
+        "data": f"{counts} forgeries and pristine images made of {len(load_images(src))} uncompressed images",
         "epochs": saved["epochs"],
         "channels": list(channels),
     }
     target = suspicion.JPEG_MODEL if name == "jpeg" else suspicion.PIXEL_MODEL
-    write(target, model, training, out, compare_regions(net, model), {"calibration": saved["calibration"]})
+    write(target, model, training, out, compare_regions(nets, model), {"calibration": saved["calibration"]})
 
 
 def export_context(run: Path, out: Path) -> None:

@@ -22,7 +22,7 @@ from jscan.tiling import MARGIN, STRIDE
 from train.comb import WINDOW
 from train.networks.comb import Q1Net, QfNet
 from train.networks.context import CLIP, FLOOR, SHIFTS, STEPS, ContextNet
-from train.networks.region import RegionNet
+from train.networks.region import RegionNet, RegionNets
 from train.networks.scout import Glance, ScoutNet
 
 CELL = STRIDE
@@ -451,18 +451,21 @@ def _conv(g: Graph, x: str, layer: Any) -> str:
     return g.add("Conv", x, g.weight(layer.weight), bias, dilations=list(layer.dilation))
 
 
-def regions_onnx(net: RegionNet) -> onnx.ModelProto:
-    """The model of a consistency network: `maps` (1, channels, R, C) -> `logits` (1, 4, R, C)."""
+def regions_onnx(model: RegionNets) -> onnx.ModelProto:
+    """The model of consistency networks: `maps` (1, channels, R, C) -> `logits` (1, 4, R, C), the mean of theirs."""
     g = Graph()
-    x = g.add("Sub", "maps", g.weight(net.offset[None, :, None, None]))
-    x = g.add("Mul", x, g.weight(net.scale[None, :, None, None]))
-    for layer in (net.first, net.second, net.third):
-        x = g.add("Relu", _conv(g, x, layer))
-    mean = g.add("Relu", _conv(g, g.add("ReduceMean", x, g.ints(2, 3), keepdims=1), net.whole))
-    x = g.add("Concat", x, g.add("Expand", mean, g.add("Shape", x)), axis=1)
-    x = _conv(g, g.add("Relu", _conv(g, x, net.fourth)), net.last)
-    g.nodes.append(helper.make_node("Identity", [x], ["logits"]))
-    channels = net.offset.numel()
+    answers, channels = [], 0
+    for net in model.nets:
+        assert isinstance(net, RegionNet)
+        channels = net.offset.numel()
+        x = g.add("Sub", "maps", g.weight(net.offset[None, :, None, None]))
+        x = g.add("Mul", x, g.weight(net.scale[None, :, None, None]))
+        for layer in (net.first, net.second, net.third):
+            x = g.add("Relu", _conv(g, x, layer))
+        mean = g.add("Relu", _conv(g, g.add("ReduceMean", x, g.ints(2, 3), keepdims=1), net.whole))
+        x = g.add("Concat", x, g.add("Expand", mean, g.add("Shape", x)), axis=1)
+        answers.append(_conv(g, g.add("Relu", _conv(g, x, net.fourth)), net.last))
+    g.nodes.append(helper.make_node("Mean", answers, ["logits"]))
     graph = helper.make_graph(
         g.nodes,
         "jscan",

@@ -7,6 +7,8 @@ its centre.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -38,3 +40,15 @@ class RegionNet(nn.Module):
         x = torch.cat([x, mean + torch.zeros_like(x)], 1)
         out: Tensor = self.last(self.drop(torch.relu(self.fourth(x))))
         return out
+
+
+class RegionNets(nn.Module):
+    """Several of these networks, which answer with the mean of their logits."""
+
+    def __init__(self, nets: Sequence[RegionNet]) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Logits of the cells."""
+        return torch.stack([net(maps) for net in self.nets]).mean(0)
