@@ -6,6 +6,7 @@ far below what is measured elsewhere (see the README), so that no new training s
 
 from __future__ import annotations
 
+import random
 from functools import cache
 
 import numpy as np
@@ -16,6 +17,7 @@ from material import file_of, photo, pixels_of
 from jscan import Scanner
 from jscan.jpegtables import N_COEFS, standard_table
 from jscan.records import Maps, ScanRecord
+from train import process
 
 SIZE = (384, 400)
 INSIDE = (slice(120, 260), slice(150, 310))  # pixels
@@ -96,6 +98,25 @@ def test_a_vignette_on_a_decoded_jpeg(name: str, quality: int) -> None:
     down, across = (np.linspace(-1, 1, n) ** 2 for n in pixels.shape[:2])
     darker = 1 - 0.12 * (down[:, None] + across)[..., None]
     row, _ = scanned(file_of(np.rint(pixels * darker).astype(np.uint8), "PNG"))
+    assert row.score is not None and row.score < 0.5 and not row.regions
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "seed", "kind"),
+    [
+        ("astronaut", "warped", 1, "JPEG"),
+        ("coffee", "denoised", 3, "JPEG"),
+        ("coffee", "video", 3, "JPEG"),
+        ("camera", "video", 3, "PNG"),
+        ("astronaut", "warped", 3, "PNG"),
+    ],
+)
+def test_a_jpeg_that_was_processed_as_a_whole(name: str, how: str, seed: int, kind: str) -> None:
+    """What that leaves of its compression differs from part to part; no part of it has another history."""
+    decoded = pixels_of(file_of(photo(name, 1.0)[:520, :520], quality=65))[3:, 5:]
+    changed = process.process(np.ascontiguousarray(decoded[..., ::-1]), how, random.Random(seed))[..., ::-1]
+    more = {"quality": 92} if kind == "JPEG" else {}
+    row, _ = scanned(file_of(np.ascontiguousarray(changed), kind, **more))
     assert row.score is not None and row.score < 0.5 and not row.regions
 
 
