@@ -503,6 +503,18 @@ def test_of_decoded_pixels_the_shift_is_that_of_the_first_compression_known(
     assert never is not None and np.allclose(never.shift_confidence, 0.3 * 0.8, atol=1e-3)
 
 
+def test_a_part_shows_at_its_own_scale_and_the_rest_at_none() -> None:
+    """Where more of an image shows a compression far from the part, at whatever scale, it was warped as a whole."""
+    part, anywhere = np.zeros((60, 60), bool), np.zeros((60, 60), bool)
+    part[10:20, 10:20] = anywhere[10:20, 10:20] = True
+    anywhere[20:26, 10:26] = True  # what is near to the part holds some of it
+    assert not estimate._warped(part, anywhere)
+    anywhere[45:50, 20:40] = True
+    assert not estimate._warped(part, anywhere)
+    anywhere[50, 20] = True
+    assert estimate._warped(part, anywhere)
+
+
 def test_a_flat_part_is_unknown_where_another_was_resized_too(
     scanner: Scanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
