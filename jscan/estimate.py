@@ -201,7 +201,7 @@ class Estimator:
             shift_confidence=cells(placed),
         )
         table, place = _background_facts(found, base, mute)
-        notes = (WORN.format(consistency.kept),) if doubts.worn(consistency.kept) else ()
+        notes = (WORN.format(max(consistency.kept or 0.0, 0.0)),) if doubts.worn(consistency.kept) else ()
         return Estimate(consistency, maps, notes, q1=table, grid_shift=place, double_fraction=base.fraction)
 
     def _look(
