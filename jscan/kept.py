@@ -53,7 +53,8 @@ def share(
     last[_AT] = np.maximum(q2, 1)
     pieces = list(_pieces(luma, where))
     steps = _beyond(pieces, steps, first)
-    off = next(d for d in APART if d not in (first, _moved((0, 0), (-first[0], -first[1]))))
+    between = _moved(first, (-origin[0], -origin[1]))
+    off = next(d for d in APART if d not in (between, _moved((0, 0), (-between[0], -between[1]))))
     here, there = np.zeros((2, 2, BLOCK * BLOCK)), np.zeros((2, 2, BLOCK * BLOCK))
     for pixels, inside, (top, left) in pieces:
         one, two = _moved(first, (-top, -left)), _moved(origin, (-top, -left))

@@ -108,6 +108,26 @@ def test_the_last_grid_may_begin_anywhere() -> None:
     assert whole is not None and moved is not None and abs(whole - moved) < 0.05
 
 
+@pytest.mark.parametrize("apart", [(4, 4), (3, 5), (5, 3)])
+@pytest.mark.parametrize("cut", [(0, 0), (3, 6)])
+def test_the_picture_is_compressed_again_where_neither_of_its_grids_lies(
+    apart: tuple[int, int], cut: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grids: list[tuple[int, int]] = []
+    compressed = kept._compressed
+
+    def spied(pixels: Pixels, steps: npt.NDArray[np.float32], first: tuple[int, int]) -> Pixels:
+        grids.append(first)
+        return compressed(pixels, steps, first)
+
+    monkeypatch.setattr(kept, "_compressed", spied)
+    luma = np.ascontiguousarray(twice(65, 92, shift=apart)[cut[0] :, cut[1] :])
+    origin = (-cut[0] % 8, -cut[1] % 8)
+    assert share(luma, 65, 92, apart, origin=origin) is not None
+    own = {origin, ((origin[0] - apart[0]) % 8, (origin[1] - apart[1]) % 8)}
+    assert len(grids) >= 2 and not own & set(grids)
+
+
 def test_nothing_is_said_where_there_is_nothing_to_compare() -> None:
     luma = twice(65, 92)
     nowhere = np.zeros((cells(luma.shape[0]), cells(luma.shape[1])), bool)
