@@ -232,9 +232,9 @@ def _elsewhere_too(here: npt.NDArray[np.bool_], found: WindowPosteriors, parts: 
     return elsewhere > 0 and elsewhere >= ELSEWHERE * int((sure & here[index]).sum())
 
 
-def far_from(parts: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The cells whose windows hold next to nothing of these."""
-    side = 2 * FAR + 1
+def far_from(parts: npt.NDArray[np.bool_], reach: int = FAR) -> npt.NDArray[np.bool_]:
+    """The cells farther than `reach` from these; by default those whose windows hold next to nothing of them."""
+    side = 2 * reach + 1
     return np.asarray(cv2.dilate(parts.astype(np.uint8), np.ones((side, side), np.uint8)) == 0)
 
 

@@ -103,7 +103,7 @@ def find(
     deviation = _over_cells(texture, found)
     silent = np.zeros(smoothed.shape, bool)
     named = []
-    rest = functools.cache(lambda: None if kept is None else kept(None, _away(labels > 0)))
+    rest = functools.cache(lambda: None if kept is None else kept(None, doubts.far_from(labels > 0, SURROUND)))
     share = None
     for part in parts:
         here = labels == part.label
@@ -223,7 +223,7 @@ def _lacks_trace(
     """
     if float(_depth(inside).max()) >= NO_WINDOW:
         return False
-    free = _away(labels > 0)
+    free = doubts.far_from(labels > 0, SURROUND)
     if not free.any():
         return False
     most, elsewhere = float(missing[here].max()), float(missing[free].max())
@@ -245,16 +245,10 @@ def _raise_where_alone(smoothed: npt.NDArray[np.float32], missing: npt.NDArray[n
     _, labels = cv2.connectedComponents((missing >= most / 2).astype(np.uint8), connectivity=8)
     here = labels == labels[peak]
     here[tuple(slice(max(k - 1, 0), k + 2) for k in peak)] = True  # what was summed up there
-    rest = _away(here | (smoothed > SUSPICIOUS))
+    rest = doubts.far_from(here | (smoothed > SUSPICIOUS), SURROUND)
     alone = rest.any() and most >= ALONE * float(missing[rest].max())
     if alone and float(_depth(here).max()) < NO_WINDOW:
         smoothed[here] = np.maximum(smoothed[here], np.float32(min(odds, SUREST)))
-
-
-def _away(parts: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The cells farther than SURROUND from these."""
-    side = 2 * SURROUND + 1
-    return np.asarray(cv2.dilate(parts.astype(np.uint8), np.ones((side, side), np.uint8)) == 0)
 
 
 def _region(
