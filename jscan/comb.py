@@ -21,8 +21,8 @@ ROWS = 1025 * STEPS_PER_UNIT
 
 REGISTER = 16
 """Numbers that are added up together, in 16 bits each: one register of AVX2 holds them."""
-SCALE = 8000
-"""What a function of 1 is there; the sum of a band's functions over four blocks stays below 32768."""
+SCALE = 2000
+"""What a function of 1 is there; the sum of a band's functions over sixteen blocks stays below 32768."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ os.environ.setdefault("NUMBA_SLP_VECTORIZE", "1")
 import numba
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import types
+from numba.extending import intrinsic
 
 from jscan import comb, limits
 
@@ -47,143 +50,101 @@ def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
 MOST_ROWS = 8
 """Rows of zeros at the end of a table: as many as the functions of a coefficient fill at most."""
 SCOUT_SIZE = 8
-"""Numbers that the scout adds up for each shift; one register of AVX holds them."""
+"""Numbers that the scout adds up for each shift; in 16 bits each, one register of SSE or NEON holds them."""
+AT_A_TIME = 256
+"""Pixels of a row that `scout_sums` works on together: what that takes stays in the nearest cache."""
+BLOCKS_AT_A_TIME = 32
+"""Blocks side by side that `comb_sums` works on together, for the same reason."""
+_N = tuple(np.uint64(k) for k in range(SCOUT_SIZE))
+"""Indices that Numba knows not to be negative: for others it would look whether they count from the end."""
+
+
+def _four_rows(size: int, *, more: bool) -> Any:
+    """What compiled loops call to add up four rows of a flat table, each `size` numbers, in as few instructions.
+
+    `(table, a, b, c, d, out, at)`: `out[at : at + size]` becomes the sum of the rows that begin at a, b, c and d, or,
+    with `more`, has it added to it. LLVM finds such sums in a loop over the numbers now and then; here they are said.
+    """
+
+    @intrinsic
+    def add(typing_context: Any, table: Any, a: Any, b: Any, c: Any, d: Any, out: Any, at: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind = context.get_value_type(signature.args[0].dtype)
+            row = ir.VectorType(kind, size).as_pointer()
+            align = context.get_abi_sizeof(kind)
+            flat, to = (context.make_array(signature.args[k])(context, builder, args[k]).data for k in (0, 5))
+            rows = [builder.load(builder.bitcast(builder.gep(flat, [args[k]]), row), align=align) for k in range(1, 5)]
+            total = builder.add(builder.add(rows[0], rows[1]), builder.add(rows[2], rows[3]))
+            place = builder.bitcast(builder.gep(to, [args[6]]), row)
+            if more:
+                total = builder.add(total, builder.load(place, align=align))
+            builder.store(total, place, align=align)
+            return context.get_dummy_value()
+
+        return types.void(table, a, b, c, d, out, at), generate
+
+    return add
+
+
+_put_eight, _add_eight = _four_rows(SCOUT_SIZE, more=False), _four_rows(SCOUT_SIZE, more=True)
+_put_register, _add_register = _four_rows(comb.REGISTER, more=False), _four_rows(comb.REGISTER, more=True)
 
 
 @_compiled
 def scout_sums(
-    pixels: Any, rows: int, cols: int, basis: Any, down: Any, along: Any, begin: Any, table: Any, out: Any
+    pixels: Any, rows: int, cols: int, basis: Any, down: Any, along: Any, begin: Any, table: Any, scale: Any, out: Any
 ) -> None:
-    """Adds up the scout's functions of every block of a tile, by cell and grid shift.
+    """Adds up the scout's functions of every block of a tile, by cell of 32 x 32 pixels and grid shift.
 
     `pixels` (H + 7, W + 7) float32 around 0; only blocks that begin in the first `rows` rows and `cols` columns count.
     Of coefficient k, with frequencies `down`[k] and `along`[k], the functions at |c| = r / 8 are row `begin`[k] + r of
-    `table` (n, 8). `out` (H / 16, W / 16, 8, 8, 8) float32 zeros: cell down, cell across, shift down, shift across,
-    function.
+    `table` (n, 8), int16, in units of `scale`; its last row is zero. `out` (H / 32, W / 32, 8, 64) float32 zeros: cell
+    down, cell across, shift down, shift across and function.
     """
-    width, n = pixels.shape[1], down.shape[0]
-    columns = np.empty((8, width), np.float32)
-    where = np.empty((n, cols), np.int32)
-    for y in range(rows):
-        for u in range(8):
-            b0, b1, b2, b3 = basis[u, 0], basis[u, 1], basis[u, 2], basis[u, 3]
-            b4, b5, b6, b7 = basis[u, 4], basis[u, 5], basis[u, 6], basis[u, 7]
-            to = columns[u]
-            p0, p1, p2, p3 = pixels[y], pixels[y + 1], pixels[y + 2], pixels[y + 3]
-            p4, p5, p6, p7 = pixels[y + 4], pixels[y + 5], pixels[y + 6], pixels[y + 7]
-            for x in range(width):
-                c = b0 * p0[x] + b1 * p1[x] + b2 * p2[x] + b3 * p3[x]
-                to[x] = c + b4 * p4[x] + b5 * p5[x] + b6 * p6[x] + b7 * p7[x]
-        for k in range(n):
-            d, to_row, v = columns[down[k]], where[k], along[k]
-            first = begin[k]
-            b0, b1, b2, b3 = basis[v, 0], basis[v, 1], basis[v, 2], basis[v, 3]
-            b4, b5, b6, b7 = basis[v, 4], basis[v, 5], basis[v, 6], basis[v, 7]
-            for x in range(cols):
-                c = b0 * d[x] + b1 * d[x + 1] + b2 * d[x + 2] + b3 * d[x + 3]
-                c += b4 * d[x + 4] + b5 * d[x + 5] + b6 * d[x + 6] + b7 * d[x + 7]
-                to_row[x] = np.int32(abs(c) * np.float32(8) + np.float32(0.5)) + first
-        cells, dy = out[y // 16], y % 8
-        for x in range(cols):
-            a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = np.float32(0)
+    n, flat = down.shape[0], table.reshape(-1)
+    columns = np.empty((8, AT_A_TIME + 8), np.float32)
+    # Four coefficients are looked up together; where they do not come out even, zeros are.
+    where, sums = np.empty(((n + 3) // 4 * 4, AT_A_TIME), np.uint32), np.empty(AT_A_TIME * SCOUT_SIZE, table.dtype)
+    where[n:] = SCOUT_SIZE * (table.shape[0] - 1)
+    tallest = down.max() + 1
+    for left in range(0, cols, AT_A_TIME):
+        width = min(AT_A_TIME, cols - left)
+        for y in range(rows):
+            p0, p1, p2, p3 = pixels[y, left:], pixels[y + 1, left:], pixels[y + 2, left:], pixels[y + 3, left:]
+            p4, p5, p6, p7 = pixels[y + 4, left:], pixels[y + 5, left:], pixels[y + 6, left:], pixels[y + 7, left:]
+            for u in range(tallest):
+                b0, b1, b2, b3 = basis[u, 0], basis[u, 1], basis[u, 2], basis[u, 3]
+                b4, b5, b6, b7 = basis[u, 4], basis[u, 5], basis[u, 6], basis[u, 7]
+                to = columns[u]
+                for x in range(width + 7):
+                    c = b0 * p0[x] + b1 * p1[x] + b2 * p2[x] + b3 * p3[x]
+                    to[x] = c + b4 * p4[x] + b5 * p5[x] + b6 * p6[x] + b7 * p7[x]
             for k in range(n):
-                row = table[np.uint64(where[k, x])]
-                a0 += row[0]
-                a1 += row[1]
-                a2 += row[2]
-                a3 += row[3]
-                a4 += row[4]
-                a5 += row[5]
-                a6 += row[6]
-                a7 += row[7]
-            to_sum = cells[x // 16, dy, x % 8]
-            to_sum[0] += a0
-            to_sum[1] += a1
-            to_sum[2] += a2
-            to_sum[3] += a3
-            to_sum[4] += a4
-            to_sum[5] += a5
-            to_sum[6] += a6
-            to_sum[7] += a7
-
-
-_WIDE = np.uint64(comb.REGISTER)
-_N = tuple(np.uint64(k) for k in range(comb.REGISTER))
-"""Indices that Numba knows not to be negative: for others it would look whether they count from the end."""
-
-
-@numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
-def _put_sixteen(table: Any, a: Any, b: Any, c: Any, d: Any, out: Any, at: Any) -> None:
-    """Writes the sums of four rows of sixteen; all are read before one is written, so that they fill one register."""
-    s0 = np.int16((table[a] + table[b]) + (table[c] + table[d]))
-    s1 = np.int16((table[a + _N[1]] + table[b + _N[1]]) + (table[c + _N[1]] + table[d + _N[1]]))
-    s2 = np.int16((table[a + _N[2]] + table[b + _N[2]]) + (table[c + _N[2]] + table[d + _N[2]]))
-    s3 = np.int16((table[a + _N[3]] + table[b + _N[3]]) + (table[c + _N[3]] + table[d + _N[3]]))
-    s4 = np.int16((table[a + _N[4]] + table[b + _N[4]]) + (table[c + _N[4]] + table[d + _N[4]]))
-    s5 = np.int16((table[a + _N[5]] + table[b + _N[5]]) + (table[c + _N[5]] + table[d + _N[5]]))
-    s6 = np.int16((table[a + _N[6]] + table[b + _N[6]]) + (table[c + _N[6]] + table[d + _N[6]]))
-    s7 = np.int16((table[a + _N[7]] + table[b + _N[7]]) + (table[c + _N[7]] + table[d + _N[7]]))
-    s8 = np.int16((table[a + _N[8]] + table[b + _N[8]]) + (table[c + _N[8]] + table[d + _N[8]]))
-    s9 = np.int16((table[a + _N[9]] + table[b + _N[9]]) + (table[c + _N[9]] + table[d + _N[9]]))
-    s10 = np.int16((table[a + _N[10]] + table[b + _N[10]]) + (table[c + _N[10]] + table[d + _N[10]]))
-    s11 = np.int16((table[a + _N[11]] + table[b + _N[11]]) + (table[c + _N[11]] + table[d + _N[11]]))
-    s12 = np.int16((table[a + _N[12]] + table[b + _N[12]]) + (table[c + _N[12]] + table[d + _N[12]]))
-    s13 = np.int16((table[a + _N[13]] + table[b + _N[13]]) + (table[c + _N[13]] + table[d + _N[13]]))
-    s14 = np.int16((table[a + _N[14]] + table[b + _N[14]]) + (table[c + _N[14]] + table[d + _N[14]]))
-    s15 = np.int16((table[a + _N[15]] + table[b + _N[15]]) + (table[c + _N[15]] + table[d + _N[15]]))
-    out[at] = s0
-    out[at + _N[1]] = s1
-    out[at + _N[2]] = s2
-    out[at + _N[3]] = s3
-    out[at + _N[4]] = s4
-    out[at + _N[5]] = s5
-    out[at + _N[6]] = s6
-    out[at + _N[7]] = s7
-    out[at + _N[8]] = s8
-    out[at + _N[9]] = s9
-    out[at + _N[10]] = s10
-    out[at + _N[11]] = s11
-    out[at + _N[12]] = s12
-    out[at + _N[13]] = s13
-    out[at + _N[14]] = s14
-    out[at + _N[15]] = s15
-
-
-@numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
-def _add_sixteen(table: Any, a: Any, b: Any, c: Any, d: Any, out: Any, at: Any) -> None:
-    """Adds the sums of four rows of sixteen to what is there."""
-    s0 = np.int16((table[a] + table[b]) + (table[c] + table[d]) + out[at])
-    s1 = np.int16((table[a + _N[1]] + table[b + _N[1]]) + (table[c + _N[1]] + table[d + _N[1]]) + out[at + _N[1]])
-    s2 = np.int16((table[a + _N[2]] + table[b + _N[2]]) + (table[c + _N[2]] + table[d + _N[2]]) + out[at + _N[2]])
-    s3 = np.int16((table[a + _N[3]] + table[b + _N[3]]) + (table[c + _N[3]] + table[d + _N[3]]) + out[at + _N[3]])
-    s4 = np.int16((table[a + _N[4]] + table[b + _N[4]]) + (table[c + _N[4]] + table[d + _N[4]]) + out[at + _N[4]])
-    s5 = np.int16((table[a + _N[5]] + table[b + _N[5]]) + (table[c + _N[5]] + table[d + _N[5]]) + out[at + _N[5]])
-    s6 = np.int16((table[a + _N[6]] + table[b + _N[6]]) + (table[c + _N[6]] + table[d + _N[6]]) + out[at + _N[6]])
-    s7 = np.int16((table[a + _N[7]] + table[b + _N[7]]) + (table[c + _N[7]] + table[d + _N[7]]) + out[at + _N[7]])
-    s8 = np.int16((table[a + _N[8]] + table[b + _N[8]]) + (table[c + _N[8]] + table[d + _N[8]]) + out[at + _N[8]])
-    s9 = np.int16((table[a + _N[9]] + table[b + _N[9]]) + (table[c + _N[9]] + table[d + _N[9]]) + out[at + _N[9]])
-    s10 = np.int16((table[a + _N[10]] + table[b + _N[10]]) + (table[c + _N[10]] + table[d + _N[10]]) + out[at + _N[10]])
-    s11 = np.int16((table[a + _N[11]] + table[b + _N[11]]) + (table[c + _N[11]] + table[d + _N[11]]) + out[at + _N[11]])
-    s12 = np.int16((table[a + _N[12]] + table[b + _N[12]]) + (table[c + _N[12]] + table[d + _N[12]]) + out[at + _N[12]])
-    s13 = np.int16((table[a + _N[13]] + table[b + _N[13]]) + (table[c + _N[13]] + table[d + _N[13]]) + out[at + _N[13]])
-    s14 = np.int16((table[a + _N[14]] + table[b + _N[14]]) + (table[c + _N[14]] + table[d + _N[14]]) + out[at + _N[14]])
-    s15 = np.int16((table[a + _N[15]] + table[b + _N[15]]) + (table[c + _N[15]] + table[d + _N[15]]) + out[at + _N[15]])
-    out[at] = s0
-    out[at + _N[1]] = s1
-    out[at + _N[2]] = s2
-    out[at + _N[3]] = s3
-    out[at + _N[4]] = s4
-    out[at + _N[5]] = s5
-    out[at + _N[6]] = s6
-    out[at + _N[7]] = s7
-    out[at + _N[8]] = s8
-    out[at + _N[9]] = s9
-    out[at + _N[10]] = s10
-    out[at + _N[11]] = s11
-    out[at + _N[12]] = s12
-    out[at + _N[13]] = s13
-    out[at + _N[14]] = s14
-    out[at + _N[15]] = s15
+                d, to_row, v = columns[down[k]], where[k], along[k]
+                first = np.int32(SCOUT_SIZE * begin[k])
+                b0, b1, b2, b3 = basis[v, 0], basis[v, 1], basis[v, 2], basis[v, 3]
+                b4, b5, b6, b7 = basis[v, 4], basis[v, 5], basis[v, 6], basis[v, 7]
+                for x in range(width):
+                    c = b0 * d[x] + b1 * d[x + 1] + b2 * d[x + 2] + b3 * d[x + 3]
+                    c += b4 * d[x + 4] + b5 * d[x + 5] + b6 * d[x + 6] + b7 * d[x + 7]
+                    row = np.int32(abs(c) * np.float32(8) + np.float32(0.5))
+                    to_row[x] = np.int32(SCOUT_SIZE) * row + first
+            for k in range(0, n, 4):
+                a, b, c, d = where[k], where[k + 1], where[k + 2], where[k + 3]
+                # Two loops: where it is asked within one, each row is read in pieces before the answer and after it.
+                if k == 0:
+                    for x in range(width):
+                        at = np.uint64(SCOUT_SIZE) * np.uint64(x)
+                        _put_eight(flat, np.uint64(a[x]), np.uint64(b[x]), np.uint64(c[x]), np.uint64(d[x]), sums, at)
+                else:
+                    for x in range(width):
+                        at = np.uint64(SCOUT_SIZE) * np.uint64(x)
+                        _add_eight(flat, np.uint64(a[x]), np.uint64(b[x]), np.uint64(c[x]), np.uint64(d[x]), sums, at)
+            for block in range((width + 7) // 8):
+                cell = out[y // 32, (left + 8 * block) // 32, y % 8]
+                some = sums[64 * block : min(64 * block + 64, SCOUT_SIZE * width)]
+                for k in range(some.shape[0]):
+                    cell[k] += np.float32(some[k]) * scale
 
 
 @_compiled
@@ -201,136 +162,129 @@ def comb_sums(
     place: Any,
     again: Any,
     table: Any,
+    side: int,
     wanted: Any,
     features: Any,
     loud: Any,
 ) -> None:
     """Adds up the comb functions of the blocks of a tile at some grid shifts, for the cells that are `wanted`.
 
-    `pixels`, `rows` and `cols` as for `scout_sums`; `shifts` (S,) dy * 8 + dx; `wanted` (cells down, cells across). Of
-    coefficient k, the functions at |c| = r / 8 fill the `padded`[k] rows from `begin`[k] + r * `padded`[k] on of
-    `table` (n, 16), int16, up to zeros at the end; the last MOST_ROWS rows of the table are zero. They are written to
-    `features` (cells down, cells across, S, F + padding), int16, from `place`[k] on, or, where `again`[k], added to
-    what is there; what a row's zeros write over is written anew by the next. `loud` (cells down, cells across,
-    coefficients), float32: sums of |c| over shifts, each times what it `stands_for` (S,). Nothing is written for the
-    other cells.
+    `pixels`, `rows` and `cols` as for `scout_sums`; `shifts` (S,) dy * 8 + dx. Cells are `side` x `side` blocks, of
+    which `side` is 2 or 4; `wanted` (cells down, cells across). Of coefficient k, the functions at |c| = r / 8 fill the
+    `padded`[k] rows from `begin`[k] + r * `padded`[k] on of `table` (n, 16), int16, up to zeros at the end; the last
+    MOST_ROWS rows of the table are zero. They are written to `features` (cells down, cells across, S, F + padding),
+    int16, from `place`[k] on, or, where `again`[k], added to what is there; what a row's zeros write over is written
+    anew by the next. `loud` (cells down, cells across, coefficients), float32: sums of |c| over shifts, each times what
+    it `stands_for` (S,). Nothing is written for the other cells.
     """
     n, cells_down, cells_across = down.shape[0], features.shape[0], features.shape[1]
-    across = 2 * cells_across
+    room, together = BLOCKS_AT_A_TIME, BLOCKS_AT_A_TIME // side
     # Blocks side by side, pixel by pixel: every loop over a block row is a loop over neighbours in memory.
-    apart, columns = np.empty((8, 8, across), np.float32), np.empty((8, 8, across), np.float32)
-    where, size_of = np.empty((2, n, across), np.uint32), np.empty((2, n, across), np.float32)
-    volume = np.empty((n, cells_across), np.float32)
-    nothing, flat = np.uint32(table.shape[0] - MOST_ROWS), table.reshape(-1)
-    some, first_pixel = np.empty(cells_across, np.int64), np.empty(across, np.int64)
+    apart, columns = np.zeros((8, 8, room), np.float32), np.empty((8, 8, room), np.float32)
+    where, size_of = np.empty((side, n, room), np.uint32), np.empty((n, room), np.float32)
+    volume = np.empty((n, together), np.float32)
+    wide = comb.REGISTER
+    nothing, flat = np.uint32(wide * (table.shape[0] - MOST_ROWS)), table.reshape(-1)
+    some, first_pixel = np.empty(cells_across, np.int64), np.empty(room, np.int64)
     for cy in range(cells_down):
-        chosen = 0
+        found = 0
         for cx in range(cells_across):
             if wanted[cy, cx]:
-                some[chosen] = cx
-                chosen += 1
-        if chosen == 0:
-            continue
-        blocks = 2 * chosen
-        volume[:] = 0
-        for s in range(shifts.shape[0]):
-            dy, dx = shifts[s] // 8, shifts[s] % 8
-            inside = 0  # blocks of the row that count; they come first
-            for b in range(blocks):
-                first_pixel[b] = 16 * some[b // 2] + 8 * (b % 2) + dx
-                if first_pixel[b] < cols:
-                    inside = b + 1
-            for half in range(2):
-                y = 16 * cy + 8 * half + dy
-                if y >= rows:
-                    where[half, :, :] = nothing
-                    size_of[half, :, :] = 0
-                    continue
-                for m in range(8):
-                    line = pixels[y + m]
-                    for j in range(8):
-                        to = apart[m, j]
-                        for b in range(inside):
-                            to[b] = line[first_pixel[b] + j]
-                for u in range(8):
-                    b0, b1, b2, b3 = basis[u, 0], basis[u, 1], basis[u, 2], basis[u, 3]
-                    b4, b5, b6, b7 = basis[u, 4], basis[u, 5], basis[u, 6], basis[u, 7]
-                    for j in range(8):
-                        to = columns[u, j]
-                        for b in range(inside):
-                            c = b0 * apart[0, j, b] + b1 * apart[1, j, b] + b2 * apart[2, j, b] + b3 * apart[3, j, b]
-                            c += b4 * apart[4, j, b] + b5 * apart[5, j, b] + b6 * apart[6, j, b] + b7 * apart[7, j, b]
-                            to[b] = c
+                some[found] = cx
+                found += 1
+        for start in range(0, found, together):
+            here = some[start : min(start + together, found)]
+            chosen = here.shape[0]
+            many = (side * chosen + 7) // 8 * 8  # whole registers of them
+            volume[:] = 0
+            for s in range(shifts.shape[0]):
+                dy, dx = shifts[s] // 8, shifts[s] % 8
+                inside = 0  # blocks of the row that count; they come first
+                for b in range(side * chosen):
+                    first_pixel[b] = 8 * (side * here[b // side] + b % side) + dx
+                    if first_pixel[b] < cols:
+                        inside = b + 1
+                size_of[:] = 0
+                for line in range(side):
+                    y = 8 * (side * cy + line) + dy
+                    if y >= rows:
+                        where[line, :, :] = nothing
+                        continue
+                    for m in range(8):
+                        pixel = pixels[y + m]
+                        for j in range(8):
+                            to = apart[m, j]
+                            for b in range(inside):
+                                to[b] = pixel[first_pixel[b] + j]
+                    for u in range(8):
+                        b0, b1, b2, b3 = basis[u, 0], basis[u, 1], basis[u, 2], basis[u, 3]
+                        b4, b5, b6, b7 = basis[u, 4], basis[u, 5], basis[u, 6], basis[u, 7]
+                        for j in range(8):
+                            to = columns[u, j]
+                            for b in range(many):
+                                c = b0 * apart[0, j, b] + b1 * apart[1, j, b] + b2 * apart[2, j, b]
+                                c += b3 * apart[3, j, b] + b4 * apart[4, j, b] + b5 * apart[5, j, b]
+                                to[b] = c + b6 * apart[6, j, b] + b7 * apart[7, j, b]
+                    for k in range(n):
+                        v, size, first = along[k], np.int32(wide * padded[k]), np.int32(wide * begin[k])
+                        b0, b1, b2, b3 = basis[v, 0], basis[v, 1], basis[v, 2], basis[v, 3]
+                        b4, b5, b6, b7 = basis[v, 4], basis[v, 5], basis[v, 6], basis[v, 7]
+                        rows_of, to, of = where[line, k], size_of[k], columns[down[k]]
+                        for b in range(many):
+                            c = b0 * of[0, b] + b1 * of[1, b] + b2 * of[2, b] + b3 * of[3, b]
+                            c += b4 * of[4, b] + b5 * of[5, b] + b6 * of[6, b] + b7 * of[7, b]
+                            c = abs(c)
+                            to[b] += c
+                            rows_of[b] = first + size * np.int32(c * np.float32(8) + np.float32(0.5))
+                        for b in range(inside, many):
+                            rows_of[b] = nothing
                 for k in range(n):
-                    u, v, size, first = down[k], along[k], np.int32(padded[k]), np.int32(begin[k])
-                    b0, b1, b2, b3 = basis[v, 0], basis[v, 1], basis[v, 2], basis[v, 3]
-                    b4, b5, b6, b7 = basis[v, 4], basis[v, 5], basis[v, 6], basis[v, 7]
-                    rows_of, to = where[half, k], size_of[half, k]
-                    for b in range(inside):
-                        c = (
-                            b0 * columns[u, 0, b]
-                            + b1 * columns[u, 1, b]
-                            + b2 * columns[u, 2, b]
-                            + b3 * columns[u, 3, b]
-                        )
-                        c += (
-                            b4 * columns[u, 4, b]
-                            + b5 * columns[u, 5, b]
-                            + b6 * columns[u, 6, b]
-                            + b7 * columns[u, 7, b]
-                        )
-                        c = abs(c)
-                        to[b] = c
-                        rows_of[b] = first + size * np.int32(c * np.float32(8) + np.float32(0.5))
-                    for b in range(inside, blocks):
-                        to[b] = 0
-                        rows_of[b] = nothing
-            for k in range(n):
-                loudness, above, below = volume[k], size_of[0, k], size_of[1, k]
-                for i in range(chosen):
-                    c = (above[2 * i] + above[2 * i + 1]) + (below[2 * i] + below[2 * i + 1])
-                    loudness[i] += stands_for[s] * c
-                upper, lower = where[0, k], where[1, k]
-                # Two loops: where it is asked within one, each row is read in pieces before the answer and after it.
-                if again[k]:
+                    loudness, level = volume[k], size_of[k]
+                    for b in range(inside, side * chosen):
+                        level[b] = 0
                     for i in range(chosen):
-                        out = features[cy, some[i], s]
-                        for part in range(padded[k]):
-                            off = _WIDE * np.uint64(part)
-                            r0, r1 = _WIDE * np.uint64(upper[2 * i]) + off, _WIDE * np.uint64(upper[2 * i + 1]) + off
-                            r2, r3 = _WIDE * np.uint64(lower[2 * i]) + off, _WIDE * np.uint64(lower[2 * i + 1]) + off
-                            _add_sixteen(flat, r0, r1, r2, r3, out, np.uint64(place[k]) + off)
-                else:
+                        total = np.float32(0)
+                        for j in range(side):
+                            total += level[side * i + j]
+                        loudness[i] += stands_for[s] * total
+                    # Two rows of two blocks, or one of four.
+                    upper, lower = where[0, k], where[1 if side == 2 else 0, k]
                     for i in range(chosen):
-                        out = features[cy, some[i], s]
+                        out, left = features[cy, here[i], s], side * i
+                        right = left if side == 2 else left + 2
                         for part in range(padded[k]):
-                            off = _WIDE * np.uint64(part)
-                            r0, r1 = _WIDE * np.uint64(upper[2 * i]) + off, _WIDE * np.uint64(upper[2 * i + 1]) + off
-                            r2, r3 = _WIDE * np.uint64(lower[2 * i]) + off, _WIDE * np.uint64(lower[2 * i + 1]) + off
-                            _put_sixteen(flat, r0, r1, r2, r3, out, np.uint64(place[k]) + off)
-        for i in range(chosen):
-            to_loud = loud[cy, some[i]]
-            for k in range(n):
-                to_loud[k] = volume[k, i]
+                            off = np.uint64(wide * part)
+                            at = np.uint64(place[k]) + off
+                            r0, r1 = np.uint64(upper[left]) + off, np.uint64(upper[left + 1]) + off
+                            r2, r3 = np.uint64(lower[right]) + off, np.uint64(lower[right + 1]) + off
+                            if again[k]:
+                                _add_register(flat, r0, r1, r2, r3, out, at)
+                            else:
+                                _put_register(flat, r0, r1, r2, r3, out, at)
+                            if side == 4:
+                                for line in range(1, 4):
+                                    row = where[line, k]
+                                    r0, r1 = np.uint64(row[left]) + off, np.uint64(row[left + 1]) + off
+                                    r2, r3 = np.uint64(row[right]) + off, np.uint64(row[right + 1]) + off
+                                    _add_register(flat, r0, r1, r2, r3, out, at)
+            for i in range(chosen):
+                to_loud = loud[cy, here[i]]
+                for k in range(n):
+                    to_loud[k] = volume[k, i]
 
 
 @_compiled
 def window_means(cells: Any, blocks: Any, out: Any) -> None:
-    """Sums over 4 x 4 cells (down, across, shifts * 8), divided by `blocks` (rows, columns, shifts): `out`.
+    """Sums over 2 x 2 cells (down, across, shifts * 8), divided by `blocks` (rows, columns, shifts): `out`.
 
     `out` is (rows, columns, shifts, 16): the means of a shift, and the means of these over all shifts. Nearly all
     windows have as many blocks at all shifts.
     """
-    across, size, shifts = cells.shape[1], cells.shape[2], blocks.shape[2]
-    columns, mean = np.empty((across, size), np.float32), np.empty(size, np.float32)
+    size, shifts = cells.shape[2], blocks.shape[2]
+    mean = np.empty(size, np.float32)
     for r in range(out.shape[0]):
-        for x in range(across):
-            a, b, c, d = cells[r, x], cells[r + 1, x], cells[r + 2, x], cells[r + 3, x]
-            to = columns[x]
-            for k in range(size):
-                to[k] = (a[k] + b[k]) + (c[k] + d[k])
         for x in range(out.shape[1]):
-            a, b, c, d = columns[x], columns[x + 1], columns[x + 2], columns[x + 3]
+            a, b, c, d = cells[r, x], cells[r, x + 1], cells[r + 1, x], cells[r + 1, x + 1]
             count = blocks[r, x]
             share = np.float32(1) / count[0]
             for k in range(size):
@@ -361,22 +315,66 @@ def window_means(cells: Any, blocks: Any, out: Any) -> None:
 
 
 @_compiled
-def some_window_sums(cells: Any, rows: Any, cols: Any, scale: Any, out: Any) -> None:
-    """Sums over 4 x 4 cells (down, across, S, n) from cell (`rows`[k], `cols`[k]) on, times `scale`.
+def some_window_sums(cells: Any, side: int, rows: Any, cols: Any, scale: Any, out: Any) -> None:
+    """Sums over `side` x `side` cells (down, across, S, n) from cell (`rows`[k], `cols`[k]) on, times `scale`.
 
-    `out` (windows, S, m) float32; of the n numbers the first m are wanted.
+    `side` is even. `out` (windows, S, m) float32; of the n numbers the first m are wanted.
     """
     for w in range(rows.shape[0]):
         for s in range(out.shape[1]):
             to = out[w, s]
-            for j in range(4):
-                line = cells[rows[w] + j]
-                a, b, c, d = line[cols[w], s], line[cols[w] + 1, s], line[cols[w] + 2, s], line[cols[w] + 3, s]
-                for k in range(to.shape[0]):
-                    four = (np.float32(a[k]) + np.float32(b[k])) + (np.float32(c[k]) + np.float32(d[k]))
-                    to[k] = four if j == 0 else to[k] + four
+            to[:] = 0
+            for down in range(0, side, 2):
+                for across in range(0, side, 2):
+                    y, x = rows[w] + down, cols[w] + across
+                    a, b, c, d = cells[y, x, s], cells[y, x + 1, s], cells[y + 1, x, s], cells[y + 1, x + 1, s]
+                    for k in range(to.shape[0]):
+                        four = (np.float32(a[k]) + np.float32(b[k])) + (np.float32(c[k]) + np.float32(d[k]))
+                        to[k] += four
             for k in range(to.shape[0]):
                 to[k] *= scale
+
+
+@_compiled
+def means_between(
+    p: Any, above: Any, below: Any, left: Any, right: Any, least: Any, row: int, col: int, out: Any
+) -> None:
+    """Writes the logs, in half precision, of probabilities interpolated between those of windows that were looked at.
+
+    `p` (r, c, K) float32; of window (i, j), unless both are even, the mean of the four at rows `above`[i] and
+    `below`[i] and columns `left`[j] and `right`[j] is taken, or `least` where that is more. `out` is (rows, columns, K)
+    uint16, the bits of half precision, of a whole image, in which the first window lies at (`row`, `col`). The log is
+    that of (m - 1) / (m + 1), as a series, plus that of a power of two; it is exact to 1e-6.
+    """
+    size = p.shape[2]
+    mean, whole, power = np.empty(size, np.float32), np.empty(size, np.int32), np.empty(size, np.float32)
+    bits, part = mean.view(np.int32), whole.view(np.float32)
+    for i in range(above.shape[0]):
+        for j in range(left.shape[0]):
+            if i % 2 == 0 and j % 2 == 0:
+                continue
+            a, b = p[above[i], left[j]], p[above[i], right[j]]
+            c, d = p[below[i], left[j]], p[below[i], right[j]]
+            for k in range(size):
+                mean[k] = max(((a[k] + b[k]) + (c[k] + d[k])) * np.float32(0.25), least)
+            for k in range(size):
+                # The exponent for which the rest lies between the roots of 1/2 and 2.
+                e = (bits[k] - np.int32(0x3F3504F3)) >> np.int32(23)
+                power[k] = np.float32(e) * np.float32(0.6931472)
+                whole[k] = bits[k] - (e << np.int32(23))
+            for k in range(size):
+                m = part[k]
+                t = (m - np.float32(1)) / (m + np.float32(1))
+                u = t * t
+                series = np.float32(0.4) + u * (np.float32(0.2857143) + u * np.float32(0.2222222))
+                mean[k] = min(power[k] + t * (np.float32(2) + u * (np.float32(0.6666667) + u * series)), np.float32(0))
+            to = out[row + i, col + j]
+            for k in range(size):
+                # To the nearest, ties to even; what is too small for half precision is taken for 0.
+                size_only = bits[k] & np.int32(0x7FFFFFFF)
+                nearest = size_only + np.int32(0xFFF) + ((size_only >> np.int32(13)) & np.int32(1))
+                half = (nearest >> np.int32(13)) - np.int32(112 << 10)
+                to[k] = np.uint16(half | np.int32(0x8000)) if size_only > np.int32(0x38800000) else np.uint16(0)
 
 
 def of_half(function: Any) -> npt.NDArray[np.float32]:

@@ -53,8 +53,8 @@ def quiet(glance: FloatArray) -> npt.NDArray[np.bool_]:
 
 @functools.cache
 def axis(count: int) -> npt.NDArray[np.int64]:
-    """Positions along an axis that are looked at first: every second one, and the last. They are not to be changed."""
-    return np.append(np.arange(0, count - 1, 2), count - 1)
+    """Positions along an axis that are looked at first: every second one. They are not to be changed."""
+    return np.arange(0, count, 2)
 
 
 def quiet_axis(count: int) -> npt.NDArray[np.int64]:
@@ -67,12 +67,17 @@ def quiet_axis(count: int) -> npt.NDArray[np.int64]:
 def between(count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(count,) for each position the indices in `axis` of the nearest ones before and behind it, or its own.
 
-    They are not to be changed.
+    Behind the last one there is none, which lies before it as well. They are not to be changed.
     """
-    first = axis(count)
-    before = np.searchsorted(first, np.arange(count), side="right") - 1
-    behind = np.searchsorted(first, np.arange(count), side="left")
-    return before, behind
+    every = np.arange(count)
+    return every // 2, np.minimum((every + 1) // 2, len(axis(count)) - 1)
+
+
+def fill(first: FloatArray, shape: tuple[int, int]) -> FloatArray:
+    """(R, C) numbers of all windows from those of the ones that are looked at first: in between their mean."""
+    (above, below), (left, right) = between(shape[0]), between(shape[1])
+    rows = first[above] + first[below]
+    return np.asarray((rows[:, left] + rows[:, right]) / 4, np.float32)
 
 
 def around(
@@ -85,17 +90,17 @@ def around(
     return (low, 1 - share), (high, share)
 
 
-def disagreement(
-    logp: FloatArray, shift: FloatArray, present: FloatArray, groups: Sequence[int]
-) -> npt.NDArray[np.bool_]:
+def disagreement(p: FloatArray, shift: FloatArray, present: FloatArray, groups: Sequence[int]) -> npt.NDArray[np.bool_]:
     """(r, c) where two windows disagree among the four at (i, j), (i, j + 1), (i + 1, j) and (i + 1, j + 1).
 
-    `logp` (r, c, K), `shift` (r, c, 64) and `present` (r, c) are of the windows looked at first; `groups` are the
-    borders of the posteriors in `logp`. In the last row and column two windows are left of the four, in the corner one.
+    The probabilities `p` (r, c, K), `shift` (r, c, 64) and `present` (r, c) are of the windows looked at first;
+    `groups` are the borders of the posteriors in `p`. In the last row and column two windows are left of the four, in
+    the corner one.
     """
-    steps = np.stack([logp[..., a:b].argmax(axis=2) for a, b in pairwise(groups)], axis=2)
-    sure_steps = np.mean([logp[..., a:b].max(axis=2) for a, b in pairwise(groups)], axis=0) > np.log(SURE)
-    place, sure_place = shift.argmax(axis=2), shift.max(axis=2) > np.log(SURE)
+    best = np.stack([p[..., a:b].argmax(axis=2) for a, b in pairwise(groups)], axis=2)
+    most = np.take_along_axis(p, best + np.asarray(groups[:-1]), axis=2)
+    steps, sure_steps = best, np.log(most).mean(axis=2) > np.log(SURE)
+    place, sure_place = shift.argmax(axis=2), shift.max(axis=2) > SURE
     there = present > SURE
 
     def apart(a: tuple[slice, slice], b: tuple[slice, slice]) -> npt.NDArray[np.bool_]:

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from material import photo, rng
 
-from jscan import candidates, comb, fastwindows, qfmap, sparse, tiling, weights
+from jscan import candidates, comb, fastwindows, layout, qfmap, scouting, sparse, tiling, weights
 from jscan.candidates import SHIFTS
 from jscan.fastwindows import FastWindows
 from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, ZIGZAG, dct_basis, standard_table
@@ -102,21 +102,21 @@ def test_at_all_shifts_and_windows_the_answers_are_those_of_the_comb_model(
 ) -> None:
     """In several tiles, with windows that reach beyond the image's edges."""
     luma = np.concatenate([double("coffee", 75, 90)[:171, :90], double("astronaut", 85, 80)[100:271, 3:126]], axis=1)
-    monkeypatch.setattr(fastwindows, "MOST", SHIFTS)
+    monkeypatch.setattr(scouting, "MOST", SHIFTS)
     monkeypatch.setattr(candidates, "LEAST", -1.0)  # shifts of which nothing speaks as well
-    monkeypatch.setattr(fastwindows, "TILE", 3)
-    monkeypatch.setattr(sparse, "axis", np.arange)
+    monkeypatch.setattr(scouting, "TILE", 4)
+    monkeypatch.setattr(sparse, "disagreement", lambda p, *_: np.ones(p.shape[:2], bool))
     got = with_the_same_weights(name)(luma, origin, **inputs(name, 90))
     wanted = slow(name)(luma, origin, **inputs(name, 90))
     assert got.present.shape == wanted.present.shape == tiling.window_grid(171 - origin[0], 213 - origin[1])
     assert (got.origin, got.size) == (wanted.origin, wanted.size) == (origin, luma.shape)
-    # A coefficient on the edge between two rows of a table may fall on either side, and answers are kept in half
-    # precision; 3e-4 was measured.
+    # A coefficient on the edge between two rows of a table may fall on either side, functions are rounded to 1 / 2000,
+    # and answers are kept in half precision; 3.5e-3 was measured.
     for field in ("logp", "shift"):
         p, q = (np.exp(getattr(x, field).astype(np.float64)) for x in (got, wanted))
-        assert np.abs(p - q).max() < 1e-3
+        assert np.abs(p - q).max() < 5e-3 and np.abs(p - q).mean() < 1e-4
         assert np.ptp(q, axis=(0, 1)).max() > 0.2  # windows differ, or little was compared
-    assert np.abs(got.present - wanted.present).max() < 1e-3 and (name == "qf" or np.ptp(wanted.present) > 0.05)
+    assert np.abs(got.present - wanted.present).max() < 5e-3 and (name == "qf" or np.ptp(wanted.present) > 0.05)
 
 
 def truth(name: str, qf1: int, qf2: int, found: WindowPosteriors) -> tuple[float, float]:
@@ -166,8 +166,8 @@ def mosaic() -> npt.NDArray[np.uint8]:
 
 def test_a_part_on_another_grid_is_found_by_its_own_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the image names but its own shift, as a larger one would."""
-    monkeypatch.setattr(fastwindows, "TILE", 16)
-    monkeypatch.setattr(fastwindows, "OF_IMAGE", 1)
+    monkeypatch.setattr(scouting, "TILE", 16)
+    monkeypatch.setattr(scouting, "OF_IMAGE", 1)
     luma, places = mosaic(), []
     real = candidates.choose
 
@@ -227,7 +227,7 @@ def test_threads_change_nothing(name: str) -> None:
 @pytest.mark.parametrize("valid", [(112, 96), (105, 90), (57, 57), (64, 3)])
 def test_blocks_of_windows(valid: tuple[int, int]) -> None:
     shifts = np.array([0, 9, 63, 56])
-    got = fastwindows._blocks(tiling.Tile(5, 7, 9, 10), valid, shifts)
+    got = layout.blocks(tiling.Tile(5, 7, 9, 10), valid, shifts)
     assert got.shape == (4, 3, 4) and got.dtype == np.float32
     for r in range(4):
         for c in range(3):
@@ -255,16 +255,17 @@ class Spy:
 @EACH
 def test_the_scout_is_asked_what_it_was_trained_on(name: str) -> None:
     basis = dct_basis()
-    kind, luma = KINDS[name], np.ascontiguousarray(double("coffee", 75, 90)[: 64 + 7 + 32, : 64 + 7 + 48])
+    kind, luma = KINDS[name], np.ascontiguousarray(double("coffee", 75, 90)[: 64 + 7 + 48, : 64 + 7 + 48])
     spy = Spy(weights.load(kind.scout))
     bands, more = (comb.from_manifest(weights.manifest(n)) for n in (kind.scout, kind.reader))
     FastWindows(spy, bands, weights.load(kind.reader), more, kind.strata)(luma, **inputs(name, 90))  # type: ignore[arg-type]
     first, asked = spy.asked  # the first time for the projection alone
     project = weights.load(kind.scout)(**first)["projection"]
     rows, cols = tiling.window_grid(*luma.shape)
-    means = asked["means"].reshape(rows, cols, SHIFTS, -1)[..., :8]
+    means = asked["means"].reshape(-(-rows // 2), -(-cols // 2), SHIFTS, -1)[..., :8]
     edge = rows - 1, cols - 1  # this one reaches beyond the image
-    for r, c in ((0, 0), (2, 3), (1, 2), edge):
+    assert rows % 2 and cols % 2
+    for r, c in ((0, 0), (2, 2), (0, 2), edge):
         patch, at, wanted = luma[16 * r : 16 * r + 71, 16 * c : 16 * c + 71] - np.float32(128), 0, np.zeros((64, 64, 8))
         inside = np.zeros((64, 64))  # where a block begins that lies in the image
         inside[: patch.shape[0] - 7, : patch.shape[1] - 7] = 1
@@ -280,8 +281,9 @@ def test_the_scout_is_asked_what_it_was_trained_on(name: str) -> None:
         assert bool(blocks.min() == 64) is ((r, c) != edge)
         by_shift = (wanted * inside[..., None]).reshape(8, 8, 8, 8, 8).sum((0, 2)).reshape(SHIFTS, 8) / blocks
         # A coefficient on the edge between two rows may fall on either side.
-        off = np.abs(means[r, c] - by_shift)
-        assert np.median(off) < 1e-4 and (off.max(axis=0) < 0.02 * np.ptp(by_shift, axis=0)).all()
+        off = np.abs(means[r // 2, c // 2] - by_shift)
+        # Its functions are rounded to 16 bits of a sum that they never reach.
+        assert np.median(off) < 1e-3 and (off.max(axis=0) < 0.02 * np.ptp(by_shift, axis=0)).all()
 
 
 def look_of(p: npt.NDArray[np.float64], asked: list[tuple[int, int]]) -> Any:
@@ -296,19 +298,19 @@ def look_of(p: npt.NDArray[np.float64], asked: list[tuple[int, int]]) -> Any:
     return look
 
 
-def plan_of(
-    shape: tuple[int, int], unusual: npt.NDArray[np.bool_] | None = None, quiet: npt.NDArray[np.bool_] | None = None
-) -> fastwindows._Plan:
-    """Of a tile of which no window stands out, or is quiet, but those named."""
-    none = np.zeros(shape, bool)
-    here = tiling.Tile(0, 0, *shape)
-    return fastwindows._Plan(
-        here, candidates.ALL, none if unusual is None else unusual, none if quiet is None else quiet
-    )
+def plan_of(shape: tuple[int, int], quiet: npt.NDArray[np.bool_] | None = None) -> scouting.Plan:
+    """Of a tile, all that there is, of which no window is quiet but those named."""
+    return scouting.Plan(
+        tiling.Tile(0, 0, *shape), candidates.ALL, np.zeros(shape, bool) if quiet is None else quiet
+    )  # fmt: skip
 
 
-def answered(plan: fastwindows._Plan, look: Any) -> dict[str, Any]:
-    return fastwindows._between(fastwindows._first(plan, look), look, plan)
+def answered(plan: scouting.Plan, look: Any) -> dict[str, npt.NDArray[np.float32]]:
+    whole = fastwindows._Posteriors.room(*plan.tile.shape, 100)
+    whole.put_first(plan.tile, fastwindows._first(plan, look))
+    r, c = np.nonzero(whole.fill(plan))
+    whole.put(r, c, look(r, c) if len(r) else {})
+    return {"logp": whole.logp.astype(np.float32), "shift": whole.shift.astype(np.float32), "present": whole.present}
 
 
 def smooth_field(rows: int, cols: int) -> npt.NDArray[np.float64]:
@@ -317,7 +319,7 @@ def smooth_field(rows: int, cols: int) -> npt.NDArray[np.float64]:
     return np.asarray(p / p.sum(axis=2, keepdims=True))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (5, 1), (4, 7), (5, 6), (2, 2)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (5, 7), (3, 3)])
 def test_between_agreeing_windows_their_mean_is_taken(shape: tuple[int, int]) -> None:
     p, asked = smooth_field(*shape), []
     out = answered(plan_of(shape), look_of(p, asked))  # type: ignore[arg-type]
@@ -330,9 +332,38 @@ def test_between_agreeing_windows_their_mean_is_taken(shape: tuple[int, int]) ->
                 (y, x) for y in rows for x in cols if abs(y - r) <= (r not in rows) and abs(x - c) <= (c not in cols)
             ]
             mean = np.mean([p[n] for n in near], axis=0)
-            assert np.allclose(np.exp(out["logp"][r, c]), mean, atol=1e-6)
+            assert np.allclose(out["logp"][r, c], np.log(mean), rtol=1e-3)  # half precision
             assert out["present"][r, c] == pytest.approx(mean[0], abs=1e-6)
-    assert np.allclose(np.exp(out["shift"]), 1 / 64)
+    assert np.allclose(out["shift"], np.log(1 / 64), rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (4, 7), (5, 6), (2, 2)])
+def test_the_last_ones_at_an_edge_are_asked_where_nothing_lies_behind_them(shape: tuple[int, int]) -> None:
+    p, asked = smooth_field(*shape), []
+    out = answered(plan_of(shape), look_of(p, asked))  # type: ignore[arg-type]
+    last = {
+        (r, c)
+        for r, c in np.ndindex(shape)
+        if any(n % 2 == 0 and k == n - 1 for n, k in zip(shape, (r, c), strict=True))
+    }
+    assert len(asked) == len(set(asked)) and set(asked) == last | {
+        (r, c) for r, c in np.ndindex(shape) if not (r % 2 or c % 2)
+    }
+    assert all(np.allclose(out["logp"][at], np.log(p[at]), rtol=1e-3) for at in last)
+
+
+def test_last_windows_of_a_tile_lie_between_its_own_and_those_of_the_next() -> None:
+    p, asked = smooth_field(8, 6), []  # type: ignore[var-annotated]
+    tiles = [tiling.Tile(0, 0, 4, 6), tiling.Tile(4, 0, 8, 6)]
+    whole, look = fastwindows._Posteriors.room(8, 6, 100), look_of(p, asked)
+    plans = [scouting.Plan(t, candidates.ALL, np.zeros(t.shape, bool)) for t in tiles]
+    for plan in plans:
+        moved = lambda r, c, top=plan.tile.row: look(top + r, c)  # noqa: E731
+        whole.put_first(plan.tile, fastwindows._first(plan, moved))
+    asks = [whole.fill(plan) for plan in plans]
+    wanted = np.log((p[2, 2] + p[4, 2]) / 2)
+    assert not asks[0][3, 2] and np.allclose(whole.logp[3, 2].astype(np.float32), wanted, rtol=1e-3)
+    assert asks[1][3].all() and asks[0][:, 5].all()  # these lie at the image's edge
 
 
 @pytest.mark.parametrize(
@@ -357,16 +388,7 @@ def test_around_one_that_disagrees_windows_are_asked(
     assert len(asked) == len(set(asked)) and wanted <= set(asked) - first
     assert all(max(abs(r - odd[0]), abs(c - odd[1])) <= 2 for r, c in set(asked) - first)
     for r, c in asked:
-        assert np.allclose(np.exp(out["logp"][r, c]), p[r, c], rtol=1e-4)
-
-
-def test_a_window_that_stands_out_is_asked() -> None:
-    p, asked = smooth_field(5, 5), []  # type: ignore[var-annotated]
-    unusual = np.zeros((5, 5), bool)
-    unusual[1, 3], unusual[2, 2] = True, True  # the second one is looked at anyway
-    out = answered(plan_of((5, 5), unusual), look_of(p, asked))
-    assert len(asked) == 10 and asked[-1] == (1, 3)
-    assert np.allclose(np.exp(out["logp"][1, 3]), p[1, 3], rtol=1e-4)
+        assert np.allclose(out["logp"][r, c], np.log(p[r, c]), rtol=1e-3)
 
 
 def ramp(rows: int, cols: int) -> npt.NDArray[np.float64]:
@@ -379,15 +401,15 @@ def ramp(rows: int, cols: int) -> npt.NDArray[np.float64]:
 
 def test_of_quiet_windows_few_are_asked_and_the_others_interpolated() -> None:
     p, asked = ramp(32, 21), []  # type: ignore[var-annotated]
-    plan = plan_of((32, 21), quiet=np.ones((32, 21), bool))
+    plan = plan_of((32, 21), np.ones((32, 21), bool))
     out = answered(plan, look_of(p, asked))
     assert asked == [(r, c) for r in (4, 12, 20, 28) for c in (4, 12, 20)]
     inner = (slice(4, 29), slice(4, 21))
     for name, wanted in (("logp", np.log(p)), ("present", p[..., 0])):
-        assert np.allclose(out[name][inner], wanted[inner], atol=1e-5)
-        assert np.allclose(out[name][:5, :5], out[name][4, 4], atol=1e-6)  # beyond the outermost: as these
-    assert np.allclose(np.exp(out["logp"]).sum(axis=2), 1, atol=1e-5)
-    assert np.allclose(np.exp(out["shift"]), 1 / 64)
+        assert np.allclose(out[name][inner], wanted[inner], rtol=1e-3)
+        assert np.allclose(out[name][:5, :5], out[name][4, 4], rtol=1e-3)  # beyond the outermost: as these
+    assert np.allclose(np.exp(out["logp"]).sum(axis=2), 1, atol=2e-3)
+    assert np.allclose(out["shift"], np.log(1 / 64), rtol=1e-3)
 
 
 def test_windows_that_are_not_quiet_are_looked_at_as_ever() -> None:
@@ -396,29 +418,30 @@ def test_windows_that_are_not_quiet_are_looked_at_as_ever() -> None:
     quiet = np.ones((24, 24), bool)
     quiet[6:18, 6:18] = False
     asked: list[tuple[int, int]] = []
-    unusual = np.zeros((24, 24), bool)
-    unusual[21, 1], quiet[21, 1] = True, False
-    plan = plan_of((24, 24), unusual, quiet)
+    plan = plan_of((24, 24), quiet)
     out = answered(plan, look_of(p, asked))
     everywhere: list[tuple[int, int]] = []
     plain = answered(plan_of((24, 24)), look_of(p, everywhere))
     inside = (slice(8, 17), slice(8, 17))
     assert np.array_equal(out["logp"][inside], plain["logp"][inside])
-    assert len(set(asked)) == len(asked) < len(everywhere) and (21, 1) in asked
+    assert len(set(asked)) == len(asked) < len(everywhere)
     allowed = ~quiet
     allowed[np.ix_(*plan.far)] = True
     assert all(allowed[a] for a in asked)
 
 
-def test_the_cells_of_all_windows_that_may_be_asked_are_computed() -> None:
+def test_the_cells_of_all_windows_that_are_asked_first_are_computed() -> None:
     quiet = np.ones((20, 13), bool)
-    quiet[3, 11] = False
-    cells = plan_of((20, 13), quiet=quiet).cells
-    wanted = np.zeros((23, 16), bool)
-    for r, c in [(3, 11), *((r, c) for r in (4, 12) for c in (4, 12))]:
-        wanted[r : r + 4, c : c + 4] = True
-    assert np.array_equal(cells, wanted)
+    quiet[2, 10] = False
+    quiet[3, 5] = False  # between those
+    plan = plan_of((20, 13), quiet)
+    wanted, first = np.zeros((11, 8), bool), np.zeros((10, 7), bool)
+    for r, c in [(2, 10), *((r, c) for r in (4, 12) for c in (4, 12))]:
+        first[r // 2, c // 2] = True
+        wanted[r // 2 : r // 2 + 2, c // 2 : c // 2 + 2] = True
+    assert np.array_equal(plan.first, first) and np.array_equal(plan.cells, wanted)
     assert plan_of((20, 13)).cells.all()
+    assert np.array_equal(scouting.made_of(np.eye(2, dtype=bool), 4).sum(axis=1), [4, 5, 5, 5, 4])
 
 
 def mostly_once(inside: bool) -> npt.NDArray[np.uint8]:
@@ -434,10 +457,10 @@ def mostly_once(inside: bool) -> npt.NDArray[np.uint8]:
 
 def test_where_a_glance_finds_nothing_few_windows_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a picture that was saved once; a part that was saved before is looked at as closely as ever."""
-    plans: list[fastwindows._Plan] = []
+    plans: list[scouting.Plan] = []
     real = fastwindows._first
 
-    def first(plan: fastwindows._Plan, look: Any) -> Any:
+    def first(plan: scouting.Plan, look: Any) -> Any:
         plans.append(plan)
         return real(plan, look)
 
@@ -542,14 +565,18 @@ def test_what_strips_share_is_what_it_would_be_in_one(height: int, monkeypatch: 
     look = FastWindows(spy, bands, weights.load(Q1.reader), more, Q1.strata)  # type: ignore[arg-type]
     rows, cols = tiling.window_grid(*luma.shape)
     found = []
-    for side in (3, 64):
-        monkeypatch.setattr(fastwindows, "TILE", side)
-        monkeypatch.setattr(fastwindows, "STRIP", 2 * side)
+    for side in (2, 64):
+        monkeypatch.setattr(scouting, "TILE", side)
+        monkeypatch.setattr(scouting, "STRIP", 2 * side)
         spy.asked.clear()
-        list(look._choose(luma, (0, 0), rows, cols, inputs("q1", 90)))
-        means, asked = np.full((rows, cols, 64, 16), np.nan, np.float32), iter(spy.asked)
+        list(look.scouting(luma, (0, 0), rows, cols, inputs("q1", 90)))
+        means = np.full(((rows + 1) // 2, (cols + 1) // 2, 64, 16), np.nan, np.float32)
+        asked = iter(spy.asked)
         for strip in tiling.tiles(rows, cols, side, 2 * side):
-            there = means[strip.row : strip.row_end, strip.col : strip.col_end]
+            there = means[scouting._first(strip)]
             there[:] = next(asked)["means"].reshape(there.shape)
         found.append(means)
-    assert np.abs(found[0] - found[1]).max() < 1e-5
+    # Where a row of pixels is cut, its last ones are added up in another order: a coefficient on the edge between two
+    # rows of a table may fall on either side.
+    off = np.abs(found[0] - found[1])
+    assert np.quantile(off, 0.95) < 1e-5 and off.max() < 0.02
