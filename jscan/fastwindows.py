@@ -125,16 +125,16 @@ class FastWindows:
                 pixels, valid[0], valid[1], self._basis, picked.place, picked.stands_for, down_of, along_of, begin,
                 padded, place, again, table, side // BLOCK, wanted, features, loud[:, :, 0],
             )  # fmt: skip
-        count, step, across = blocks(tile, valid, picked.place), side // STRIDE, WINDOW // side
+        (down, across), step, cells = blocks(tile, valid, picked.place), side // STRIDE, WINDOW // side
 
         def look(r: npt.NDArray[np.int64], c: npt.NDArray[np.int64]) -> dict[str, Any]:
             sums = np.empty((len(r), shifts, layout.size), np.float32)
             levels = np.empty((len(r), 1, len(layout.coefs)), np.float32)
             with stage("features"):
                 at = (r // step, c // step)
-                kernels.some_window_sums(features, across, *at, np.float32(1 / comb.SCALE), sums)
-                kernels.some_window_sums(loud, across, *at, np.float32(1), levels)
-            here = count[r, c]
+                kernels.some_window_sums(features, cells, *at, np.float32(1 / comb.SCALE), sums)
+                kernels.some_window_sums(loud, cells, *at, np.float32(1), levels)
+            here = down[r] * across[c]
             with stage("network"):
                 out = self._reader(
                     features=sums,

@@ -86,14 +86,16 @@ def cut(
     return pixels.astype(np.float32) - np.float32(128), (int(valid[0]), int(valid[1]))
 
 
-def blocks(tile: tiling.Tile, valid: tuple[int, int], shifts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """(rows, columns, S) whole blocks of each window of a tile at these shifts that lie in the image."""
+def blocks(
+    tile: tiling.Tile, valid: tuple[int, int], shifts: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """How many blocks of a tile's windows at these shifts lie in the image, down (rows, S) and across (columns, S).
 
-    def along(windows: int, limit: int, first: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        begin = STRIDE * np.arange(windows)[:, None] + first  # n, S
-        inside: npt.NDArray[np.int64] = np.clip(-(-(limit - begin) // BLOCK), 0, WINDOW // BLOCK)
-        return inside
+    None is less than one, so that nothing is divided by zero.
+    """
 
-    down = along(tile.shape[0], valid[0], shifts // BLOCK)
-    across = along(tile.shape[1], valid[1], shifts % BLOCK)
-    return np.asarray(np.maximum(down[:, None] * across[None], 1), np.float32)
+    def along(windows: int, limit: int, first: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        begin = STRIDE * np.arange(windows)[:, None] + first
+        return np.asarray(np.clip(-(-(limit - begin) // BLOCK), 1, WINDOW // BLOCK), np.float32)
+
+    return along(tile.shape[0], valid[0], shifts // BLOCK), along(tile.shape[1], valid[1], shifts % BLOCK)

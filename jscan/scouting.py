@@ -165,8 +165,9 @@ class Scouting:
             if strip.row_end < rows:
                 above[strip.col] = cells[-1:].copy()
             windows = room("windows", (down, across, BLOCK * BLOCK, 2 * kernels.SCOUT_SIZE))
-            there = blocks(strip, tiling.block_positions(luma.shape, strip, origin), np.arange(64))[::2, ::2]
-            kernels.window_means(cells.reshape(down + 1, across + 1, -1), np.ascontiguousarray(there), windows)
+            whole = blocks(strip, tiling.block_positions(luma.shape, strip, origin), np.arange(BLOCK * BLOCK))
+            count = whole[0][::2, None] * whole[1][None, ::2]
+            kernels.window_means(cells.reshape(down + 1, across + 1, -1), count, windows)
             yield (strip, *self._asked(windows, inputs))
 
     def _asked(self, windows: FloatArray, inputs: dict[str, FloatArray]) -> tuple[FloatArray, FloatArray | None]:
