@@ -84,16 +84,19 @@ class FastWindows:
         logp, shift, present = found.logp.copy(), found.shift.copy(), found.present.copy()
         chosen, room = [], Room()
         for tile in tiling.tiles(where.shape[0], where.shape[1], FULL_TILE):
-            rows, cols = np.nonzero(where[tile.row : tile.row_end, tile.col : tile.col_end])
-            if len(rows):
-                chosen.append((tile, rows, cols))
+            ask = where[tile.row : tile.row_end, tile.col : tile.col_end]
+            if ask.any():
+                chosen.append((tile, ask))
 
-        def answer(job: tuple[tiling.Tile, npt.NDArray[np.int64], npt.NDArray[np.int64]]) -> dict[str, Any]:
-            tile, rows, cols = job
-            cells = np.ones([n + CELLS - 1 for n in tile.shape], bool)
-            return self._reads(luma, found.origin, tile, candidates.ALL, cells, STRIDE, inputs, room)(rows, cols)
+        def answer(job: tuple[tiling.Tile, npt.NDArray[np.bool_]]) -> dict[str, Any]:
+            tile, ask = job
+            look = self._reads(
+                luma, found.origin, tile, candidates.ALL, made_of(ask, CELLS), STRIDE, inputs, room
+            )  # fmt: skip
+            return look(*np.nonzero(ask))
 
-        for (tile, rows, cols), out in zip(chosen, in_order(answer, iter(chosen), self._reader.threads), strict=True):
+        for (tile, ask), out in zip(chosen, in_order(answer, iter(chosen), self._reader.threads), strict=True):
+            rows, cols = np.nonzero(ask)
             here = (tile.row + rows, tile.col + cols)
             logp[here], shift[here], present[here] = out["logp"], out["shift"], out["present"]
         return replace(found, logp=logp, shift=shift, present=present)
