@@ -131,8 +131,7 @@ def scout_sums(
                     to_row[x] = np.int32(SCOUT_SIZE) * row + first
             for k in range(0, n, 4):
                 a, b, c, d = where[k], where[k + 1], where[k + 2], where[k + 3]
-                # Two loops: where it is asked within one, each row is read in pieces before the answer and after it.
-                if k == 0:
+                if k == 0:  # the first four are written, the others added
                     for x in range(width):
                         at = np.uint64(SCOUT_SIZE) * np.uint64(x)
                         _put_eight(flat, np.uint64(a[x]), np.uint64(b[x]), np.uint64(c[x]), np.uint64(d[x]), sums, at)
