@@ -41,7 +41,7 @@ from train.networks.uchida import REACH as UCHIDA_REACH
 
 IMAGES = [np.ascontiguousarray(photo(name, 1.0)[..., ::-1]) for name in ("astronaut", "coffee")]
 WEIGHTS = image_weights(IMAGES)
-FLAT_CONFIG = replace(paper_config.load("densenet-qf90"), begin="flat", fixed=False, dropout=0.2)
+FLAT_CONFIG = replace(paper_config.load("densenet-qf90"), begin="flat", dropout=0.2)
 """The network without a shallow one to begin as."""
 
 
@@ -401,7 +401,8 @@ def shelf(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("weights")
     for name in ("densenet-qf90", "uchida"):
         run = tmp_path_factory.mktemp(name)
-        trainer = fit_paper.Trainer(paper_config.load(name), run, "cpu", minutes=3)
+        # Of one that nobody trained no arithmetic can be replanted.
+        trainer = fit_paper.Trainer(replace(paper_config.load(name), begin="flat"), run, "cpu", minutes=3)
         trainer.net = untrained(name)
         trainer.state |= {"cpu": 90.0, "steps": 5, "patches": 160, "loss": 1.5}
         trainer.images = [3, 3]
@@ -422,6 +423,12 @@ def test_the_manifest_says_how_far_the_schedule_came(shelved: Path) -> None:
     assert said["training"]["patches"] == 160 and said["qf2"] == 90 and said["reads"] == "luma"
     assert papermap.densenets() == (papermap.Choice("densenet-qf90", 90.0, "luma"),)
     weights.check("uchida")
+
+
+def test_a_run_that_is_not_yet_a_densenet_is_not_exported(folder: Path, tmp_path: Path) -> None:
+    fit_paper.Trainer(paper_config.load("densenet-qf90"), tmp_path, "cpu", minutes=3).save()
+    with pytest.raises(ValueError, match="still the shallow network; go on with the command that began it"):
+        export_paper.write("densenet-qf90", tmp_path, folder, tmp_path / "weights")
 
 
 def test_tiles_leave_no_trace(shelved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

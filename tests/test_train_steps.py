@@ -17,7 +17,7 @@ from train import fit_paper, paper_config, paper_patches
 from train.dataset import image_weights
 from train.networks import steps
 from train.networks.densenet import FIRST, GROWTH, DenseNet
-from train.networks.steps import COEFS, HELD, UNIT, Steps, plant
+from train.networks.steps import COEFS, UNIT, Steps, plant
 
 IMAGES = [np.ascontiguousarray(photo(name, 1.0)[..., ::-1]) for name in ("astronaut", "coffee")]
 CONFIG = paper_config.load("densenet-qf90")
@@ -98,7 +98,7 @@ def test_corners_are_those_of_the_first_compression() -> None:
 def test_a_densenet_begins_as_the_shallow_network() -> None:
     pixels = fit_paper.scaled(torch.from_numpy(patches(12)["pixels"]), "densenet")
     shallow = trained_a_little(pixels)
-    net = DenseNet(1, 226, 0.0, fixed=True)
+    net = DenseNet(1, 226, 0.0).eval()
     plant(shallow, net, pixels)
     assert (shallow(pixels) - net(pixels)[:, 0, 0]).abs().max() < 0.1 * shallow(pixels).std()
     # -|c| of each coefficient, in the middle of a patch, where nothing is cut off.
@@ -112,45 +112,6 @@ def test_a_densenet_begins_as_the_shallow_network() -> None:
         assert (error - error.median()).abs().median() < 0.05  # but for a constant, which the next layers take away
 
 
-@torch.no_grad()
-def test_what_is_held_is_computed_as_it_would_be() -> None:
-    """Channels that have no weight are left out; other weights have others."""
-    pixels = fit_paper.scaled(torch.from_numpy(patches(3)["pixels"]), "densenet")
-    net, held = (DenseNet(1, 226, 0.0, fixed=True) for _ in range(2))
-    steps.hold(held)
-    for seed in range(2):
-        torch.manual_seed(seed)
-        if seed:
-            plant(trained_a_little(pixels), net, pixels)
-        held.load_state_dict(net.state_dict())
-        wanted = net.features(pixels)
-        assert (wanted - held.features(pixels)).abs().max() < 1e-3 * wanted.max()
-    read = [len(part._read) for part in held.blocks[:HELD]]
-    assert read == [13, 13, 13, 25, 37, 37, 37, 48, 12, 13, 13, 13]
-    # A step that a GPU has recorded reads the channels' numbers where they lay: the same weights leave them there.
-    there = [part._read for part in held.blocks[:HELD]]
-    held.load_state_dict(net.state_dict())
-    held.features(pixels)
-    assert all(part._read is numbers for part, numbers in zip(held.blocks[:HELD], there, strict=True))
-
-
-def test_what_is_held_stays(tmp_path: Path) -> None:
-    """A deep step moves neither the held layers nor any statistics, and both passes agree on the answers."""
-    config = replace(CONFIG, context_share=0.0)
-    trainer = fit_paper.Trainer(config, tmp_path, "cpu", minutes=1)
-    batch = patches(4)
-    trainer.step(batch)
-    trainer.state["cpu"] = 45.0
-    trainer.step(batch)
-    assert trainer.steps is None and len(trainer.losses) == 2
-    before = {k: v.clone() for k, v in trainer.net.state_dict().items()}
-    trainer.step(batch)
-    changed = {k for k, v in trainer.net.state_dict().items() if not torch.equal(v, before[k])}
-    held = {f"blocks.{k}." for k in (*range(HELD), *steps.PASSED_ON)}
-    assert "last.weight" in changed and f"blocks.{HELD}.conv.weight" in changed  # the first transition
-    assert not any(k.startswith(("first", *held)) or "running" in k for k in changed)
-
-
 def test_a_shallow_network_is_gone_on_with(tmp_path: Path) -> None:
     trainer = fit_paper.Trainer(CONFIG, tmp_path, "cpu", minutes=1)
     trainer.state["cpu"] = 2.0
@@ -159,13 +120,13 @@ def test_a_shallow_network_is_gone_on_with(tmp_path: Path) -> None:
     assert [len(windows["pixels"]) for windows in trainer.recent] == [8, 8]
     trainer.save()
     again = fit_paper.Trainer(CONFIG, tmp_path, "cpu", minutes=1)
-    assert again.steps is not None and torch.equal(again.steps.mix, trainer.steps.mix)
+    assert again.shallow is not None and torch.equal(again.steps.mix, trainer.steps.mix)
     assert again.state["steps"] == 2 and not again.recent
     # At the end of its share there may be nothing yet to plant on.
     again.state["cpu"] = 59.0
     again.step(patches(8))
     again.step(patches(8))
-    assert again.steps is None and again.shallow_share == CONFIG.cpu.shallow
+    assert again.shallow is None and again.shallow_share == CONFIG.cpu.shallow
     # Where its weights are begun with, or on a machine of another kind, the whole cycle is the DenseNet's.
     again.save()
     assert fit_paper.Trainer(CONFIG, tmp_path / "other", "cpu", start=tmp_path).shallow_share == 0
@@ -175,7 +136,9 @@ def test_a_new_last_layer_is_the_best_for_the_features(tmp_path: Path, monkeypat
     trainer = fit_paper.Trainer(CONFIG, tmp_path / "one", "cpu", minutes=1)
     batch = patches(12)
     pixels = trainer.windows(batch)["pixels"]
-    plant(trained_a_little(pixels), trainer.net, pixels)
+    trainer.steps.load_state_dict(trained_a_little(pixels).state_dict())
+    trainer.recent.append({"pixels": pixels})
+    trainer.plant()
     trainer.save()
     monkeypatch.setattr(fit_paper, "MANY", 12)
     config = replace(paper_config.load("regression-qf90"), context_share=0.0)
@@ -184,7 +147,7 @@ def test_a_new_last_layer_is_the_best_for_the_features(tmp_path: Path, monkeypat
 
     def loss() -> float:
         with torch.no_grad():
-            return float(fit_paper.loss_of(config, other.net, on))
+            return float(fit_paper.loss_of(config, other.model, on))
 
     before = loss()
     assert other.new_last
@@ -198,11 +161,11 @@ def test_a_regression_begins_with_the_features_and_its_own_last_layer(tmp_path: 
     for seconds in (2.0, 59.0):
         trainer.state["cpu"] = seconds
         trainer.step(patches(8))
-    assert trainer.steps is None and trainer.net.last.weight.abs().max() > 0
+    assert trainer.shallow is None and trainer.net.last.weight.abs().max() > 0
 
 
 def test_only_luma_begins_as_steps() -> None:
     with pytest.raises(ValueError, match="luma"):
         replace(CONFIG, input="rgb")
-    with pytest.raises(ValueError, match="fixed"):
-        replace(CONFIG, begin="flat")
+    with pytest.raises(ValueError, match="without dropout"):
+        replace(CONFIG, dropout=0.2)

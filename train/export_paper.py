@@ -15,6 +15,7 @@ import argparse
 import json
 import random
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,13 @@ from train.dataset import image_weights, load_images
 from train.graphs import Graph, finish
 from train.measure_report import rounded, write_text
 from train.networks.densenet import SCALE, DenseNet, Transition
+from train.networks.steps import Steps, replant
 from train.networks.uchida import UchidaNet
 from train.paper_config import Config
 from train.paper_patches import make_batch, planes
 
+FEW = 64
+"""Patches on which a DenseNet's arithmetic is fitted."""
 MARGINS = (0, 16, 32, 64)
 """Pixels around a window with which it is compared: 0 is the patch of the paper, on its own."""
 SIDE = 384
@@ -145,13 +149,21 @@ def write(name: str, run: Path, src: Path, out: Path) -> None:
     """Exports the network of a run. Raises ValueError where the model differs from torch."""
     saved = fit_paper.load(run / "last.pt")
     config = paper_config.from_values(name, saved["config"])
-    net = paper_config.build(config)
+    net: Any = paper_config.build(config)
     net.load_state_dict(saved["net"])
     net.eval()
-    model = build_onnx(net, config.network)
     images = load_images(src)
-    pixels = make_batch(config, images, image_weights(images), random.Random(99), 8)["pixels"]
-    difference = compare_torch(net, model, config.network, pixels)
+    pixels = make_batch(replace(config, context_share=0.0), images, image_weights(images), random.Random(99), FEW)[
+        "pixels"
+    ]
+    if "steps" in saved:
+        if "shallow" in saved:
+            raise ValueError(f"{run}: still the shallow network; go on with the command that began it")
+        steps = Steps()
+        steps.load_state_dict(saved["steps"])
+        replant(steps.eval(), net, fit_paper.scaled(torch.from_numpy(pixels), config.network))
+    model = build_onnx(net, config.network)
+    difference = compare_torch(net, model, config.network, pixels[:8])
     state = saved["state"]
     training = {
         "command": f"python -m train.fit_paper {name} --src SRC --run {run.as_posix()}"
@@ -233,7 +245,8 @@ def compare(name: str, src: Path, *, images: int, windows: int) -> dict[str, Any
     """What `agreement` and `seconds_of` say of a model in `weights/`, which its manifest holds from now on."""
     manifest = weights.manifest(name)
     config = paper_config.load(name)
-    task = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest["training"]["task"].items()}
+    known = vars(config)  # a manifest may hold what is no longer asked
+    task = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest["training"]["task"].items() if k in known}
     config = paper_config.from_values(name, {**task, "cpu": vars(config.cpu), "gpu": vars(config.gpu)})
     cv2.setNumThreads(1)
     model, loaded = weights.load(name), load_images(src)

@@ -34,7 +34,8 @@ from train import paper_config, replay
 from train.dataset import find_images
 from train.losses import q1_loss, regression_loss
 from train.networks.densenet import SCALE, see_flatness
-from train.networks.steps import Steps, hold, of_blocks, plant
+from train.networks.lean import Lean
+from train.networks.steps import Steps, of_blocks, plant
 from train.paper_config import Config
 from train.paper_patches import Batch, Patches, shapes
 
@@ -103,14 +104,13 @@ class Trainer:
     ) -> None:
         """Goes on with the run if there is one, else with the weights of the run `start`, else with new ones.
 
-        Raises ValueError where it was begun with another recipe.
+        Raises ValueError where it was begun with another recipe, or `start` with another kind of beginning.
         """
         self.config, self.device, self.last = config, device, run / "last.pt"
         self.schedule = config.gpu if device == "gpu" else config.cpu
         self.budget = 60 * (self.schedule.minutes if minutes is None else minutes)
         self.place = torch.device("cuda" if device == "gpu" else "cpu")
-        # What is held is exact arithmetic: with all that is read by convolutions rounded as TF32 does, a network that
-        # had just begun had a loss of 101, not of 1.4.
+        # Coefficients are differences of levels that are a hundred times as large: TF32 would round them.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True  # batches come in two shapes
         torch.manual_seed(0)
@@ -120,7 +120,13 @@ class Trainer:
         self.how: dict[str, Any] = {"lr": self.schedule.rate, "fused": False, "capturable": False}
         if device == "gpu":
             self.how = {"lr": self.rate, "fused": True, "capturable": True}
-        self.optimizer = torch.optim.Adam(self.net.parameters(), **self.how)
+        self.model: torch.nn.Module = self.net
+        """What is trained: the network, or where it begins as steps what it stands for."""
+        self.steps: Any = None
+        if config.begin == "steps":
+            self.steps = Steps().to(self.place)
+            self.model = Lean(self.steps, self.net)
+        self.optimizer = torch.optim.Adam((w for w in self.model.parameters() if w.requires_grad), **self.how)
         self.recorded: dict[torch.Size, replay.Recorded] = {}
         self.state: dict[str, Any] = {"cpu": 0.0, "gpu": 0.0, "steps": 0, "patches": 0, "loss": float("nan")}
         self.half = device == "gpu"
@@ -128,20 +134,24 @@ class Trainer:
         self.images: list[int] = []
         self.eager = eager
         self.begun, self.new_last = self.last.exists() or start is not None, False
-        self.steps: Any = None
         self.shallow: Any = None
         self.shallow_on = ""  # the kind of machine whose cycle began with the shallow network
         self.recent: deque[Windows] = deque()
-        if config.begin == "steps":
-            hold(self.net)
-            if not self.begun and self.schedule.shallow:
-                self.shallow_on = device
-                self.see_steps()
+        if config.begin == "steps" and not self.begun:
+            self.shallow_on = device
+            self.begin_shallow()
         self.start = "" if start is None else str(start)
         run.mkdir(parents=True, exist_ok=True)
         if start is not None and not self.last.exists():
-            theirs, own = load(start / "last.pt", self.place)["net"], self.net.state_dict()
+            begun = load(start / "last.pt", self.place)
+            theirs, own = begun["net"], self.net.state_dict()
             self.net.load_state_dict({k: theirs[k] if theirs[k].shape == v.shape else v for k, v in own.items()})
+            if self.steps is not None:
+                if "steps" not in begun:
+                    raise ValueError(f"{start} was not begun as the shallow network; begin with one that was")
+                self.steps.load_state_dict(begun["steps"])
+                if "shallow" in begun:
+                    self.begin_shallow()
             self.new_last = config.network == "regression" and theirs["last.weight"].shape != own["last.weight"].shape
         if self.last.exists():
             saved = load(self.last, self.place)
@@ -152,8 +162,10 @@ class Trainer:
             self.optimizer.load_state_dict(saved["optimizer"])
             for group in self.optimizer.param_groups:
                 group.update(self.how)  # it may have been another machine's
-            if "steps" in saved:
-                self.see_steps(saved)
+            if self.steps is not None:
+                self.steps.load_state_dict(saved["steps"])
+            if "shallow" in saved:
+                self.begin_shallow(saved["shallow"])
             self.state, self.start = saved["state"], saved.get("start", "")
             self.images, self.shallow_on = saved.get("images", []), saved.get("shallow_on", "")
 
@@ -162,13 +174,12 @@ class Trainer:
         """How much of the cycle on this kind of machine is done, 0 to 1."""
         return float(min(1.0, self.state[self.device] / max(self.budget, 1e-9)))
 
-    def see_steps(self, saved: dict[str, Any] | None = None) -> None:
-        """Nothing; the shallow network is there, to be trained first, as it was saved or new."""
-        self.steps = Steps().to(self.place)
-        self.shallow = torch.optim.Adam(self.steps.parameters(), SHALLOW_RATE)
+    def begin_shallow(self, saved: dict[str, Any] | None = None) -> None:
+        """Nothing; the shallow network is trained first, as it was or from now on."""
+        # All of it, apart from what is trained of it later.
+        self.shallow = torch.optim.Adam(self.steps.requires_grad_().parameters(), SHALLOW_RATE)
         if saved is not None:
-            self.steps.load_state_dict(saved["steps"])
-            self.shallow.load_state_dict(saved["shallow"])
+            self.shallow.load_state_dict(saved)
 
     @property
     def shallow_share(self) -> float:
@@ -177,18 +188,18 @@ class Trainer:
 
     def begin(self, batch: Batch) -> None:
         """Nothing; a new DenseNet begins with detectors of flat places, and a GPU has recorded what it does."""
-        if not self.begun and self.config.network != "uchida" and self.steps is None:
+        if not self.begun and self.config.network != "uchida" and self.config.begin == "flat":
             few = torch.from_numpy(batch["pixels"][:FEW]).to(self.place)
             see_flatness(self.net, scaled(few, self.config.network))
         self.begun = True
         if self.device != "gpu":
             self.choose_precision(batch)
-        elif not self.eager and self.steps is None:
+        elif not self.eager and self.shallow is None:
             self.record()
 
     def record(self) -> None:
         """Nothing; a step of each shape of batch is recorded; what trying them changed is undone."""
-        weights = {k: v.clone() for k, v in self.net.state_dict().items()}
+        weights = {k: v.clone() for k, v in self.model.state_dict().items()}
         moments = {p: {k: v.clone() for k, v in s.items()} for p, s in self.optimizer.state.items()}
         channels = paper_config.INPUTS[self.config.input]
         both = shapes(self.config, self.schedule.batch, PER_CROP[self.device])
@@ -200,7 +211,7 @@ class Trainer:
                 batch["q1"] = torch.ones(count, N_COEFS, dtype=torch.int64)
             on = {k: v.to(self.place) for k, v in batch.items()}
             self.recorded[batch["pixels"].shape] = replay.record(self.update, on)
-        self.net.load_state_dict(weights)
+        self.model.load_state_dict(weights)
         with torch.no_grad():
             for parameter, values in self.optimizer.state.items():
                 for key, value in values.items():
@@ -210,9 +221,9 @@ class Trainer:
         """The loss of a batch on the network's device, which has made a step."""
         self.optimizer.zero_grad()
         with torch.autocast(self.place.type, torch.bfloat16, enabled=self.half):
-            loss = loss_of(self.config, self.net, on)
+            loss = loss_of(self.config, self.model, on)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 2.0)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
         self.optimizer.step()
         return loss.detach()
 
@@ -220,15 +231,15 @@ class Trainer:
         """Nothing; a new last layer of steps is the best for the features that are there, of MANY windows."""
         features: list[Tensor] = []
         steps: list[Tensor] = []
-        self.net.eval()
+        model: Any = self.model.eval()
         for windows in some:
             with torch.no_grad(), torch.autocast(self.place.type, torch.bfloat16, enabled=self.half):
-                found = self.net.features(windows["pixels"]).float()
+                found = model.features(windows["pixels"]).float()
             features.append(functional.avg_pool2d(found, WINDOW // SCALE)[..., 0, 0].double())
             steps.append(windows["q1"].double())
             if sum(map(len, steps)) >= MANY:
                 break
-        self.net.train()
+        model.train()
         x, y = torch.cat(features), torch.cat(steps)
         of_x, of_y = x.mean(0), y.mean(0)
         square = (x - of_x).T @ (x - of_x)
@@ -270,22 +281,23 @@ class Trainer:
     def plant(self) -> None:
         """Nothing; the network is what the shallow one has become."""
         pixels = torch.cat([windows["pixels"] for windows in self.recent])[-FEW:]
+        self.shallow.zero_grad()
         # On the CPU: thousands of single numbers are set. The weights that the optimizer and a GPU know stay in place.
         planted = copy.deepcopy(self.net).cpu()
-        plant(self.steps.cpu().eval(), planted, pixels.cpu())
+        plant(copy.deepcopy(self.steps).cpu().eval(), planted, pixels.cpu())
         self.net.load_state_dict(planted.state_dict())
+        self.model, self.shallow = Lean(self.steps, self.net), None
         if self.config.network == "regression":
             self.fit_last(self.recent)
-        self.steps = self.shallow = None
         self.recent.clear()
         if self.device == "gpu" and not self.eager:
             self.record()
 
     def step(self, batch: Batch) -> None:
         """Nothing; the network has made a step."""
-        if self.steps is not None and self.progress >= self.shallow_share and self.recent:
+        if self.shallow is not None and self.progress >= self.shallow_share and self.recent:
             self.plant()
-        if self.steps is None:
+        if self.shallow is None:
             self.step_deep(batch)
         else:  # until there are patches to plant on, where a run is gone on with at that very point
             self.step_shallow(batch)
@@ -323,15 +335,15 @@ class Trainer:
             return
         few = {k: torch.from_numpy(v[:4]) for k, v in batch.items()}
         seconds = {}
-        kept = {k: v.clone() for k, v in self.net.state_dict().items()}  # running statistics move with every pass
+        kept = {k: v.clone() for k, v in self.model.state_dict().items()}  # running statistics move with every pass
         for half in (False, True):
             for _ in range(2):  # the first pass prepares what the second uses
                 start = time.process_time()
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                    loss = loss_of(self.config, self.net, few)
+                    loss = loss_of(self.config, self.model, few)
                 loss.backward()  # type: ignore[no-untyped-call]
                 seconds[half] = time.process_time() - start
-        self.net.load_state_dict(kept)
+        self.model.load_state_dict(kept)
         self.optimizer.zero_grad()
         self.half = seconds[True] < seconds[False]
 
@@ -350,7 +362,9 @@ class Trainer:
             "shallow_on": self.shallow_on,
         }
         if self.steps is not None:
-            kept |= {"steps": self.steps.state_dict(), "shallow": self.shallow.state_dict()}
+            kept |= {"steps": self.steps.state_dict()}
+        if self.shallow is not None:
+            kept["shallow"] = self.shallow.state_dict()
         part = self.last.with_suffix(".part")
         torch.save(kept, part)
         part.replace(self.last)

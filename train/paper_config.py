@@ -69,8 +69,6 @@ class Config:
     """What a DenseNet begins as: detectors of `flat` places, or the shallow network of `networks/steps.py`."""
     dropout: float = 0.2
     """Of a DenseNet's layers, in training."""
-    fixed: bool = False
-    """Whether a DenseNet is trained with the statistics of its beginning, not with those of each batch."""
     qf: tuple[int, int] = (0, 0)
     """Quality factors of the only compression, for `uchida`."""
     never: float = 0.0
@@ -85,8 +83,8 @@ class Config:
             raise ValueError(f"{self.name}: distance is absolute or squared, not {self.distance!r}")
         if self.begin not in ("flat", "steps") or (self.begin == "steps" and self.input != "luma"):
             raise ValueError(f"{self.name}: begin is flat or, for luma, steps, not {self.begin!r}")
-        if self.fixed and self.begin != "steps":
-            raise ValueError(f"{self.name}: there are statistics to be fixed where begin is steps alone")
+        if self.begin == "steps" and self.network != "uchida" and self.dropout:
+            raise ValueError(f"{self.name}: what begins as steps is trained without dropout")
         if not set(self.subsamplings) <= set(SUBSAMPLINGS) or not self.subsamplings:
             raise ValueError(f"{self.name}: subsamplings are of {', '.join(SUBSAMPLINGS)}")
         low, high = self.qf if self.network == "uchida" else self.qf1
@@ -131,4 +129,4 @@ def build(config: Config) -> nn.Module:
     if config.network == "uchida":
         return UchidaNet()
     out = N_COEFS if config.network == "regression" else Q1_OFFSET[-1]
-    return DenseNet(INPUTS[config.input], out, config.dropout, config.fixed)
+    return DenseNet(INPUTS[config.input], out, config.dropout)

@@ -9,14 +9,14 @@ The mean may as well be taken over every 64 x 64 window of a larger image, as th
 each 4 x 4 pixels: one pass then answers for all windows whose corners lie on multiples of 4. Borders are where the two
 differ: a patch on its own is surrounded by zeros, a window in an image by its neighbours.
 
-What is the project's own is where its training may begin (`see_flatness`): with detectors of what compression leaves.
+What is the project's own is where its training may begin: with detectors of what compression leaves
+(`see_flatness`), or as another network (`steps.py`).
 """
 
 from __future__ import annotations
 
 import math
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,27 +45,10 @@ class DenseLayer(nn.Module):
         self.norm = nn.BatchNorm2d(channels, momentum=MOMENTUM)
         self.conv = nn.Conv2d(channels, GROWTH, 3, padding=1, bias=False)
         self.drop = nn.Dropout(dropout)
-        self._seen, self._read = (0, 0), torch.empty(0, dtype=torch.int64)
 
     def forward(self, x: Tensor) -> Tensor:
         new = self.drop(self.conv(functional.relu(self.norm(x))))
         return torch.cat([x, new], 1)
-
-    def exactly(self, x: Tensor) -> Tensor:
-        """What `forward` adds without dropout and with the running statistics, reading only what has any weight.
-
-        Most weights of held layers are 0: three in ten channels are read.
-        """
-        norm, weight = self.norm, self.conv.weight
-        if self._seen != (seen := (id(weight), weight._version)):  # a GPU must not be asked while it records a step
-            which = weight.ne(0).any((2, 3)).any(0).nonzero()[:, 0]
-            if which.device != self._read.device or not torch.equal(which, self._read):
-                self._read = which  # else it stays where it is: a recorded step goes on reading it there
-            self._seen = seen
-        assert norm.running_mean is not None and norm.running_var is not None
-        mean, var, scale, shift = (v[self._read] for v in (norm.running_mean, norm.running_var, norm.weight, norm.bias))
-        read = functional.relu(functional.batch_norm(x[:, self._read], mean, var, scale, shift, False, 0.0, norm.eps))
-        return functional.conv2d(read, weight[:, self._read], padding=1)
 
 
 class Transition(nn.Module):
@@ -84,10 +67,8 @@ class Transition(nn.Module):
 class DenseNet(nn.Module):
     """Pixels (N, channels, H, W) in -0.5 to 0.5 -> answers (N, R, C, out) for the windows of 64 x 64 pixels."""
 
-    def __init__(self, channels: int, out: int, dropout: float = DROPOUT, fixed: bool = False) -> None:
-        """`fixed`: in training, too, the normalisations use their running statistics, and these stay as they are."""
+    def __init__(self, channels: int, out: int, dropout: float = DROPOUT) -> None:
         super().__init__()
-        self.fixed, self.held = fixed, 0
         self.first = nn.Conv2d(channels, FIRST, 3, padding=1, bias=False)
         parts: list[nn.Module] = []
         width = FIRST
@@ -103,43 +84,10 @@ class DenseNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        self.train()
-
-    def train(self, mode: bool = True) -> DenseNet:
-        super().train(mode)
-        for module in self.modules():
-            if self.fixed and isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        return self
-
-    def hold(self, parts: int) -> None:
-        """Nothing; the first convolution and so many layers of the first block are no longer trained."""
-        self.held = parts
-        self.first.requires_grad_(False)
-        self.blocks[:parts].requires_grad_(False)
-
-    def _exactly(self, pixels: Tensor) -> Tensor:
-        """What the held parts give."""
-        parts: Any = self.blocks[: self.held]
-        shape = len(pixels), FIRST + GROWTH * self.held, *pixels.shape[2:]
-        x = torch.empty(shape, device=pixels.device, memory_format=torch.channels_last)
-        x[:, :FIRST] = self.first(pixels)
-        end = FIRST
-        for part in parts:
-            x[:, end : end + GROWTH] = part.exactly(x[:, :end])
-            end += GROWTH
-        return x
 
     def features(self, pixels: Tensor) -> Tensor:
         """(N, 456, H / 4, W / 4), H and W rounded down to multiples of 4."""
-        if not self.held:
-            return functional.relu(self.norm(self.blocks(self.first(pixels))))
-        # Held parts are exact arithmetic, which half precision is not.
-        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
-            x = self._exactly(pixels)
-        if torch.is_autocast_enabled(pixels.device.type):
-            x = x.to(torch.get_autocast_dtype(pixels.device.type))
-        return functional.relu(self.norm(self.blocks[self.held :](x)))
+        return functional.relu(self.norm(self.blocks(self.first(pixels))))
 
     def forward(self, pixels: Tensor, stride: int = WINDOW) -> Tensor:
         """Answers for windows that begin at multiples of `stride` pixels, itself a multiple of 4.

@@ -43,6 +43,8 @@ SUMS = 2
 """How often blocks are added up at half and at a quarter of the resolution."""
 PRIOR = math.log(BLOCK * BLOCK * GROWTH)
 """Of a score against none of them, where a block may begin at any pixel."""
+NOWHERE = 1e4
+"""A coefficient where there is no whole block, as far from all teeth as none in a picture."""
 CORNER = 4
 """Pixels by which a DenseNet's answer lies below and right of the corner of its block."""
 
@@ -87,16 +89,28 @@ class Steps(nn.Module):
         with torch.no_grad():
             self.last.weight.mul_(0.3)
 
+    def arithmetic(self) -> tuple[nn.Parameter, ...]:
+        """What scores rest on, and what of them is added up."""
+        return self.teeth, self.widths, self.mix, self.floor
+
+    def far(self, pixels: Tensor) -> Tensor:
+        """(N, H, W, 48): how far each coefficient is from 0 and from each tooth, in units and negative.
+
+        That of a block is CORNER pixels below and right of its corner, NOWHERE where there is no whole block.
+        """
+        blocks = pixels[:, 0].unfold(1, BLOCK, 1).unfold(2, BLOCK, 1).flatten(3)
+        size = (blocks @ self.kernels.flatten(1).T).abs()  # type: ignore[operator]
+        size = functional.pad(size, (0, 0, *(CORNER, BLOCK - 1 - CORNER) * 2), value=NOWHERE)
+        return torch.cat([-size, *(-(size - a).abs() for a in self.teeth)], 3)
+
+    def near(self, far: Tensor) -> Tensor:
+        """(N, H, W, 48): 1 at 0 and at teeth, 0 at the foot of their triangles and beyond."""
+        return functional.relu(1 + far / self.widths.exp().flatten())
+
     def scores(self, pixels: Tensor) -> Tensor:
         """(N, 12, H, W): logarithms of odds, CORNER below and right of the corner of a block."""
-        size = functional.conv2d(pixels, self.kernels).abs()  # type: ignore[arg-type]
-        width = self.widths.exp()[..., None, None]
-        near = [functional.relu(1 - size / width[0])]
-        near += [
-            functional.relu(1 - (size - a[:, None, None]).abs() / w) for a, w in zip(self.teeth, width[1:], strict=True)
-        ]
-        whole = functional.pad(torch.cat(near, 1), (CORNER, 7 - CORNER, CORNER, 7 - CORNER))  # 0 where no block is
-        return functional.conv2d(whole, self.mix, padding=1) - self.threshold[:, None, None]
+        near = self.near(self.far(pixels)).permute(0, 3, 1, 2)
+        return functional.conv2d(near, self.mix, padding=1) - self.threshold[:, None, None]
 
     def features(self, scores: Tensor) -> Tensor:
         """(N, features): means of what is over the thresholds."""
@@ -161,12 +175,19 @@ SQUARES = 4
 """Layers of the first block after which there are coefficients and their sizes."""
 TRIANGLES = SQUARES + len(QUALITIES)
 """Layers of the first block after which there are triangles: what is left is one for scores, and four that add."""
-HELD = LAYERS
-"""Parts that stay as they begin, and are computed in float32: the whole first block."""
 SECOND, THIRD = LAYERS + 1, 2 * LAYERS + 2
 """Parts at which the other blocks begin."""
 PASSED_ON = (*range(SECOND, SECOND + SUMS * len(HALF)), *range(THIRD, THIRD + SUMS * len(QUARTER)))
-"""Parts after the first block that add: a small change of everything else that they read would drown the sums."""
+"""Parts after the first block that add, and are not trained: a small change of all else that they read would drown
+the sums."""
+NEAR = tuple(slice(FIRST + GROWTH * k, FIRST + GROWTH * (k + 1)) for k in range(SQUARES - 1, TRIANGLES))
+"""Channels of the first block: distances from 0, and from each row of teeth."""
+SCORES, PLACE = (slice(FIRST + GROWTH * k, FIRST + GROWTH * (k + 1)) for k in (TRIANGLES, LAYERS - 1))
+"""Scores of single blocks, and of 2 x 2 that are added up."""
+READ = tuple(k for where in (*NEAR, SCORES, PLACE) for k in range(where.start, where.stop))
+"""All channels of the first block that the next one reads."""
+SUMMED = slice(PLACE.stop + GROWTH * (SUMS * len(HALF) - 1), PLACE.stop + GROWTH * SUMS * len(HALF))
+"""Channels of the second block that are added up once more in the third."""
 LEAST = 0.02
 """Deviation of a mean below which it is not read."""
 SPREAD = 0.3
@@ -187,13 +208,6 @@ def factors(frequency: int) -> tuple[list[npt.NDArray[np.float64]], float]:
     for kernel in kernels[1:]:
         whole = np.convolve(whole, kernel)
     return kernels, float(whole[:8] @ basis / (whole[:8] @ whole[:8]))
-
-
-def hold(net: DenseNet) -> None:
-    """Nothing; what is arithmetic in a DenseNet that begins as the shallow network is not trained."""
-    net.hold(HELD)
-    for part in PASSED_ON:
-        net.blocks[part].requires_grad_(False)
 
 
 class _Planter:
@@ -247,13 +261,27 @@ class _Planter:
             layer.conv.weight[k, ONE] = -room[k] * kernel  # nothing beyond the borders, so that zeros are there
         return self.through(layer)
 
+    def sum(self, layer: Any, where: slice, kernels: list[Tensor], number: int) -> slice:
+        """The channels of a layer, this one among those that add up what is over 0, by these kernels in turn."""
+        self.begin(layer)
+        positive = number == 0 or len(kernels) == 1
+        if positive:
+            self.read_as(layer.norm, where, 1.0, 0.0)
+        return self.add(layer, where, kernels[number % len(kernels)], positive)
 
-@torch.no_grad()
-def plant(steps: Steps, net: DenseNet, pixels: Tensor) -> None:
-    """Nothing; the DenseNet gives what the shallow network gives, up to rounding; one of 15 steps has its features.
+    def move(self, part: Any) -> None:
+        """What there is at half the resolution."""
+        self.x = functional.avg_pool2d(part.conv(self.read(part.norm)), 2)
 
-    What else it reads is measured on `pixels`, of which the statistics are, from now on, those of its normalisations.
-    What the shallow network has no use for begins as nothing: weights of 0 in the last layer.
+
+def _parts(net: DenseNet, kind: type[nn.Module]) -> list[Any]:
+    return [part for part in net.blocks if isinstance(part, kind)]
+
+
+def _arithmetic(steps: Steps, net: DenseNet, pixels: Tensor) -> tuple[_Planter, Tensor]:
+    """The first block gives what the shallow network adds up; its channels, and what they hold that is to be ignored.
+
+    That is what was added to let coefficients pass ReLU, after all kernels, up to rounding.
     """
     n = len(COEFS)
     kernels, gains = [], []
@@ -270,12 +298,11 @@ def plant(steps: Steps, net: DenseNet, pixels: Tensor) -> None:
     first.copy_(first.half())  # as they are exported
     gain = torch.tensor(gains) * deviation[:n]
     planter = _Planter(net.first(pixels))
-    # What the channels hold where all coefficients are 0: what is added to pass ReLU is taken away up to rounding.
+    # What the channels hold where all coefficients are 0.
     offset = torch.zeros(FIRST + GROWTH * LAYERS)
     triangles: list[slice] = []  # channels
     linear = [slice(0, n)]  # channels, one factor after the other
-    layers = [part for part in net.blocks if isinstance(part, DenseLayer)]
-    moves = [part for part in net.blocks if isinstance(part, Transition)]
+    layers = _parts(net, DenseLayer)
 
     def pass_on(layer: Any, where: slice, which: int, factor: Tensor, held: Tensor) -> None:
         """What the linear channels give with their next factor."""
@@ -336,27 +363,36 @@ def plant(steps: Steps, net: DenseNet, pixels: Tensor) -> None:
             planter.read_as(layer.norm, place, 1.0, -steps.threshold - steps.floor)
         place = planter.add(layer, place, kernel, number == 0)
 
-    def move(part: Any, where: slice, over: Tensor, plain: list[slice]) -> None:
-        """Everything is handed on as it was read: the sums by how much they are over something."""
-        planter.reads(part.norm)
-        part.norm.weight[linear[3]] *= 0.02  # at borders, where they hold anything, they are huge
-        planter.read_as(part.norm, where, 1.0, -over)
-        for channels in plain:
-            planter.read_as(part.norm, channels, 1.0, 0.0)
-        part.conv.weight.copy_(torch.eye(part.conv.weight.shape[0])[:, :, None, None])
-        planter.x = functional.avg_pool2d(part.conv(planter.read(part.norm)), 2)
+    return planter, offset
 
-    move(moves[0], place, steps.over[0], [])
+
+@torch.no_grad()
+def plant(steps: Steps, net: DenseNet, pixels: Tensor) -> None:
+    """Nothing; the DenseNet gives what the shallow network gives, up to rounding; one of 15 steps has its features.
+
+    What else it reads is measured on `pixels`, of which the statistics are, from now on, those of its normalisations.
+    What the shallow network has no use for begins as nothing: weights of 0 in the last layer.
+    """
+    planter, offset = _arithmetic(steps, net, pixels)
+    layers, moves = _parts(net, DenseLayer), _parts(net, Transition)
+    # What is near to what, single scores, and their sums, are handed on as they are, and mixed.
+    part, read = moves[0], list(READ)
+    planter.reads(part.norm)
+    for channels, width in zip(NEAR, steps.widths.exp(), strict=True):
+        planter.read_as(part.norm, channels, 1 / width, 1.0, offset[channels])
+    planter.read_as(part.norm, SCORES, 1.0, -steps.threshold - steps.floor)
+    planter.read_as(part.norm, PLACE, 1.0, -steps.over[0])
+    weight = torch.zeros_like(part.conv.weight)
+    weight[:, read] = nn.init.kaiming_normal_(torch.empty_like(weight[:, read]), nonlinearity="relu")
+    weight[read] = torch.eye(len(weight))[read][:, :, None, None]
+    part.conv.weight.copy_(weight)
+    planter.move(part)
+    place = PLACE
     kinked: list[slice] = []
     for block, sums in ((1, HALF), (2, QUARTER)):
         rest = layers[LAYERS * block : LAYERS * (block + 1)]
         for number in range(SUMS * len(sums)):
-            layer = rest.pop(0)
-            planter.begin(layer)
-            positive = number == 0 or len(sums) == 1
-            if positive:
-                planter.read_as(layer.norm, place, 1.0, 0.0)
-            place = planter.add(layer, place, sums[number % len(sums)], positive)
+            place = planter.sum(rest.pop(0), place, sums, number)
         for kink in steps.kinks[block - 1]:
             layer = rest.pop(0)
             planter.begin(layer)
@@ -367,8 +403,14 @@ def plant(steps: Steps, net: DenseNet, pixels: Tensor) -> None:
         for layer in rest:
             planter.reads(layer.norm)
             planter.through(layer)
-        if block == 1:
-            move(moves[1], place, steps.over[1], kinked)
+        if block == 1:  # everything is handed on as it was read, the sums by how much they are over something
+            part = moves[1]
+            planter.reads(part.norm)
+            planter.read_as(part.norm, place, 1.0, -steps.over[1])
+            for channels in kinked:
+                planter.read_as(part.norm, channels, 1.0, 0.0)
+            part.conv.weight.copy_(torch.eye(part.conv.weight.shape[0])[:, :, None, None])
+            planter.move(part)
     planter.reads(net.norm)
     for where in kinked:
         planter.read_as(net.norm, where, 1.0, 0.0)
@@ -376,18 +418,38 @@ def plant(steps: Steps, net: DenseNet, pixels: Tensor) -> None:
     level = (SPREAD / means.std((0, 2, 3)).clamp(min=1e-2)).clamp(max=10)
     assert steps.norm.running_mean is not None and steps.norm.running_var is not None
     of_steps = torch.sqrt(steps.norm.running_var + steps.norm.eps)
-    read = torch.cat([torch.arange(where.start, where.stop) for where in kinked])
+    features = torch.cat([torch.arange(where.start, where.stop) for where in kinked])
     weight = steps.last.weight * steps.norm.weight
     weight[:, of_steps < LEAST] = 0
     of_steps.clamp_(min=LEAST)
-    level[read] = 1 / of_steps
+    level[features] = 1 / of_steps
     net.norm.weight.mul_(level)
     net.norm.bias.mul_(level)
     net.last.weight.zero_()
     net.last.bias.zero_()
     if net.last.out_features != len(weight):
         return  # which has to be fitted to other answers
-    net.last.weight[:, read] = weight
+    net.last.weight[:, features] = weight
     net.last.bias.copy_(
         steps.last.bias + steps.last.weight @ steps.norm.bias - weight @ (steps.norm.running_mean / of_steps)
     )
+
+
+@torch.no_grad()
+def replant(steps: Steps, net: DenseNet, pixels: Tensor) -> None:
+    """Nothing; the DenseNet computes again what it was planted from, and rests as it is otherwise.
+
+    That is, its first block gives what the shallow network adds up as it is now, and the sums of the others have room
+    for what they are of `pixels`.
+    """
+    planter, offset = _arithmetic(steps, net, pixels)
+    _parts(net, Transition)[0].norm.running_mean[list(READ)] = offset[list(READ)]
+    place = PLACE
+    for number, part in enumerate(net.blocks):
+        if isinstance(part, Transition):
+            planter.move(part)
+        elif number in PASSED_ON:
+            sums, first = (HALF, SECOND) if number < THIRD else (QUARTER, THIRD)
+            place = planter.sum(part, SUMMED if number == THIRD else place, sums, number - first)
+        elif number >= LAYERS:
+            planter.through(part)
