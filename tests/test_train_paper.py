@@ -371,7 +371,7 @@ def untrained(name: str, seed: int = 0) -> Any:
             for layer in (m for m in net.modules() if isinstance(m, torch.nn.Conv2d)):
                 layer.weight.copy_(layer.weight.half())  # as they are stored
             net(torch.rand(1, 1, 64, 64) - 0.5)
-            net.last.weight.mul_(30)
+            net.last.weight.copy_((net.last.weight * 30).half())
     return net.eval()
 
 
