@@ -22,7 +22,7 @@ from jscan.jpegtables import Q1_OFFSET
 from train import export_paper, fit_paper
 from train.losses import q1_loss
 from train.networks import lean, lean_by_torch
-from train.networks.densenet import GROWTH, LAYERS, DenseLayer, DenseNet
+from train.networks.densenet import GROWTH, LAYERS, DenseLayer, DenseNet, affine
 from train.networks.lean import Lean
 from train.networks.steps import PASSED_ON, plant, replant
 
@@ -160,7 +160,7 @@ def _weights(layers: list[DenseLayer]) -> list[Tensor]:
     out: list[Tensor] = []
     for layer in layers:
         layer.norm.running_mean.normal_()  # type: ignore[union-attr]
-        scale, shift = lean._affine(layer.norm)
+        scale, shift = affine(layer.norm)
         out += [scale, shift, layer.conv.weight.permute(1, 2, 3, 0).flatten(1)]
     return out
 

@@ -35,7 +35,7 @@ from train.compress import Pixels
 from train.dataset import image_weights, load_images
 from train.graphs import Graph, finish
 from train.measure_report import rounded, write_text
-from train.networks.densenet import SCALE, DenseNet, Transition
+from train.networks.densenet import SCALE, DenseNet, Transition, affine
 from train.networks.steps import Steps, replant
 from train.networks.uchida import UchidaNet
 from train.paper_config import Config
@@ -80,9 +80,7 @@ def _part(g: Graph, x: str, part: Any) -> str:
 
 def _normed(g: Graph, x: str, layer: Any, read: torch.Tensor | slice = slice(None)) -> str:
     """Batch normalisation with the running statistics, and ReLU; of these channels alone."""
-    scale = layer.weight / torch.sqrt(layer.running_var + layer.eps)
-    shift = (layer.bias - layer.running_mean * scale)[read]
-    scale = scale[read]
+    scale, shift = (values[read] for values in affine(layer))
     x = g.add("Mul", x, g.weight(scale[:, None, None]))
     return g.add("Relu", g.add("Add", x, g.weight(shift[:, None, None])))
 
@@ -165,9 +163,8 @@ def write(name: str, run: Path, src: Path, out: Path) -> None:
     net.load_state_dict(saved["net"])
     net.eval()
     images = load_images(src)
-    pixels = make_batch(replace(config, context_share=0.0), images, image_weights(images), random.Random(99), FEW)[
-        "pixels"
-    ]
+    alone = replace(config, context_share=0.0)
+    pixels = make_batch(alone, images, image_weights(images), random.Random(99), FEW)["pixels"]
     if "steps" in saved:
         if "shallow" in saved:
             raise ValueError(f"{run}: still the shallow network; go on with the command that began it")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,12 @@ class DenseNet(nn.Module):
         with torch.autocast(pixels.device.type, enabled=False):  # half precision would round what windows differ in
             out: Tensor = self.last(mean.permute(0, 2, 3, 1))
         return out
+
+
+def affine(norm: Any) -> tuple[Tensor, Tensor]:
+    """Scale and shift, (channels,) each, of a normalisation with the statistics that it holds."""
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
 
 
 @torch.no_grad()

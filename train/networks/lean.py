@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from jscan.tiling import WINDOW
 from train.networks import lean_by_torch
-from train.networks.densenet import GROWTH, LAYERS, SCALE, DenseNet
+from train.networks.densenet import GROWTH, LAYERS, SCALE, DenseNet, affine
 from train.networks.steps import FULL, HALF, PLACE, QUARTER, READ, SECOND, SUMMED, SUMS, THIRD, Steps, add
 
 AFTER_HALF, AFTER_QUARTER = SECOND + SUMS * len(HALF), THIRD + SUMS * len(QUARTER)
@@ -55,9 +55,9 @@ class Lean(nn.Module):
         with torch.autocast(place, enabled=False):
             x = _move(self._first(pixels, kind), *self._read_first(), blocks[LAYERS].conv.weight[:, self.read, 0, 0])
             x = dense(_with_sums(x, PLACE, self.sums[1]).to(kind), blocks[AFTER_HALF : THIRD - 1])
-            x = _move(x, *_affine(blocks[THIRD - 1].norm), blocks[THIRD - 1].conv.weight[..., 0, 0]).float()
+            x = _move(x, *affine(blocks[THIRD - 1].norm), blocks[THIRD - 1].conv.weight[..., 0, 0]).float()
             x = dense(_with_sums(x, SUMMED, self.sums[2]).to(kind), blocks[AFTER_QUARTER:])
-            scale, shift = _affine(self.net.norm)
+            scale, shift = affine(self.net.norm)
             return functional.relu(torch.addcmul(shift, x.float(), scale)).permute(0, 3, 1, 2)
 
     def forward(self, pixels: Tensor, stride: int = WINDOW) -> Tensor:
@@ -81,13 +81,7 @@ class Lean(nn.Module):
         """Scale and shift with which these channels are read: the mean of the normalisation is what is left out."""
         blocks: Any = self.net.blocks
         norm = blocks[LAYERS].norm
-        return _affine(norm)[0][self.read], norm.bias[self.read]
-
-
-def _affine(norm: Any) -> tuple[Tensor, Tensor]:
-    """Scale and shift, (channels,) each, of a normalisation with the statistics that it holds."""
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    return scale, norm.bias - norm.running_mean * scale
+        return affine(norm)[0][self.read], norm.bias[self.read]
 
 
 def _move(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
@@ -151,7 +145,7 @@ def dense(x: Tensor, layers: Iterable[Any]) -> Tensor:
     """(N, H, W, C) -> (N, H, W, C + 12 layers)."""
     weights: list[Tensor] = []
     for layer in layers:
-        scale, shift = _affine(layer.norm)
+        scale, shift = affine(layer.norm)
         weights += [scale.to(x.dtype), shift.to(x.dtype), layer.conv.weight.permute(1, 2, 3, 0).flatten(1).to(x.dtype)]
     out: Tensor = _Dense.apply(x, *weights)  # type: ignore[no-untyped-call]
     return out
