@@ -35,6 +35,7 @@ def trained_a_little(pixels: torch.Tensor) -> Steps:
     shallow.norm.momentum = 1.0
     with torch.no_grad():
         shallow.teeth.mul_(1 + 0.1 * torch.rand_like(shallow.teeth))
+        shallow.mix.add_(0.1 * torch.randn_like(shallow.mix))
         shallow.last.bias.normal_()
         shallow(pixels)
     return shallow.eval()
@@ -130,6 +131,17 @@ def test_a_shallow_network_is_gone_on_with(tmp_path: Path) -> None:
     # Where its weights are begun with, or on a machine of another kind, the whole cycle is the DenseNet's.
     again.save()
     assert fit_paper.Trainer(CONFIG, tmp_path / "other", "cpu", start=tmp_path).shallow_share == 0
+
+
+def test_a_run_of_another_shallow_network_is_told_of(tmp_path: Path) -> None:
+    trainer = fit_paper.Trainer(CONFIG, tmp_path, "cpu", minutes=1)
+    trainer.save()
+    saved = fit_paper.load(trainer.last)
+    saved["steps"]["mix"] = saved["steps"]["mix"][:, 1:]
+    torch.save(saved, trainer.last)
+    for folder, start in ((tmp_path, None), (tmp_path / "other", tmp_path)):
+        with pytest.raises(ValueError, match="another kind; begin anew"):
+            fit_paper.Trainer(CONFIG, folder, "cpu", start=start)
 
 
 def test_a_new_last_layer_is_the_best_for_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ from train.compress import Pixels
 from train.dataset import image_weights, load_images
 from train.graphs import Graph, finish
 from train.measure_report import rounded, write_text
-from train.networks.densenet import SCALE, DenseNet, Transition, affine
+from train.networks.densenet import SCALE, DenseLayer, DenseNet, Transition, affine
 from train.networks.steps import Steps, replant
 from train.networks.uchida import UchidaNet
 from train.paper_config import Config
@@ -59,23 +59,25 @@ def _scaled(g: Graph, network: str) -> str:
     return x if network == "uchida" else g.add("Sub", x, g.scalar(0.5))
 
 
-def _conv(g: Graph, x: str, layer: Any, weight: torch.Tensor | None = None) -> str:
+def _conv(g: Graph, x: str, layer: Any, weight: torch.Tensor | None = None, exact: bool = False) -> str:
     """Of a layer, with its own weights or these."""
     pad, dilation = int(layer.padding[0]), int(layer.dilation[0])
     weight = layer.weight if weight is None else weight
-    inputs = [x, g.weight(weight), *([] if layer.bias is None else [g.weight(layer.bias)])]
+    inputs = [x, g.weight(weight, exact=exact), *([] if layer.bias is None else [g.weight(layer.bias)])]
     return g.add("Conv", *inputs, pads=[pad] * 4, dilations=[dilation] * 2)
 
 
 def _part(g: Graph, x: str, part: Any) -> str:
     """What a dense layer adds, or a transition before its mean, of the channels that have any weight.
 
-    Most of what a DenseNet reads has none where it is arithmetic: half a megabyte, and some of the time.
+    Most of what a DenseNet reads has none where it is arithmetic: half a megabyte, and some of the time. That is where
+    rounding is seen: sums of scores would be off by a thirtieth of what they differ by.
     """
     read = part.conv.weight.ne(0).any((2, 3)).any(0).nonzero()[:, 0]
     if len(read) < part.conv.in_channels:
         x = g.add("Gather", x, g.ints(*read.tolist()), axis=1)
-    return _conv(g, _normed(g, x, part.norm, read), part.conv, part.conv.weight[:, read])
+    arithmetic = isinstance(part, DenseLayer) and len(read) < part.conv.in_channels
+    return _conv(g, _normed(g, x, part.norm, read), part.conv, part.conv.weight[:, read], arithmetic)
 
 
 def _normed(g: Graph, x: str, layer: Any, read: torch.Tensor | slice = slice(None)) -> str:

@@ -149,7 +149,7 @@ class Trainer:
             if self.steps is not None:
                 if "steps" not in begun:
                     raise ValueError(f"{start} was not begun as the shallow network; begin with one that was")
-                self.steps.load_state_dict(begun["steps"])
+                self.load_steps(begun, start)
                 if "shallow" in begun:
                     self.begin_shallow()
             self.new_last = config.network == "regression" and theirs["last.weight"].shape != own["last.weight"].shape
@@ -163,7 +163,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group.update(self.how)  # it may have been another machine's
             if self.steps is not None:
-                self.steps.load_state_dict(saved["steps"])
+                self.load_steps(saved, self.last)
             if "shallow" in saved:
                 self.begin_shallow(saved["shallow"])
             self.state, self.start = saved["state"], saved.get("start", "")
@@ -173,6 +173,13 @@ class Trainer:
     def progress(self) -> float:
         """How much of the cycle on this kind of machine is done, 0 to 1."""
         return float(min(1.0, self.state[self.device] / max(self.budget, 1e-9)))
+
+    def load_steps(self, saved: dict[str, Any], where: Path) -> None:
+        """Nothing; the shallow network is that of a run. Raises ValueError where its parts are others."""
+        own = {k: v.shape for k, v in self.steps.state_dict().items()}
+        if own != {k: v.shape for k, v in saved["steps"].items()}:
+            raise ValueError(f"{where} was begun as a shallow network of another kind; begin anew, in another folder")
+        self.steps.load_state_dict(saved["steps"])
 
     def begin_shallow(self, saved: dict[str, Any] | None = None) -> None:
         """Nothing; the shallow network is trained first, as it was or from now on."""

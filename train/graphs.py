@@ -74,10 +74,11 @@ class Graph:
         """Weights that are stored in half precision: all models together are to stay below 20 MB."""
         return self.add("Cast", self.constant(array, np.float16), to=TensorProto.FLOAT)
 
-    def weight(self, tensor: torch.Tensor, *, transpose: bool = False) -> str:
+    def weight(self, tensor: torch.Tensor, *, transpose: bool = False, exact: bool = False) -> str:
+        """`exact`: in single precision however large they are."""
         array = tensor.detach().numpy().astype(np.float32)
         array = np.ascontiguousarray(array.T) if transpose else array
-        if self.half and array.size >= LARGE:
+        if self.half and not exact and array.size >= LARGE:
             return self.halved(array)
         return self.constant(array, np.float32)
 

@@ -20,9 +20,9 @@ from torch.nn import functional
 from jscan.tiling import WINDOW
 from train.networks import lean_by_torch
 from train.networks.densenet import GROWTH, LAYERS, SCALE, DenseNet, affine
-from train.networks.steps import FULL, HALF, PLACE, QUARTER, READ, SECOND, SUMMED, SUMS, THIRD, Steps, add
+from train.networks.steps import AT_HALF, AT_QUARTER, FULL, PLACE, READ, SECOND, SUMMED, THIRD, Steps, add
 
-AFTER_HALF, AFTER_QUARTER = SECOND + SUMS * len(HALF), THIRD + SUMS * len(QUARTER)
+AFTER_HALF, AFTER_QUARTER = SECOND + len(AT_HALF), THIRD + len(AT_QUARTER)
 """The first parts of the second and of the third block that are trained."""
 
 
@@ -43,8 +43,7 @@ class Lean(nn.Module):
                 part.weight.requires_grad_(False)  # what it scales is scaled by the weights that read it as well
         self.read: Tensor
         place = net.last.weight.device
-        # As the DenseNet is exported with them.
-        self.sums = [[k.half().float().to(place) for k in kernels] for kernels in (FULL, HALF, QUARTER)]
+        self.sums = [[k.to(place) for k in kernels] for kernels in (FULL, AT_HALF, AT_QUARTER)]
         self.register_buffer("read", torch.tensor(READ, device=place), persistent=False)
 
     def features(self, pixels: Tensor) -> Tensor:
@@ -71,11 +70,14 @@ class Lean(nn.Module):
         """(N, H, W, 72): what the first block gives in the channels READ, but for what it added to pass ReLU."""
         steps = self.steps
         far = steps.far(pixels)
+        near = steps.near(far).to(kind)
         # (12, 48, 3, 3) as a matrix.
-        mix = steps.mix.permute(1, 2, 3, 0).flatten(1)
-        scores: Tensor = _Moved.apply(steps.near(far).to(kind) @ mix.to(kind)).float()  # type: ignore[no-untyped-call]
-        over = functional.relu(scores - (steps.threshold + steps.floor)).permute(0, 3, 1, 2).contiguous()
-        return torch.cat([far, scores, add(over, self.sums[0]).permute(0, 2, 3, 1)], 3)
+        weights = steps.around.permute(1, 2, 3, 0).flatten(1).to(kind)
+        around: Tensor = _Moved.apply(near @ weights).float()  # type: ignore[no-untyped-call]
+        told = torch.cat([near, functional.relu(around - steps.over_around).to(kind)], 3)
+        over = (told @ steps.mix.T.to(kind)).float() - (steps.threshold + steps.floor)
+        place = add(over.permute(0, 3, 1, 2).contiguous(), self.sums[0]).permute(0, 2, 3, 1)
+        return torch.cat([far, around, place], 3)
 
     def _read_first(self) -> tuple[Tensor, Tensor]:
         """Scale and shift with which these channels are read: the mean of the normalisation is what is left out."""
@@ -92,12 +94,10 @@ def _move(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
 
 
 def _with_sums(x: Tensor, where: slice, kernels: list[Tensor]) -> Tensor:
-    """(N, H, W, C + 12 SUMS len(kernels)): sums of these channels are added, after each kernel."""
-    place, out = x[..., where].permute(0, 3, 1, 2).contiguous(), [x]
-    for number in range(SUMS * len(kernels)):
-        if number == 0 or len(kernels) == 1:
-            place = functional.relu(place)
-        place = add(place, [kernels[number % len(kernels)]])
+    """(N, H, W, C + 12 len(kernels)): sums of what these channels are over 0 are added, after each kernel."""
+    place, out = functional.relu(x[..., where].permute(0, 3, 1, 2)).contiguous(), [x]
+    for kernel in kernels:
+        place = add(place, [kernel])
         out.append(place.permute(0, 2, 3, 1))
     return torch.cat(out, 3)
 

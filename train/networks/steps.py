@@ -2,19 +2,22 @@
 
 It looks for places where many DCT coefficients lie on a comb at once: there blocks of the first compression begin.
 For each pixel, as the corner of a block, it has twelve coefficients; triangles around 0 and around some steps of each
-say how near they are to a tooth; weighted sums of these, also of the pixels around, are scores, one for each of twelve
-qualities of the first compression. What is over a floor is added up over blocks that are 8 pixels apart: over 2 x 2 of
-them before anything is averaged, as a place among 64 is lost in an average; then over more at half and at a quarter of
-the resolution. What is over some thresholds is averaged, and a linear layer reads that. All of it a DenseNet computes
-as well (`plant`): the 8 x 8 transform and the sums of places that are 8 apart are products of kernels of 3 x 3.
+say how near they are to a tooth; twelve weighted sums of these, also of the pixels around, say what place this is:
+where all is flat, everything is near to 0 wherever a block begins. Weighted sums of both are scores, one for each of
+twelve qualities of the first compression. They are added up over blocks that are 8 pixels apart: over 2 x 2 of them
+before anything is averaged, as a place among 64 is lost in an average; what is then over a threshold, over more at half
+and at a quarter of the resolution. What is over some thresholds is averaged, and a linear layer reads that. All of it a
+DenseNet computes as well (`plant`): the 8 x 8 transform and the sums of places that are 8 apart are products of kernels
+of 3 x 3.
 
 It learns from what is known of every pixel (`of_blocks`) besides what is asked of the patch: from the latter alone the
-loss of Eq. 5 of Tondi 2021 came to 2.47 in 55,000 patches, with both to 1.72 in 51,000.
+loss of Eq. 5 of Tondi 2021 came to 2.47 in 55,000 patches, with both to 1.72 in 51,000 (low coefficients alone).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,9 +30,9 @@ from jscan.jpegtables import Q1_OFFSET, ZIGZAG, dct_basis, standard_table
 from jscan.tiling import BLOCK, WINDOW
 from train.networks.densenet import FIRST, GROWTH, LAYERS, SCALE, DenseLayer, DenseNet, Transition
 
-COEFS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13)
-"""Zigzag indices of the coefficients."""
-QUALITIES = (64, 74, 84)
+COEFS = (1, 2, 3, 4, 5, 6, 7, 9, 14, 15, 23, 26)
+"""Zigzag indices of the coefficients: of high ones the steps are large, where those of low ones no longer show."""
+QUALITIES = (60, 70, 80)
 """Quality factors whose steps the teeth begin at."""
 LOWEST, HIGHEST = 61.0, 94.0
 """Quality factors of the first and the last score; the others lie between, evenly."""
@@ -39,8 +42,6 @@ NARROWEST = 1.0
 """Grey levels from a tooth to the foot of its triangle, at least."""
 KINKS = 4
 """Thresholds of each sum at half and at a quarter of the resolution."""
-SUMS = 2
-"""How often blocks are added up at half and at a quarter of the resolution."""
 PRIOR = math.log(BLOCK * BLOCK * GROWTH)
 """Of a score against none of them, where a block may begin at any pixel."""
 NOWHERE = 1e4
@@ -57,7 +58,12 @@ def apart(distance: int) -> list[Tensor]:
     return [torch.from_numpy(k).float() for k in kernels]
 
 
-FULL, HALF, QUARTER = (apart(BLOCK // scale) for scale in (1, 2, 4))
+FULL = apart(BLOCK)
+"""Kernels that add up places 8 apart: neighbouring blocks, and at half the resolution every second one."""
+AT_HALF = apart(BLOCK // 2) + FULL
+"""Those that add up blocks at half the resolution: neighbours first, then every second one."""
+AT_QUARTER = 2 * apart(BLOCK // 4)
+"""Those at a quarter of it: neighbours, twice."""
 
 
 class Steps(nn.Module):
@@ -77,12 +83,16 @@ class Steps(nn.Module):
         mix[:, 0] += 0.5
         for score in range(GROWTH):
             mix[score, 1 + score * teeth // GROWTH] += 1.0
-        self.mix = nn.Parameter(functional.pad(mix.flatten(1)[:, :, None, None], (1, 1, 1, 1)))
+        self.mix = nn.Parameter(torch.cat([mix.flatten(1), torch.zeros(GROWTH, GROWTH)], 1))
+        around = torch.randn(GROWTH, (1 + teeth) * n, 3, 3) * 0.02
+        around[:, :n] += 0.03
+        self.around = nn.Parameter(around)
+        self.over_around = nn.Parameter(torch.linspace(0, 2, GROWTH))
         self.threshold = nn.Parameter(torch.full((GROWTH,), n / 2))
         self.floor = nn.Parameter(torch.full((GROWTH,), -PRIOR - 1))
         self.over = nn.ParameterList(nn.Parameter(torch.full((GROWTH,), start)) for start in (1.0, 0.25))
         self.kinks = nn.ParameterList(
-            nn.Parameter(torch.linspace(0, most, KINKS)[:, None].repeat(1, GROWTH)) for most in (4.0, 1.0)
+            nn.Parameter(torch.linspace(0, most, KINKS)[:, None].repeat(1, GROWTH)) for most in (8.0, 2.0)
         )
         self.norm = nn.BatchNorm1d(2 * KINKS * GROWTH, momentum=0.02)
         self.last = nn.Linear(2 * KINKS * GROWTH, Q1_OFFSET[-1])
@@ -91,7 +101,7 @@ class Steps(nn.Module):
 
     def arithmetic(self) -> tuple[nn.Parameter, ...]:
         """What scores rest on, and what of them is added up."""
-        return self.teeth, self.widths, self.mix, self.floor
+        return self.teeth, self.widths, self.around, self.over_around, self.mix, self.floor
 
     def far(self, pixels: Tensor) -> Tensor:
         """(N, H, W, 48): how far each coefficient is from 0 and from each tooth, in units and negative.
@@ -109,18 +119,16 @@ class Steps(nn.Module):
 
     def scores(self, pixels: Tensor) -> Tensor:
         """(N, 12, H, W): logarithms of odds, CORNER below and right of the corner of a block."""
-        near = self.near(self.far(pixels)).permute(0, 3, 1, 2)
-        return functional.conv2d(near, self.mix, padding=1) - self.threshold[:, None, None]
+        near = self.near(self.far(pixels))
+        around = functional.conv2d(near.permute(0, 3, 1, 2), self.around, padding=1).permute(0, 2, 3, 1)
+        told = torch.cat([near, functional.relu(around - self.over_around)], 3)
+        return (told @ self.mix.T - self.threshold).permute(0, 3, 1, 2)
 
     def features(self, scores: Tensor) -> Tensor:
         """(N, features): means of what is over the thresholds."""
-        half = add(functional.relu(scores - self.floor[:, None, None]), FULL)
-        half = functional.avg_pool2d(functional.relu(half - self.over[0][:, None, None]), 2)
-        for _ in range(SUMS):
-            half = add(half, HALF)
-        quarter = functional.avg_pool2d(functional.relu(half - self.over[1][:, None, None]), 2)
-        for _ in range(SUMS):
-            quarter = add(quarter, QUARTER)
+        half = add(scores - self.floor[:, None, None], FULL)
+        half = add(functional.avg_pool2d(functional.relu(half - self.over[0][:, None, None]), 2), AT_HALF)
+        quarter = add(functional.avg_pool2d(functional.relu(half - self.over[1][:, None, None]), 2), AT_QUARTER)
         said = [
             functional.relu(place - kink[:, None, None]).mean((2, 3))
             for place, kinks in zip((half, quarter), self.kinks, strict=True)
@@ -137,7 +145,7 @@ class Steps(nn.Module):
         return self.answers(self.scores(pixels))
 
 
-def add(x: Tensor, kernels: list[Tensor]) -> Tensor:
+def add(x: Tensor, kernels: Sequence[Tensor]) -> Tensor:
     """Each channel with one kernel after the other; beyond the borders are zeros each time, as in a DenseNet."""
     for kernel in kernels:
         weight = kernel.to(x).expand(x.shape[1], 1, 3, 3)
@@ -174,19 +182,22 @@ ONE = FIRST - 1
 SQUARES = 4
 """Layers of the first block after which there are coefficients and their sizes."""
 TRIANGLES = SQUARES + len(QUALITIES)
-"""Layers of the first block after which there are triangles: what is left is one for scores, and four that add."""
+"""Layers of the first block after which there are triangles: what is left is one for the pixels around, and four that
+add up scores."""
 SECOND, THIRD = LAYERS + 1, 2 * LAYERS + 2
 """Parts at which the other blocks begin."""
-PASSED_ON = (*range(SECOND, SECOND + SUMS * len(HALF)), *range(THIRD, THIRD + SUMS * len(QUARTER)))
+PASSED_ON = (*range(SECOND, SECOND + len(AT_HALF)), *range(THIRD, THIRD + len(AT_QUARTER)))
 """Parts after the first block that add, and are not trained: a small change of all else that they read would drown
 the sums."""
 NEAR = tuple(slice(FIRST + GROWTH * k, FIRST + GROWTH * (k + 1)) for k in range(SQUARES - 1, TRIANGLES))
 """Channels of the first block: distances from 0, and from each row of teeth."""
-SCORES, PLACE = (slice(FIRST + GROWTH * k, FIRST + GROWTH * (k + 1)) for k in (TRIANGLES, LAYERS - 1))
-"""Scores of single blocks, and of 2 x 2 that are added up."""
-READ = tuple(k for where in (*NEAR, SCORES, PLACE) for k in range(where.start, where.stop))
+AROUND, PLACE = (slice(FIRST + GROWTH * k, FIRST + GROWTH * (k + 1)) for k in (TRIANGLES, LAYERS - 1))
+"""What the pixels around are like, and scores of 2 x 2 blocks."""
+READ = tuple(k for where in (*NEAR, AROUND, PLACE) for k in range(where.start, where.stop))
 """All channels of the first block that the next one reads."""
-SUMMED = slice(PLACE.stop + GROWTH * (SUMS * len(HALF) - 1), PLACE.stop + GROWTH * SUMS * len(HALF))
+NEARS, TOLD = (READ[: -k * GROWTH] for k in (2, 1))
+"""Those of them that tell how near places are to what, and with what is around them, which scores are told."""
+SUMMED = slice(PLACE.stop + GROWTH * (len(AT_HALF) - 1), PLACE.stop + GROWTH * len(AT_HALF))
 """Channels of the second block that are added up once more in the third."""
 LEAST = 0.02
 """Deviation of a mean below which it is not read."""
@@ -248,26 +259,28 @@ class _Planter:
         layer.norm.weight[ONE], layer.norm.bias[ONE] = 0, 1
         layer.conv.weight.zero_()
 
-    def add(self, layer: Any, where: slice, kernel: Tensor, positive: bool) -> slice:
-        """The channels of a layer that gives what is `where` with this kernel."""
-        if positive:
-            room = torch.zeros(GROWTH)
-        else:  # a power of two, so that what is added is what is taken away
-            room = 2 ** torch.ceil(torch.log2(ROOM * self.x[:, where].abs().amax((0, 2, 3)).clamp(min=1e-3)))
-            self.read_as(layer.norm, where, 1.0, room)
-        kernel = kernel.half().float()  # as it is exported
+    def add(self, layer: Any, where: slice, kernel: Tensor) -> slice:
+        """The channels of a layer that gives what is `where`, of either sign, with this kernel."""
+        self.begin(layer)
+        # A power of two, so that what is added is what is taken away.
+        room = 2 ** torch.ceil(torch.log2(ROOM * self.x[:, where].abs().amax((0, 2, 3)).clamp(min=1e-3)))
+        self.read_as(layer.norm, where, 1.0, room)
         for k in range(GROWTH):
             layer.conv.weight[k, where.start + k] = kernel
             layer.conv.weight[k, ONE] = -room[k] * kernel  # nothing beyond the borders, so that zeros are there
         return self.through(layer)
 
-    def sum(self, layer: Any, where: slice, kernels: list[Tensor], number: int) -> slice:
-        """The channels of a layer, this one among those that add up what is over 0, by these kernels in turn."""
-        self.begin(layer)
-        positive = number == 0 or len(kernels) == 1
-        if positive:
-            self.read_as(layer.norm, where, 1.0, 0.0)
-        return self.add(layer, where, kernels[number % len(kernels)], positive)
+    def sum(self, layers: Sequence[Any], where: slice, kernels: Sequence[Tensor]) -> slice:
+        """The channels of the last of the layers that add up, by these kernels in turn, what is over 0."""
+        first = layers[0]
+        self.begin(first)
+        self.read_as(first.norm, where, 1.0, 0.0)
+        for k in range(GROWTH):
+            first.conv.weight[k, where.start + k] = kernels[0]
+        where = self.through(first)
+        for layer, kernel in zip(layers[1:], kernels[1:], strict=True):
+            where = self.add(layer, where, kernel)
+        return where
 
     def move(self, part: Any) -> None:
         """What there is at half the resolution."""
@@ -295,7 +308,6 @@ def _arithmetic(steps: Steps, net: DenseNet, pixels: Tensor) -> tuple[_Planter, 
         first[k, 0] = kernels[k][0]
     deviation = net.first(pixels).std((0, 2, 3))
     first /= deviation[:, None, None, None]
-    first.copy_(first.half())  # as they are exported
     gain = torch.tensor(gains) * deviation[:n]
     planter = _Planter(net.first(pixels))
     # What the channels hold where all coefficients are 0.
@@ -338,7 +350,6 @@ def _arithmetic(steps: Steps, net: DenseNet, pixels: Tensor) -> tuple[_Planter, 
             for k in range(n):
                 weight[k, triangles[0].start + k, 1, 1] = -2
                 weight[k, ONE, 1, 1] -= folded[k]
-        weight.copy_(weight.half())
         base = torch.zeros(planter.x.shape[1])
         base[ONE], base[where] = 1, LIFT
         added = planter.through(layer)
@@ -348,20 +359,24 @@ def _arithmetic(steps: Steps, net: DenseNet, pixels: Tensor) -> tuple[_Planter, 
         else:
             triangles.append(added)
 
-    layer = layers[TRIANGLES]
-    planter.begin(layer)
-    mix = steps.mix.reshape(GROWTH, -1, n, 3, 3)
-    for t, (where, width) in enumerate(zip(triangles, steps.widths.exp(), strict=True)):
-        planter.read_as(layer.norm, where, 1 / width, 1.0, offset[where])
-        layer.conv.weight[:, where] = mix[:, t]
-    layer.conv.weight.copy_(layer.conv.weight.half())
-    place = planter.through(layer)
-    for number, kernel in enumerate(FULL):
-        layer = layers[TRIANGLES + 1 + number]
+    around, scores, *rest = layers[TRIANGLES:LAYERS]
+
+    def read_near(layer: Any) -> None:
+        """It reads what is near to what."""
         planter.begin(layer)
-        if number == 0:
-            planter.read_as(layer.norm, place, 1.0, -steps.threshold - steps.floor)
-        place = planter.add(layer, place, kernel, number == 0)
+        for where, width in zip(triangles, steps.widths.exp(), strict=True):
+            planter.read_as(layer.norm, where, 1 / width, 1.0, offset[where])
+
+    read_near(around)
+    around.conv.weight[:, list(NEARS)] = steps.around
+    planter.through(around)
+    read_near(scores)
+    planter.read_as(scores.norm, AROUND, 1.0, -steps.over_around)
+    scores.conv.weight[:, list(TOLD)] = steps.mix[:, :, None, None] * FULL[0]
+    scores.conv.weight[:, ONE] = -(steps.threshold + steps.floor)[:, None, None] * FULL[0]
+    place = planter.through(scores)
+    for layer, kernel in zip(rest, FULL[1:], strict=True):
+        place = planter.add(layer, place, kernel)
 
     return planter, offset
 
@@ -375,12 +390,12 @@ def plant(steps: Steps, net: DenseNet, pixels: Tensor) -> None:
     """
     planter, offset = _arithmetic(steps, net, pixels)
     layers, moves = _parts(net, DenseLayer), _parts(net, Transition)
-    # What is near to what, single scores, and their sums, are handed on as they are, and mixed.
+    # What is near to what, and sums of scores, are handed on as they are, and mixed.
     part, read = moves[0], list(READ)
     planter.reads(part.norm)
     for channels, width in zip(NEAR, steps.widths.exp(), strict=True):
         planter.read_as(part.norm, channels, 1 / width, 1.0, offset[channels])
-    planter.read_as(part.norm, SCORES, 1.0, -steps.threshold - steps.floor)
+    planter.read_as(part.norm, AROUND, 1.0, -steps.over_around)
     planter.read_as(part.norm, PLACE, 1.0, -steps.over[0])
     weight = torch.zeros_like(part.conv.weight)
     weight[:, read] = nn.init.kaiming_normal_(torch.empty_like(weight[:, read]), nonlinearity="relu")
@@ -389,10 +404,10 @@ def plant(steps: Steps, net: DenseNet, pixels: Tensor) -> None:
     planter.move(part)
     place = PLACE
     kinked: list[slice] = []
-    for block, sums in ((1, HALF), (2, QUARTER)):
+    for block, sums in ((1, AT_HALF), (2, AT_QUARTER)):
         rest = layers[LAYERS * block : LAYERS * (block + 1)]
-        for number in range(SUMS * len(sums)):
-            place = planter.sum(rest.pop(0), place, sums, number)
+        place = planter.sum(rest[: len(sums)], place, sums)
+        del rest[: len(sums)]
         for kink in steps.kinks[block - 1]:
             layer = rest.pop(0)
             planter.begin(layer)
@@ -444,12 +459,9 @@ def replant(steps: Steps, net: DenseNet, pixels: Tensor) -> None:
     """
     planter, offset = _arithmetic(steps, net, pixels)
     _parts(net, Transition)[0].norm.running_mean[list(READ)] = offset[list(READ)]
-    place = PLACE
-    for number, part in enumerate(net.blocks):
-        if isinstance(part, Transition):
-            planter.move(part)
-        elif number in PASSED_ON:
-            sums, first = (HALF, SECOND) if number < THIRD else (QUARTER, THIRD)
-            place = planter.sum(part, SUMMED if number == THIRD else place, sums, number - first)
-        elif number >= LAYERS:
+    blocks: Any = net.blocks
+    for begin, where, sums in ((SECOND, PLACE, AT_HALF), (THIRD, SUMMED, AT_QUARTER)):
+        planter.move(blocks[begin - 1])
+        planter.sum(blocks[begin : begin + len(sums)], where, sums)
+        for part in blocks[begin + len(sums) : begin + LAYERS]:
             planter.through(part)
