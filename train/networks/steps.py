@@ -173,8 +173,9 @@ def of_blocks(scores: Tensor, corner: Tensor, qf1: Tensor) -> Tensor:
 
 # --- as a DenseNet ----------------------------------------------------------------------------------------------------
 
-LIFT = 8.0
-"""Deviations that are added to what has to pass ReLU as it is."""
+LIFT = 32.0
+"""Deviations that are added to what has to pass ReLU as it is. What a hard edge leaves beyond is cut off: with 8 that
+cost 0.04 of a loss of 1.27, with 32 0.006, with 64 0.004."""
 ROOM = 2.0
 """Sums of scores pass ReLU with so many times their largest value added."""
 ONE = FIRST - 1
