@@ -71,7 +71,7 @@ def agreement(luma: npt.NDArray[np.uint8], last: LastCompression) -> Agreement:
 def _coefficients(
     luma: npt.NDArray[np.uint8], origin: tuple[int, int], found: WindowPosteriors
 ) -> npt.NDArray[np.float32]:
-    """(n, 64) zigzag DCT coefficients of blocks in windows that were compressed, at most MAX_BLOCKS of them."""
+    """(n, 64) zigzag DCT coefficients of blocks in windows that were compressed on this grid, at most MAX_BLOCKS."""
     oy, ox = origin
     rows, cols = (luma.shape[0] - oy) // BLOCK, (luma.shape[1] - ox) // BLOCK
     y, x = np.mgrid[:rows, :cols].reshape(2, -1)
@@ -79,7 +79,8 @@ def _coefficients(
     shift = (STRIDE + BLOCK - WINDOW) // 2
     wy = np.clip((y * BLOCK + oy + shift) // STRIDE, 0, found.present.shape[0] - 1)
     wx = np.clip((x * BLOCK + ox + shift) // STRIDE, 0, found.present.shape[1] - 1)
-    pick = np.flatnonzero(found.present[wy, wx] > 0.5)
+    own = found.shift.argmax(axis=2) == origin[0] * BLOCK + origin[1]
+    pick = np.flatnonzero((found.present[wy, wx] > 0.5) & own[wy, wx])
     if len(pick) > MAX_BLOCKS:
         pick = pick[np.linspace(0, len(pick) - 1, MAX_BLOCKS).astype(np.int64)]
     whole = luma[oy : oy + BLOCK * rows, ox : ox + BLOCK * cols].reshape(rows, BLOCK, cols, BLOCK)

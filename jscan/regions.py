@@ -126,11 +126,12 @@ def find(
         if doubts.alike(history, here, base, found, likely, lacks, edges, agreement, kept, restored):
             history = doubts.History("unclear")
         if history.kind == "unclear" and missing is not None and _lacks_trace(here[part.box], here, labels, missing):
-            history = doubts.History(LACKING)
+            there = lacks is not None and lacks(here) < doubts.SHORT
+            history = history if there else doubts.History(LACKING)
         if history.kind in (*doubts.OTHER, LACKING):
             share = rest()
             history = doubts.History("unclear") if doubts.worn(share) else history
-        if history.kind == "unclear" or _is_clipped(here, clipped):
+        if history.kind == "unclear" or (not _surely_lacks(history, here, likely) and _is_clipped(here, clipped)):
             smoothed[here] = np.minimum(smoothed[here], UNNAMED)
         else:
             named.append((part, history))
@@ -145,6 +146,11 @@ def find(
     suspicion = (1 / (1 + np.exp(-smoothed))).astype(np.float32)
     suspicion[silent] = np.nan
     return Consistency(suspicion, tuple(regions), score, share)
+
+
+def _surely_lacks(history: doubts.History, here: npt.NDArray[np.bool_], likely: Likelihood | None) -> bool:
+    """Whether blocks without clipped colours alone are sure that a part lacks the background's compression."""
+    return history.kind in doubts.OTHER and likely is not None and likely.against(here) >= doubts.SURELY_AGAINST
 
 
 def _is_clipped(here: npt.NDArray[np.bool_], clipped: Clipped | None) -> bool:
@@ -358,5 +364,5 @@ def _history(
     elif shift_is_sure and best_shift != base.shift:
         kind = "other_shift"
     else:
-        kind = "no_first_compression" if is_q1 and present < PRESENT else "unclear"
+        kind = "no_first_compression" if is_q1 and present < PRESENT and not (sure and shift_is_sure) else "unclear"
     return doubts.History(kind, qf1 if sure else None, table if sure else None, place)

@@ -131,6 +131,15 @@ def test_a_photograph_saved_twice() -> None:
     assert np.nanmean(maps.shift_confidence) > 0.7
 
 
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "camera"])
+@pytest.mark.parametrize("qualities", [(85, 90), (70, 85), (92, 95)])
+def test_a_photograph_saved_twice_as_it_is(name: str, qualities: tuple[int, int]) -> None:
+    """Without a crop, so that both compressions have the same grid."""
+    first, second = qualities
+    row, _ = scanned(file_of(pixels_of(file_of(picture(name)[: SIZE[0], : SIZE[1]], quality=first)), quality=second))
+    assert row.score is not None and row.score < 0.5 and row.regions == ()
+
+
 @pytest.mark.parametrize("quality", [50, 75, 90])
 def test_the_quality_of_decoded_pixels(quality: int) -> None:
     image = once("coffee", quality, 3, 5)

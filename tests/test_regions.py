@@ -494,6 +494,25 @@ def test_a_part_with_clipped_colours_is_no_region() -> None:
     assert len(find(logits_with(BOX), clipped=lambda: None).regions) == 1
 
 
+def test_a_part_that_surely_lacks_the_trace_is_a_region_whatever_its_colours() -> None:
+    """Blocks without a clipped colour are enough to tell."""
+    clipped = lambda: lambda: np.ones((cells(HEIGHT), cells(WIDTH)), np.float32)  # noqa: E731
+    nothing = np.full((cells(HEIGHT), cells(WIDTH)), -20, np.float32)
+    for spoken, found in ((doubts.SURELY_AGAINST, 1), (doubts.SURELY_AGAINST - 1, 0)):
+        result = result_with(GROUND, (table(70), 30, 0.05), likely=Said(nothing, 0, spoken), clipped=clipped())
+        assert len(result.regions) == found and (result.score > 0.5) == found
+
+
+def test_on_the_last_grid_a_part_lacks_a_compression_only_where_its_blocks_speak_against_it() -> None:
+    """The rounding of the last compression is no noise there, and what seems to be lacking tells nothing."""
+    nothing = np.full((cells(HEIGHT), cells(WIDTH)), -20, np.float32)
+    for shift in (0, 11):
+        for spoken in (doubts.AGAINST - 1, doubts.AGAINST):
+            likely, ground = Said(nothing, 0, spoken), (table(70), shift, 0.95)
+            result = result_with(ground, (table(70), 30, 0.05), likely=likely, lacks=lambda _: doubts.SHORT + 1)
+            assert len(result.regions) == (shift == 11 or spoken == doubts.AGAINST)
+
+
 def test_the_edge_of_a_part_does_not_speak_for_it() -> None:
     """It often reaches into the background, which agrees."""
     agreement = agreement_with(-17, 10)
@@ -532,6 +551,7 @@ def small_parts(
     inside: float | None = 60,
     outside: float = -20,
     suspicious: bool = True,
+    lacks: Any = None,
 ) -> regions.Consistency:
     """What is found in an image of one history with suspicious boxes, in which this many nats speak against it."""
     found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH)
@@ -543,7 +563,7 @@ def small_parts(
             missing[top:bottom, left:right] = inside
     calibration, texture = {**CALIBRATION, "counts": [16]}, np.full(found.present.shape, 20.0)
     likely = None if missing is None else Said(missing)
-    return regions.find(logits, found, history.background(found), calibration, texture, likely=likely)
+    return regions.find(logits, found, history.background(found), calibration, texture, likely=likely, lacks=lacks)
 
 
 def test_a_small_part_without_the_trace_of_the_background_is_a_region() -> None:
@@ -553,6 +573,12 @@ def test_a_small_part_without_the_trace_of_the_background_is_a_region() -> None:
     assert (region.qf1, region.q1, region.grid_shift) == (None, None, None)
     assert abs(region.y - 8 * SMALL[0]) <= 8 and abs(region.x - 8 * SMALL[1]) <= 8
     assert max(region.height, region.width) <= 48
+
+
+def test_a_small_part_that_as_a_whole_does_not_lack_the_trace_is_doubt() -> None:
+    for by, found in ((doubts.SHORT - 0.1, 0), (doubts.SHORT, 1)):
+        result = small_parts(SMALL, lacks=lambda _, by=by: by)
+        assert len(result.regions) == found and (result.score >= 0.5) == found
 
 
 def test_two_small_parts_do_not_hide_each_other() -> None:
