@@ -45,6 +45,7 @@ THUMBNAIL_CORRELATION = 0.7
 
 _STRIP = 256  # rows converted at a time, so that no second full-size copy is held
 _TAIL = 4096  # bytes of made-up data appended in `_decoded_rows`
+_LOST = bytes(512)  # a sector that was not read: no picture of which a decoder complains has as much of nothing
 _MAX_CHUNKS = 200_000
 _MAX_PAGES = 1000
 _MAX_GIF_BLOCKS = 2_000_000
@@ -194,8 +195,10 @@ def _decode_jpeg(data: bytes, max_pixels: int, rgb: bool) -> DecodedImage:
     luma, colours, complaint = _jpeg_pixels(body, header, rgb)
 
     valid_rows = None
-    if complaint is not None or not header.has_eoi:
-        ended = not header.has_eoi or "premature end" in (complaint or "").lower()
+    # Of scans that were left out before an EOI libjpeg says nothing.
+    if complaint is not None or not header.has_eoi or not header.luma_complete:
+        ended = not header.has_eoi or not header.luma_complete or "premature end" in (complaint or "").lower()
+        ended = ended or body.find(_LOST, header.data_start, header.data_end) >= 0
         if header.has_eoi:
             notes.append("corrupt_data")
         else:
@@ -311,11 +314,13 @@ def _decoded_rows(body: bytes, header: jpegheader.JpegHeader) -> int:
     The file is decoded twice, once as it is and once with made-up data put where its own data end; the first row
     that comes out differently is the first one that lacks data. That holds for any order of scans and with restart
     markers, and needs no knowledge of how libjpeg fills the rest. In a progressive file cut off before its
-    last luma scan every row lacks some bits: then 0.
+    last luma scan every row lacks some bits: then 0. Zeros are valid codes, but where a sector was lost or a download
+    never went on they are nobody's: they end the file's own data, those at its end and any as long as a sector.
     """
     if not header.luma_complete:
         return 0
-    own = body[: header.data_end].rstrip(b"\xff")
+    lost = body.find(_LOST, header.data_start, header.data_end)
+    own = body[: header.data_end if lost < 0 else lost].rstrip(b"\xff\0")
     tail = np.random.default_rng(0).integers(1, 255, _TAIL, dtype=np.uint8).tobytes()  # holds neither 0 nor 0xFF
     try:
         plain, _ = _turbo(own + b"\xff\xd9", header, "GRAY", strict=False)

@@ -87,6 +87,8 @@ class JpegHeader:
     """Images in the file, by its multi-picture (MPF) index; else 1."""
     markers: tuple[int, ...]
     """Marker codes from the first segment up to and with the first SOS."""
+    data_start: int
+    """Offset of the first scan's own data."""
     data_end: int
     """Where the entropy-coded data of the last scan ends."""
     has_eoi: bool
@@ -222,6 +224,7 @@ class _Parser:
         self.latched: dict[int, tuple[int, ...]] = {}  # component index -> table, fixed when its first scan begins
         self.tables: list[tuple[int, tuple[int, ...]]] = []
         self.scans = 0
+        self.data_start = 0
         self.missing_bits = [14] * 64  # of the first component's coefficients; a scan's Al says how many remain
         self.restart_interval = 0
         self.jfif = False
@@ -263,6 +266,7 @@ class _Parser:
             self.segment(code, pos + 2, stop)
             pos = stop
             if code == _SOS:
+                self.data_start = self.data_start or stop
                 following = _NEXT_MARKER.search(data, pos)
                 pos = data_end = following.start() if following else len(data)
         else:
@@ -293,6 +297,7 @@ class _Parser:
             exif=self.exif,
             frames=self.frames,
             markers=tuple(self.markers[: MAX_METADATA_SEGMENTS * 2]),
+            data_start=self.data_start,
             data_end=data_end,
             has_eoi=has_eoi,
             end=end,

@@ -156,6 +156,28 @@ def test_truncated_jpeg(options: dict[str, Any], part: float) -> None:
     assert mended.warnings == ("corrupt_data",) and mended.valid_rows == image.valid_rows
 
 
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9"], ids=["zeros", "zeros and EOI"])
+def test_zeros_in_place_of_the_rest_are_not_the_files_own(end: bytes) -> None:
+    """As interrupted downloads and recovered files have them; to a decoder they are codes like others."""
+    data = saved(PHOTO, "JPEG", quality=90)
+    for part in (0.4, 0.7):
+        cut = data[: round(len(data) * part)]
+        wanted = open_(cut).valid_rows
+        image = open_(cut + bytes(len(data) - len(cut)) + end)
+        assert image.warnings == ("corrupt_data" if end else "truncated",)
+        assert image.valid_rows is not None and wanted is not None
+        assert wanted - 16 <= image.valid_rows <= wanted
+
+
+def test_a_lost_sector_ends_what_can_be_relied_on() -> None:
+    data = saved(PHOTO, "JPEG", quality=95)
+    whole, at = open_(data).luma, len(data) // 2 & -512
+    image = open_(data[:at] + bytes(512) + data[at + 512 :])
+    assert image.warnings == ("corrupt_data",)
+    assert image.valid_rows is not None and 64 <= image.valid_rows < 160
+    assert np.array_equal(image.luma[: image.valid_rows], whole[: image.valid_rows])
+
+
 def test_a_jpeg_cut_in_the_middle_of_a_marker_is_not_complete() -> None:
     data = saved(PHOTO, "JPEG", quality=90)
     whole = open_(data).luma
@@ -185,6 +207,13 @@ def test_truncated_progressive_jpeg() -> None:
     image = open_(data[: (last + len(data)) // 2])
     assert image.valid_rows is not None and 0 < image.valid_rows < 200
     assert near(image.luma[: image.valid_rows], open_(data).luma[: image.valid_rows])
+
+
+def test_scans_left_out_before_the_end_marker() -> None:
+    """libjpeg says nothing of them."""
+    data = saved(PHOTO, "JPEG", progressive=True, quality=90)
+    image = open_(data[: data.rindex(b"\xff\xda")] + b"\xff\xd9")
+    assert image.warnings == ("corrupt_data",) and image.valid_rows == 0
 
 
 def test_corrupt_jpeg_is_decoded_all_the_same() -> None:
