@@ -153,7 +153,7 @@ def _complain(message: str) -> None:
     from jscan.names import display_path
 
     # A path in the message may hold control characters, which a terminal would obey.
-    _say(f"jscan: {display_path(os.fsencode(message))}")
+    _say("jscan: " + display_path(message.encode("utf-8", "surrogateescape")))
 
 
 def _say(line: str) -> None:
@@ -384,6 +384,7 @@ def show(
     thorough: Annotated[
         bool, typer.Option("--thorough", help="Look at all grid shifts and windows on the CPU too; many times slower.")
     ] = False,
+    max_pixels: Annotated[int, typer.Option(min=1, help="A larger image is not read.")] = DEFAULT_MAX_PIXELS,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --save file where it exists.")] = False,
 ) -> ExitCode:
     """Show what is found in one image.
@@ -406,7 +407,7 @@ def show(
     from jscan.worker import HEATMAP_SIDE, open_scanner
 
     console = _console()
-    scanner = open_scanner(device, DEFAULT_MAX_PIXELS, usable_cores(), estimator=estimator.value, thorough=thorough)
+    scanner = open_scanner(device, max_pixels, usable_cores(), estimator=estimator.value, thorough=thorough)
     preview = not as_json and pages.can_preview(console)
     result = scanner.scan(image, rgb=preview or save is not None)
     drawn = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ class ScanConfig:
             raise UsageError("name files and folders, or a list of them with --files-from, but not both")
         if self.null and self.files_from is None:
             raise UsageError("--null says how the names in the list of --files-from end; name that list too")
+        if not self.out.name:
+            raise UsageError(f"--out names the Parquet file to write, not {str(self.out)!r}")
         devices(self.device)
         if self.estimator not in ESTIMATORS:
             raise UsageError(f"--estimator is one of {', '.join(ESTIMATORS)}, not {self.estimator!r}")
@@ -96,7 +99,7 @@ class ScanConfig:
             raise UsageError(f"--max-pixels is at least 1, not {self.max_pixels}")
         if not 0 <= self.timeout < float("inf"):
             raise UsageError(f"--timeout is 0 (none) or a number of seconds, not {self.timeout}")
-        if self.max_memory < 0:
+        if not 0 <= self.max_memory <= sys.maxsize >> 21:
             raise UsageError(f"--max-memory is 0 (none) or a number of MiB, not {self.max_memory}")
         if self.rehash and not self.update:
             raise UsageError("--rehash says how --update is to compare; add --update")
@@ -104,8 +107,8 @@ class ScanConfig:
             raise UsageError(
                 "--limit does not go with --update: what is beyond it would count as vanished; leave one out"
             )
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"--limit is at least 1, not {self.limit}")
+        if self.limit is not None and not 1 <= self.limit <= sys.maxsize:
+            raise UsageError(f"--limit is at least 1 and at most {sys.maxsize}, not {self.limit}")
 
     def options(self) -> dict[str, Any]:
         """All options as values that JSON knows; paths as text, bytes that are not UTF-8 escaped."""

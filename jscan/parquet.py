@@ -147,10 +147,17 @@ def add_metadata(open_file: Any, manifest: Mapping[str, Any]) -> None:
     open_file.add_key_value_metadata({RUN_KEY: _json(manifest)})
 
 
+class _Reader(pq.ParquetFile):  # type: ignore[misc]
+    """One that closes the file that it was given open."""
+
+    def close(self, force: bool = True) -> None:
+        super().close(force)
+
+
 def reader(path: Path) -> Any:
     """A ParquetFile that compares the pages it reads with their checksums. Raises UsageError, naming the path."""
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True)
+        return _Reader(open(path, "rb"), page_checksum_verification=True)  # Arrow itself wants names in UTF-8
     except (OSError, pa.ArrowException) as exc:
         raise UsageError(f"{path} is not a readable Parquet file: {first_line(exc)}") from exc
 
@@ -188,7 +195,8 @@ def read_shard(data: bytes, names: Sequence[str]) -> list[dict[str, Any]]:
 def read_metadata(path: Path) -> dict[str, Any]:
     """The run manifest in a results file or a shard, empty when it has none. Raises UsageError, naming the path."""
     try:
-        stored = pq.read_metadata(path).metadata or {}
+        with open(path, "rb") as file:
+            stored = pq.read_metadata(file).metadata or {}
         found = json.loads(stored.get(RUN_KEY, b"{}"))
     except (OSError, ValueError, RecursionError, pa.ArrowException) as exc:
         raise UsageError(f"{path} is not a readable results file: {first_line(exc)}") from exc

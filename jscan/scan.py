@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -193,7 +194,7 @@ def _reference(source: Source) -> ImageRef:
     if isinstance(source, ImageRef):
         return source
     if isinstance(source, (str, Path)):
-        raw = str(source).encode("utf-8", "surrogateescape")
+        raw = os.fsencode(source)
         return ImageRef(display_path(raw), raw)
     if isinstance(source, bytes):
         return ImageRef("<bytes>", b"<bytes>")

@@ -122,7 +122,7 @@ def _background(record: ScanRecord) -> str:
         if record.q1_background is not None:
             text += f", steps {steps_text(record.q1_background)}"
     if record.double_fraction is not None:
-        text += f"; {record.double_fraction:.0%} of the image was compressed before"
+        text += f"; {record.double_fraction:.0%} of what tells anything was compressed before"
     return text
 
 

@@ -143,7 +143,8 @@ def _trouble_of(row: Mapping[str, Any]) -> str | None:
         return f"Its status is {row['status']} and its code {row['error_code']}."
     if row["status"] == "ok" and row["sha256"] is None:
         return "It was estimated, and has no digest."
-    if row["duplicate_of"] == row["path"] and row["member"] is None:  # members of one archive may share a name
+    # Members of one archive may share a name, and what is written with escapes may be how another reads.
+    if row["duplicate_of"] == row["path"] and row["member"] is None and "\\" not in row["path"]:
         return "It is said to be a duplicate of itself."
     return None
 
@@ -161,7 +162,7 @@ def _check_models(inside: Mapping[str, Any], report: Report) -> None:
             weights.check(name)
             if weights.manifest(name)["digest"] != wanted:
                 report.add("models", name, "The one that is installed is not the one that made the rows.")
-        except ModelError as error:
+        except (ModelError, ValueError) as error:  # of a name that cannot be one of a folder
             report.add("models", name, str(error))
 
 
@@ -197,7 +198,11 @@ def _files(path: Path, folder: str | None, report: Report) -> Iterator[tuple[str
 
     Members are as their archive is, where their rows name its digest; where they do not, that is a trouble.
     """
-    base = b"" if folder is None else os.fsencode(folder)
+    try:
+        base = b"" if folder is None else os.fsencode(folder)
+    except ValueError:
+        report.add("manifest", path, "It says that the run was started in a folder of which the name is none.")
+        return
     containers = Containers()
     for table in _groups(path):
         for row in table.select([*_LOOKED_AT, "container_sha256"]).to_pylist():
@@ -216,11 +221,19 @@ def _groups(path: Path) -> Iterator[Any]:
         missing = [name for name in parquet.SCHEMA.names if name not in stored.schema_arrow.names]
         if missing:
             raise UsageError(f"{path} has no column {missing[0]}: it is of another version of jscan, or not of jscan")
+        for name, kind in zip(parquet.SCHEMA.names, parquet.SCHEMA.types, strict=True):
+            if stored.schema_arrow.field(name).type != kind:
+                raise UsageError(f"{path} has another type of values in the column {name} than jscan writes")
         first = 0
         for group in range(stored.metadata.num_row_groups):
             try:
-                yield stored.read_row_group(group)
+                table = stored.read_row_group(group)
+                table.validate(full=True)
             except (OSError, pa.ArrowException) as error:
                 said = parquet.first_line(error)
                 raise UsageError(f"rows from {first:,} on cannot be read: {said}") from error
+            for name in ("path", "path_bytes", "status"):
+                if table.column(name).null_count:
+                    raise UsageError(f"rows from {first:,} on lack values in the column {name}")
+            yield table
             first += stored.metadata.row_group(group).num_rows

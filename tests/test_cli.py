@@ -199,6 +199,9 @@ def test_quiet_is_quiet(tmp_path: Path) -> None:
         ({"a": "ok 0.9"}, ("--batch", "-1"), 2),
         ({"a": "ok 0.9"}, ("--batch", "4", "--estimator", "paper"), 2),
         ({"a": "ok 0.9"}, ("--limit", "0"), 2),
+        ({"a": "ok 0.9"}, ("--limit", str(1 << 63)), 2),
+        ({"a": "ok 0.9"}, ("--max-memory", str(1 << 50)), 2),
+        ({"a": "ok 0.9"}, ("--out", "/"), 2),
     ],
 )
 def test_exit_codes(tmp_path: Path, contents: dict[str, str], options: tuple[object, ...], code: int) -> None:

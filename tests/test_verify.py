@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,37 @@ def test_a_lost_a_doubled_and_a_changed_row(results: Path) -> None:
     assert kinds(verify(results)) == {"results", "inputs", "rows"}
     results.write_bytes(whole)
     assert verify(results).count == 0
+
+
+def test_columns_of_another_kind(results: Path) -> None:
+    """Whatever somebody made of the results, it is said, and nothing else goes wrong."""
+    whole = pq.read_table(results)
+    about = pq.read_metadata(results).metadata
+    for name, values, what in (
+        ("path_bytes", pa.array([None] * 4, pa.binary()), "lack values in the column path_bytes"),
+        ("path_bytes", pa.array(["a"] * 4), "another type of values in the column path_bytes"),
+        ("score", pa.array(["0.9"] * 4), "another type of values in the column score"),
+        ("path", pa.array([b"\xff"] * 4).view(pa.string()), "cannot be read: .*UTF"),
+    ):
+        changed = whole.set_column(whole.schema.get_field_index(name), name, values)
+        pq.write_table(changed.replace_schema_metadata({parquet.RUN_KEY: about[parquet.RUN_KEY]}), results)
+        report = verify(results, source=True, engine=in_this_process)
+        assert any(re.search(what, x.what) for x in report.troubles), report.troubles
+
+
+def test_names_that_read_alike(tmp_path: Path) -> None:
+    """One holds a newline, the other the two characters that stand for it."""
+    make_inputs(tmp_path / "in", **{"a\nb": "ok 0.9", "a\\nb": "ok 0.9"})
+    out = tmp_path / "r.parquet"
+    jscan.run.run_scan(ScanConfig(sources=(tmp_path / "in",), out=out, workers=1), engine=in_this_process)
+    assert verify(out) == Report(rows=2)
+
+
+def test_results_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.9")
+    config = ScanConfig(sources=(tmp_path / "in",), out=Path(os.fsdecode(bytes(tmp_path) + b"/\xe9.parquet")), workers=1)
+    jscan.run.run_scan(config, engine=in_this_process)
+    assert verify(config.out) == Report(rows=1)
 
 
 def test_a_damaged_file(results: Path) -> None:
