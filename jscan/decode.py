@@ -613,12 +613,24 @@ def _open_png(data: bytes, max_pixels: int) -> _Opened:
 class _StoredTiff(TiffImagePlugin.TiffImageFile):
     """A TIFF whose pixels stay where the file has them; Pillow would turn them as its Orientation says."""
 
+    def load_prepare(self) -> None:
+        if self._im is None:  # as Pillow makes it, but for a limit of its own: the sizes were compared with ours
+            self.im = Image.new(self.mode, self.tile_size, None).im
+        super().load_prepare()
+
     def load_end(self) -> None:
         self._size = self.im.size  # until then that of the turned image
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """(width, height) of what Pillow decodes into."""
+        size: tuple[int, int] = getattr(self, "_tile_size", self.size)
+        return size
 
 
 def _open_tiff(data: bytes, max_pixels: int) -> _Opened:
     image = _StoredTiff(io.BytesIO(data))
+    _check_size(*image.tile_size, max_pixels)
     tags = image.tag_v2
     # Raw files of many makers are TIFFs whose first page is a preview, with the sensor's data in a sub-page.
     reduced = isinstance(tags.get(254), int) and tags[254] & 1 and 330 in tags

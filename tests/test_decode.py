@@ -508,9 +508,9 @@ def test_large_image_is_no_affair_of_pillows() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         big = Image.new("1", (20_000, 10_000))
-        data = saved(big, "PNG")
-        assert decode(data, max_pixels=10**9, rgb=False).width == 20_000
-    assert error_of(data)[0] == "pixel_limit"
+        for data in (saved(big, "PNG"), saved(big, "TIFF"), saved(big, "TIFF", compression="packbits")):
+            assert decode(data, max_pixels=10**9, rgb=False).width == 20_000
+            assert error_of(data)[0] == "pixel_limit"
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def test_names_that_read_alike(tmp_path: Path) -> None:
 
 def test_results_whose_name_is_not_utf_8(tmp_path: Path) -> None:
     make_inputs(tmp_path / "in", a="ok 0.9")
-    config = ScanConfig(sources=(tmp_path / "in",), out=Path(os.fsdecode(bytes(tmp_path) + b"/\xe9.parquet")), workers=1)
+    out = Path(os.fsdecode(bytes(tmp_path) + b"/\xe9.parquet"))
+    config = ScanConfig(sources=(tmp_path / "in",), out=out, workers=1)
     jscan.run.run_scan(config, engine=in_this_process)
     assert verify(config.out) == Report(rows=1)
 
