@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jscan.history import Background, summed
-from jscan.jpegtables import Q1_OFFSET, nearest_qf
+from jscan.jpegtables import Q1_MAX, Q1_OFFSET, nearest_qf
 from jscan.likelihood import Likelihood
 from jscan.records import Agreement, WindowPosteriors
 from jscan.tiling import BLOCK, centre_cells
@@ -212,6 +212,16 @@ def alike(
     if history.kind == "no_first_compression" and (aligned or lacks(here) < SHORT) and likely.against(here) < AGAINST:
         return True  # neither way do its blocks lack anything: it may be soft, or the trace be drowned in noise
     return _shown(here, likely, lacks)
+
+
+def is_last(history: History, q2: tuple[int, ...] | None, origin: tuple[int, int]) -> bool:
+    """Whether what a part is said to show is the last compression itself, with table `q2` and blocks from `origin` on.
+
+    Twice the same on one grid leaves no trace: where pixels were brightened, one compression has looked like it.
+    """
+    if q2 is None or history.q1 is None or history.grid_shift != tuple(o % BLOCK for o in origin):
+        return False
+    return all(abs(q - min(last, most)) <= 1 for q, last, most in zip(history.q1, q2, Q1_MAX, strict=False))
 
 
 def _worked_on(history: History, here: npt.NDArray[np.bool_], found: WindowPosteriors, kept: Kept) -> bool:

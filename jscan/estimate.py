@@ -178,6 +178,7 @@ class Estimator:
             clipped=clipped,
             lacks=lacks,
             kept=share_kept,
+            q2=q2,
         )
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
         refiner = self.models(context.MODEL)

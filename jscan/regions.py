@@ -83,17 +83,19 @@ def find(
     edges: doubts.Edges | None = None,
     kept: doubts.Kept | None = None,
     restored: bool = False,
+    q2: tuple[int, ...] | None = None,
     least: float = 0.5,
 ) -> Consistency:
     """Suspicion, score, and the regions whose score is at least `least`.
 
-    `logits` (ceil(H / 8), ceil(W / 8)) are the consistency model's answers at the cells of the image; `texture` (R, C)
-    is the standard deviation of the pixels of each window; `likely` says what speaks against the background's first
-    compression, None where it has none; `agreement` is of decoded pixels of which the last compression is known, and
-    `since` the same where what was before that one is asked; `clipped` is asked where colours were clipped once there
-    is a part to be named, and `lacks` of a part that may lack the background's trace, where that is known; `edges` of
-    those of the background's blocks in a part of decoded pixels; `kept` of a part that has, or lacks, a first
-    compression. An image that was `restored` to a scale is a little off it: no grid in it is sure.
+    `logits` (ceil(H / 8), ceil(W / 8)) are the consistency model's answers at the cells of the image; `texture` (R,
+    C) is the standard deviation of the pixels of each window; `likely` says what speaks against the background's
+    first compression, None where it has none; `agreement` is of decoded pixels of which the last compression is
+    known, and `since` the same where what was before that one is asked; `clipped` is asked where colours were
+    clipped once there is a part to be named, and `lacks` of a part that may lack the background's trace, where that
+    is known; `edges` of those of the background's blocks in a part of decoded pixels; `kept` of a part that has, or
+    lacks, a first compression; `q2` is the table of the last one, of a JPEG. An image that was `restored` to a
+    scale is a little off it: no grid in it is sure.
     """
     smoothed = smooth(logits)
     missing = None if likely is None else likely.around_cells(least_missing(smoothed.size))
@@ -119,6 +121,8 @@ def find(
         history = _history(found, base, part.box, here[part.box])
         if history.kind == "unclear":
             history = _history(found, base, part.box, doubts.surer_half(here, smoothed)[part.box])
+        if doubts.is_last(history, q2, found.origin):
+            history = doubts.History("no_first_compression" if history.kind == "other_q1" else "unclear")
         if _strength(part, labels, smoothed, 1, calibration) < doubts.BELIEVED and doubts.mistaken(
             history, here, base, found, lacks, labels > 0, restored
         ):

@@ -581,6 +581,17 @@ def test_a_small_part_that_as_a_whole_does_not_lack_the_trace_is_doubt() -> None
         assert len(result.regions) == found and (result.score >= 0.5) == found
 
 
+@pytest.mark.parametrize("shift", [0, 30])
+def test_the_last_compression_itself_is_not_what_a_part_showed_before(shift: int) -> None:
+    """It lacks the rest's, which is looked into; on another grid it is another compression."""
+    nothing = np.full((cells(HEIGHT), cells(WIDTH)), -20, np.float32)
+    for spoken in (doubts.AGAINST - 1, doubts.AGAINST):
+        more: Any = {"likely": Said(nothing, 0, spoken), "lacks": lambda _: 0.0, "q2": table(90)}
+        result = result_with(GROUND, (table(90), shift, 0.95), **more)
+        kinds = [r.kind for r in result.regions]
+        assert kinds == (["other_q1"] if shift else ["no_first_compression"] * (spoken >= doubts.AGAINST))
+
+
 def test_two_small_parts_do_not_hide_each_other() -> None:
     kinds = [r.kind for r in small_parts(SMALL, (28, 6, 32, 10)).regions]
     assert kinds == ["no_background_trace"] * 2
