@@ -90,8 +90,8 @@ def decode(data: bytes, *, max_pixels: int, rgb: bool) -> DecodedImage:
     - `other_codec`: another lossy codec made the pixels (that of lossy WebP)
     - `few_colours`: the colours were reduced to a palette; one of greys without gaps does not count
 
-    Raises InputError with codes `empty`, `unsupported_format`, `bad_header`, `unsupported_sof`, `scan_limit`,
-    `pixel_limit` (before any pixel is decoded), `too_small`, `corrupt_data`, `memory`.
+    Raises InputError with codes `empty`, `unsupported_format`, `unsupported_method`, `bad_header`, `unsupported_sof`,
+    `scan_limit`, `pixel_limit` (before any pixel is decoded), `too_small`, `corrupt_data`, `memory`.
     """
     decoder = _DECODERS[filetypes.image_type(data)]
     try:

@@ -78,6 +78,8 @@ _BRANDS = {
     b"hevc": "HEIC", b"hevx": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"crx ": "Canon CR3 raw",
 }  # fmt: skip
 
+_CLOSED = frozenset({"7-Zip archive", "RAR archive"})
+"""Types that may well hold images and are not looked into."""
 _RAW_BY_TIFF = frozenset({"Canon CR2 raw"})
 _DIB_HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 
@@ -133,7 +135,10 @@ def is_tar(data: bytes) -> bool:
 
 
 def image_type(data: bytes) -> str:
-    """The type of an image that can be decoded, by its first bytes. Raises InputError `empty`, `unsupported_format`."""
+    """The type of an image that can be decoded, by its first bytes. Raises InputError.
+
+    Codes: `empty`, `unsupported_format`, and `unsupported_method` of archives that are not looked into.
+    """
     if not data:
         raise InputError(ErrorCode.EMPTY, "It is empty (0 bytes). Fetch it again from where it came from.")
     name = sniff(data)
@@ -146,6 +151,11 @@ def image_type(data: bytes) -> str:
             ErrorCode.UNSUPPORTED_FORMAT,
             f"It is compressed with {name}. `jscan scan` looks into it if it holds a tar archive; if not, decompress "
             "it and scan what comes out.",
+        )
+    if name in _CLOSED:
+        raise InputError(
+            ErrorCode.UNSUPPORTED_METHOD,
+            f"It is a {name}, which jscan does not open. Extract it and scan what comes out.",
         )
     if name is not None:
         raise InputError(

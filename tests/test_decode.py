@@ -538,6 +538,12 @@ def test_types_that_are_not_read(data: bytes, word: str) -> None:
     assert code == "unsupported_format" and word in message
 
 
+@pytest.mark.parametrize("data", [b"7z\xbc\xaf\x27\x1c\0\4", b"Rar!\x1a\x07\1\0"])
+def test_archives_that_are_not_looked_into_are_errors(data: bytes) -> None:
+    code, message = error_of(data)
+    assert code == "unsupported_method" and "Extract it" in message
+
+
 def test_type_is_by_content() -> None:
     assert error_of(b"")[0] == "empty"
     assert error_of(b"\xff\xd8")[0] == "bad_header"
