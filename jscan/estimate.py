@@ -54,6 +54,10 @@ DOUBTED = 0.3
 AROUND = 4
 """Cells around these that are, too."""
 
+NO_ONE_GRID = (
+    "Most of the image was compressed before, but no one grid is shared by most of it, as where it was warped or put "
+    "together from several pictures: its parts cannot be compared with the rest."
+)
 WORN = (
     "Of the first compression's trace {:.2f} is left of what the last one alone would have left: something was done to"
     " the picture in between, so parts in which the trace is missing are no sign of another history."
@@ -203,6 +207,8 @@ class Estimator:
         )
         table, place = _background_facts(found, base, mute)
         notes = (WORN.format(max(consistency.kept or 0.0, 0.0)),) if doubts.worn(consistency.kept) else ()
+        if place is None and np.count_nonzero(~mute & (found.present > 0.5)) > mute.size / 2:
+            notes = (NO_ONE_GRID,)
         return Estimate(consistency, maps, notes, q1=table, grid_shift=place, double_fraction=base.fraction)
 
     def _look(

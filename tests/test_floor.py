@@ -140,6 +140,20 @@ def test_a_photograph_saved_twice_as_it_is(name: str, qualities: tuple[int, int]
     assert row.score is not None and row.score < 0.5 and row.regions == ()
 
 
+def test_a_picture_of_four_is_not_cleared_in_silence() -> None:
+    """Each quarter has another quality and another grid: there is no rest that one of them could differ from."""
+    quarters = [
+        once(name, quality, *shift)[:192, :200]
+        for name, quality, shift in (
+            ("astronaut", 60, (1, 2)), ("coffee", 70, (3, 5)), ("astronaut", 75, (6, 1)), ("coffee", 65, (2, 7)),
+        )
+    ]  # fmt: skip
+    both = np.concatenate([np.concatenate(quarters[:2], 1), np.concatenate(quarters[2:], 1)])
+    row, _ = scanned(file_of(both, quality=95))
+    assert row.grid_shift is None and row.double_fraction is not None and row.double_fraction > 0.5
+    assert "no one grid is shared by most of it" in row.reasons[-1]
+
+
 @pytest.mark.parametrize("quality", [50, 75, 90])
 def test_the_quality_of_decoded_pixels(quality: int) -> None:
     image = once("coffee", quality, 3, 5)
