@@ -208,7 +208,7 @@ def alike(
     if likely is None or lacks is None or history.kind not in OTHER:
         return False
     # On the last grid the rounding of the last compression is no noise: what its blocks seem to lack tells nothing.
-    aligned = _place(base, found.origin) == tuple(o % BLOCK for o in found.origin)
+    aligned = _place(base, found.origin) == _last_grid(found.origin)
     if history.kind == "no_first_compression" and (aligned or lacks(here) < SHORT) and likely.against(here) < AGAINST:
         return True  # neither way do its blocks lack anything: it may be soft, or the trace be drowned in noise
     return _shown(here, likely, lacks)
@@ -219,7 +219,7 @@ def is_last(history: History, q2: tuple[int, ...] | None, origin: tuple[int, int
 
     Twice the same on one grid leaves no trace: where pixels were brightened, one compression has looked like it.
     """
-    if q2 is None or history.q1 is None or history.grid_shift != tuple(o % BLOCK for o in origin):
+    if q2 is None or history.q1 is None or history.grid_shift != _last_grid(origin):
         return False
     return all(abs(q - min(last, most)) <= 1 for q, last, most in zip(history.q1, q2, Q1_MAX, strict=False))
 
@@ -233,7 +233,7 @@ def _worked_on(history: History, here: npt.NDArray[np.bool_], found: WindowPoste
     """
     share = kept(history, cv2.erode(here.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
     if share is None:
-        return history.grid_shift == tuple(o % BLOCK for o in found.origin)
+        return history.grid_shift == _last_grid(found.origin)
     return worn(share)
 
 
@@ -266,6 +266,11 @@ def _place(base: Background, origin: tuple[int, int]) -> tuple[int, int]:
     return down, across
 
 
+def _last_grid(origin: tuple[int, int]) -> tuple[int, int]:
+    """Row and column, 0 to 7, at which the blocks of the last compression begin, as windows do."""
+    return origin[0] % BLOCK, origin[1] % BLOCK
+
+
 def _shown(here: npt.NDArray[np.bool_], likely: Likelihood, lacks: Lacks) -> bool:
     """Whether the background's first compression shows in a part, whatever the windows say."""
     most = max(SHOWN, SHOWN_EACH * int(here.sum()))
@@ -288,7 +293,7 @@ def _may_be(history: History, base: Background, origin: tuple[int, int]) -> bool
 
 def _shared(history: History, here: npt.NDArray[np.bool_], found: WindowPosteriors) -> bool:
     """Whether the rest of an image shows the grid of a part as well, though no window of it does so surely."""
-    of_last = tuple(o % BLOCK for o in found.origin)
+    of_last = _last_grid(found.origin)
     if history.grid_shift is None or (history.kind == "first_compression" and history.grid_shift == of_last):
         return False  # the last grid's own shows everywhere
     away = far_from(here)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -157,7 +158,11 @@ class _Reader(pq.ParquetFile):  # type: ignore[misc]
 def reader(path: Path) -> Any:
     """A ParquetFile that compares the pages it reads with their checksums. Raises UsageError, naming the path."""
     try:
-        return _Reader(open(path, "rb"), page_checksum_verification=True)  # Arrow itself wants names in UTF-8
+        with contextlib.ExitStack() as opened:
+            file = opened.enter_context(open(path, "rb"))  # Arrow itself wants names in UTF-8
+            found = _Reader(file, page_checksum_verification=True)
+            opened.pop_all()  # from now on the reader's to close
+        return found
     except (OSError, pa.ArrowException) as exc:
         raise UsageError(f"{path} is not a readable Parquet file: {first_line(exc)}") from exc
 
