@@ -108,6 +108,21 @@ def test_only_windows_that_were_compressed_are_asked() -> None:
     assert last is not None and last.qf == 80 and last.table[:N_COEFS] == tuple(standard_table(80)[:N_COEFS].tolist())
 
 
+def test_only_windows_on_the_grid_are_asked() -> None:
+    """A picture that was put together from two may show two compressions as surely."""
+    picture = photo("coffee")[:328, :408]
+    once = pixels_of(file_of(picture[:320, :400], quality=90, subsampling="4:4:4"))
+    other = pixels_of(file_of(picture, quality=60, subsampling="4:4:4"))[3:323, 5:405]
+    mixed = once.copy()
+    mixed[:, 200:] = other[:, 200:]
+    found = posteriors((90,), 0, height=320, width=400)
+    shift = found.shift.copy()
+    shift[:, (200 - 32) // 16 :] = posteriors((60,), 5 * 8 + 3, height=320, width=400).shift[:, (200 - 32) // 16 :]
+    found = type(found)(found.logp, shift, found.present, found.origin, found.size)
+    last = lastjpeg.estimate(luma_of(mixed), found, 0)
+    assert last is not None and last.qf == 90 and last.table[:N_COEFS] == tuple(standard_table(90)[:N_COEFS].tolist())
+
+
 @pytest.mark.parametrize("grey", [0, 127, 255])
 def test_a_flat_picture_says_nothing(grey: int) -> None:
     assert estimated(np.full((128, 200, 3), grey, np.uint8)) is None

@@ -320,6 +320,25 @@ def test_pixels_that_were_processed_since_their_compression_have_no_regions_of_a
     assert not doubts.settled(none) and not doubts.settled(few) and doubts.settled(agreement_with(-30, 10))
 
 
+@pytest.mark.parametrize("origin", [(0, 0), (3, 5)])
+def test_a_part_does_not_speak_for_the_rest(origin: tuple[int, int]) -> None:
+    """However large it is: its blocks may lie on the multiples of another table."""
+    agreement = agreement_with(-30, 10, origin)
+    part = np.zeros((cells(HEIGHT), cells(WIDTH)), bool)
+    part[:, :35] = True
+    agreement.nats[:, :34], agreement.nats[:, 37:] = -30, 9
+    assert not doubts.settled(agreement) and doubts.settled(agreement, part)
+    agreement.nats[:, 37:] = -30
+    assert not doubts.settled(agreement, part)
+
+
+@pytest.mark.parametrize(("pasted", "kinds"), [(GROUND[0], []), (table(90), ["other_q1"])])
+def test_a_part_that_shows_the_ground_s_own_compression_does_not_lack_it(pasted: Any, kinds: list[str]) -> None:
+    """Not surely, but with its table and its grid."""
+    result = result_with(GROUND, (pasted, 30 if kinds else GROUND[1], 0.5))
+    assert [r.kind for r in result.regions] == kinds
+
+
 @pytest.mark.parametrize("pasted", [(table(70), 12, 0.05), (table(90), 30, 0.95), (table(70), 30, 0.95)])
 def test_parts_of_a_picture_that_was_processed_after_its_first_compression_are_doubt(pasted: Any) -> None:
     """What is left of that compression is looked at far from the parts; where it is not known nothing is doubted."""
