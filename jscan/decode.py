@@ -14,7 +14,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +89,7 @@ def decode(data: bytes, *, max_pixels: int, rgb: bool) -> DecodedImage:
     - `jpeg_in_tiff`: the TIFF's own compression is JPEG
     - `other_codec`: another lossy codec made the pixels (that of lossy WebP)
     - `few_colours`: the colours were reduced to a palette; one of greys without gaps does not count
+    - `orientation_2` to `_8`: Exif says that the picture is to be shown mirrored or turned; it is not turned here
 
     Raises InputError with codes `empty`, `unsupported_format`, `unsupported_method`, `bad_header`, `unsupported_sof`,
     `scan_limit`, `pixel_limit` (before any pixel is decoded), `too_small`, `corrupt_data`, `memory`.
@@ -101,6 +102,8 @@ def decode(data: bytes, *, max_pixels: int, rgb: bool) -> DecodedImage:
             image = decoder(data, max_pixels, rgb)
     except MemoryError as exc:
         raise _no_memory() from exc
+    if image.metadata.orientation is not None:
+        image = replace(image, warnings=(*image.warnings, f"orientation_{image.metadata.orientation}"))
     image.luma.setflags(write=False)
     if image.rgb is not None:
         image.rgb.setflags(write=False)
@@ -343,6 +346,7 @@ def _exif_facts(tiff: bytes, luma: Pixels | None) -> Metadata:
         exif = Image.Exif()
         exif.load(b"Exif\0\0" + tiff)
         make, model, software = (_text(exif.get(tag)) for tag in (271, 272, 305))
+        turned = _turn(exif.get(274))
         taken = _text(exif.get_ifd(ExifTags.IFD.Exif).get(36867))
         second = exif.get_ifd(ExifTags.IFD.IFD1)
         start, length = second.get(513), second.get(514)
@@ -355,7 +359,12 @@ def _exif_facts(tiff: bytes, luma: Pixels | None) -> Metadata:
             differs = _thumbnail_differs(tiff[start : start + length], luma)
     elif 273 in second:  # an uncompressed thumbnail, in strips
         has = True
-    return Metadata(make, model, software, taken, has, differs)
+    return Metadata(make, model, software, taken, has, differs, turned)
+
+
+def _turn(orientation: object) -> int | None:
+    """An Exif orientation that changes what viewers show, or None."""
+    return orientation if isinstance(orientation, int) and 2 <= orientation <= 8 else None
 
 
 def _text(value: object) -> str | None:
@@ -605,7 +614,7 @@ def _open_png(data: bytes, max_pixels: int) -> _Opened:
         notes.append("trailing_bytes")
     facts = _exif_facts(exif, None) if exif else Metadata()
     if facts.software is None and software is not None:
-        facts = Metadata(facts.camera_make, facts.camera_model, software, facts.capture_time, facts.has_thumbnail, None)
+        facts = replace(facts, software=software)
     image = PngImagePlugin.PngImageFile(io.BytesIO(b"".join(critical)))
     return _Opened(image, frames, facts, notes)
 
@@ -646,7 +655,8 @@ def _open_tiff(data: bytes, max_pixels: int) -> _Opened:
     depths = tags.get(258)
     if max(depths if isinstance(depths, tuple) else (8,)) > 8:
         notes.append("reduced_depth")
-    facts = Metadata(_text(tags.get(271)), _text(tags.get(272)), _text(tags.get(305)))
+    make, model, software = (_text(tags.get(tag)) for tag in (271, 272, 305))
+    facts = Metadata(make, model, software, orientation=_turn(tags.get(274)))
     return _Opened(image, _tiff_pages(data), facts, notes)
 
 

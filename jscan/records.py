@@ -116,6 +116,8 @@ class Metadata:
     capture_time: str | None = None
     has_thumbnail: bool | None = None
     thumbnail_differs: bool | None = None
+    orientation: int | None = None
+    """2 to 8 where viewers mirror or turn the picture, which jscan does not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,6 +271,17 @@ def test_exif_facts() -> None:
     assert bare.camera_make is None and bare.has_thumbnail is None
 
 
+def test_orientation_is_told_and_nothing_is_turned() -> None:
+    exif = Image.Exif()
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+        for stated in (1, 6, 9):
+            exif[274] = stated
+            image = open_(saved(PHOTO, kind, exif=exif))
+            assert image.luma.shape == PHOTO.size[::-1], kind
+            told = [warning for warning in image.warnings if warning.startswith("orientation")]
+            assert told == (["orientation_6"] if stated == 6 else []), (kind, stated)
+
+
 def test_thumbnail() -> None:
     other = Image.fromarray(pictures.chelsea())
     small = PHOTO.resize((160, 133))
