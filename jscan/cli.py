@@ -64,16 +64,26 @@ def main() -> None:
         signal.signal(signal.SIGTERM, _interrupt)
     code: Any = ExitCode.INTERRUPTED
     try:
+        _refuse_empty(sys.argv[1:])
         with _printing():
             app(prog_name="jscan")
     except SystemExit as leaving:
         code = leaving.code
     except KeyboardInterrupt:
         pass
-    except OutputError as error:  # from the help; commands turn theirs into a code themselves
+    except SetupError as error:  # of the arguments or from the help; commands turn theirs into a code themselves
         code = error.exit_code
         _complain(str(error))
     sys.exit(code)
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """Nothing. Raises UsageError for an empty argument: taken for a path, it would be the folder one is in."""
+    for number, argument in enumerate(arguments, 1):
+        name, equals, value = argument.partition("=")
+        if not argument or (name.startswith("--") and equals and not value):
+            where = f"the value of {name}" if argument else f"argument {number}"
+            raise UsageError(f"{where} is empty, as that of a variable which is not set; leave it out or fill it in")
 
 
 class _Heedless(io.TextIOWrapper):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -69,15 +70,17 @@ def discover_list(
 ) -> Iterator[ImageRef]:
     """References to the files that a list names, a line or (with `null`) a NUL-ended name for each, in its order.
 
-    The list is read as references are drawn. A name that it holds twice counts once; one that does not exist becomes a
-    reference that says so, for it may have vanished since the list was made; a folder is not entered. Patterns are
-    compared with the name as it stands in the list. `leave_out` says which absolute real paths are passed over. For
-    all else see `discover`.
+    The list is read as references are drawn. Where a line names nothing, but would without the carriage return or the
+    byte order mark that some editors write, it is read without. A name that the list holds twice counts once; one that
+    does not exist becomes a reference that says so, for it may have vanished since the list was made; a folder is not
+    entered. Patterns are compared with the name as it stands in the list. `leave_out` says which absolute real paths
+    are passed over. For all else see `discover`.
 
     Raises UsageError, when it comes to it, where the list holds something that cannot be a path.
     """
     entry = _Entry(_Wanted(tuple(include), tuple(exclude)), wanted, read)
-    return islice(_walk_list(names, b"\0" if null else b"\n", entry, leave_out), limit)
+    listed = _names(names, b"\0") if null else filter(None, map(_as_meant, _names(names, b"\n")))
+    return islice(_walk_list(listed, entry, leave_out), limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +215,9 @@ def _walk_all(
             yield from entry.references(root.path, root.mode, name)
 
 
-def _walk_list(names: BinaryIO, end: bytes, entry: _Entry, leave_out: Callable[[bytes], bool]) -> Iterator[ImageRef]:
+def _walk_list(names: Iterable[bytes], entry: _Entry, leave_out: Callable[[bytes], bool]) -> Iterator[ImageRef]:
     seen: set[bytes] = set()  # digests, which are smaller than paths
-    for path in _names(names, end):
+    for path in names:
         real = _real(path)
         key = hashlib.blake2b(real, digest_size=12).digest()
         if key in seen or leave_out(real):
@@ -229,14 +232,26 @@ def _walk_list(names: BinaryIO, end: bytes, entry: _Entry, leave_out: Callable[[
         yield from entry.references(path, mode, path)
 
 
+def _as_meant(line: bytes) -> bytes:
+    """The path in a line, less what is of the text and not of the name, where only that is a file or nothing at all."""
+    bare = line.removesuffix(b"\r").removeprefix(codecs.BOM_UTF8)
+    if bare == line or os.path.lexists(line):
+        return line
+    return bare if not bare or os.path.lexists(bare) else line
+
+
 def _names(names: BinaryIO, end: bytes) -> Iterator[bytes]:
     """The names in a list, empty ones left out."""
     rest = b""
+    start = True
     while True:
         try:
             chunk = names.read(1 << 16)
         except OSError as error:
             raise UsageError(f"the list of files cannot be read: {error.strerror or error}") from error
+        if start and end == b"\n" and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UsageError("the list of files is UTF-16 text; save it as UTF-8 without a byte order mark")
+        start = False
         *whole, rest = (rest + chunk).split(end)
         for name in [*whole, *([] if chunk else [rest])]:
             if b"\0" in name:

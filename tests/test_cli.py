@@ -627,6 +627,26 @@ def test_a_closed_stdin_is_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         jscan.run.run_scan(ScanConfig(sources=(), files_from=Path("-"), out=tmp_path / "out.parquet"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (["scan", "", "-o", "out.parquet"], "argument 2"),
+        (["scan", "in", "-o", "out.parquet", "--heatmaps", ""], "argument 6"),
+        (["scan", "in", "-o", "out.parquet", "--heatmaps="], "the value of --heatmaps"),
+        (["show", ""], "argument 2"),
+    ],
+)
+def test_an_empty_argument_is_no_folder(
+    tmp_path: Path, script: list[str], environment: dict[str, str], arguments: list[str], where: str
+) -> None:
+    make_inputs(tmp_path / "in", a="ok 0.1")
+    answer = subprocess.run(
+        [*script, *arguments], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
+    )
+    assert answer.returncode == 2 and answer.stderr.startswith(f"jscan: {where} is empty"), answer.stderr
+    assert not (tmp_path / "out.parquet").exists()
+
+
 def _heed_modes() -> None:
     """Nothing; what this process executes next heeds the modes of files, though it be root's. Linux."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)

@@ -156,6 +156,19 @@ def test_list_of_files(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _listed(b"") == []
 
 
+def test_list_as_some_editors_write_it(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    (tree / "odd\r").write_bytes(b"x")
+    text = b"\xef\xbb\xbfa0\r\na.jpg\r\ngone\r\nodd\r\n\r\n"
+    assert [name for name, _ in _listed(text)] == ["a0", "a.jpg", "gone\\r", "odd\\r"]
+    assert _listed(text)[2][1] == "not_found"
+    # Names that end in NUL bytes stand as they are.
+    assert [code for _, code in _listed(text.replace(b"\n", b"\0"), null=True)][:2] == ["not_found"] * 2
+    for utf16 in ("utf-16-le", "utf-16-be"):
+        with pytest.raises(UsageError, match="UTF-8"):
+            _listed("\ufeffa0\n".encode(utf16))
+
+
 def test_list_that_is_none() -> None:
     with pytest.raises(UsageError, match="--null"):
         _listed(b"a\0b\0")
