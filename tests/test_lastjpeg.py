@@ -53,6 +53,14 @@ def test_standard_tables(qf: int, crop: tuple[int, int], subsampling: str) -> No
     assert len(last.table) == 64 and min(last.table) >= 1
 
 
+@pytest.mark.parametrize("name", ["coffee", "astronaut", "chelsea"])
+@pytest.mark.parametrize("qf", [55, 60, 63])
+def test_one_compression_is_not_taken_for_two(name: str, qf: int) -> None:
+    """A last one of quality 99 after it would explain whatever is there."""
+    last = estimated(pixels_of(file_of(photo(name)[:240, :320], quality=qf)))
+    assert last is not None and last.qf == qf
+
+
 @pytest.mark.parametrize(("first", "second"), [(60, 80), (72, 90)])
 def test_a_first_compression_on_the_same_grid_is_not_taken_for_the_last(first: int, second: int) -> None:
     """Many of its steps are two or three times those of the last one, and coefficients lie on multiples of them."""
