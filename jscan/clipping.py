@@ -7,6 +7,9 @@ one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,21 @@ CLOSE = 3
 """Levels from black and white within which a colour counts as clipped: a last compression moves it by a few."""
 STRIP = 512
 """Rows of pixels that are looked at together."""
+MOST_CELLS = 256
+"""Places along a side of an image at which its colours are looked at."""
+TONED = 1.5
+"""Levels by which a colour difference deviates, at most, from what the luma alone makes of it in a picture of greys.
+Photographs that were made grey had 0.0, in sepia 0.6 to 6.8, and 2.7 to 54 as Kodak, CLIC and cameras have them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Colours:
+    """What is asked of an image's colours, once something is suspicious."""
+
+    clipped: Callable[[], npt.NDArray[np.float32] | None]
+    """What `share` tells of them; None where they are not known."""
+    grey: Callable[[], bool]
+    """Whether the image `is_grey`, so that what was clipped before it was made grey cannot be seen."""
 
 
 def share(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -31,3 +49,16 @@ def share(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         shares = cv2.resize(padded.astype(np.float32), (cols, rows), interpolation=cv2.INTER_AREA)
         out[top // BLOCK : top // BLOCK + rows] = shares
     return out
+
+
+def is_grey(rgb: npt.NDArray[np.uint8]) -> bool:
+    """Whether an image (H, W, 3) has no colours, or those of one tone, as sepia: a parabola of the luma gives them."""
+    height, width = rgb.shape[:2]
+    # Means of cells, as chroma is mostly stored at half the resolution; of a large image of fewer, larger ones.
+    size = tuple(min(MOST_CELLS, max(1, side // BLOCK)) for side in (width, height))
+    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA).reshape(-1, 3).astype(np.float64)
+    luma = small @ (0.299, 0.587, 0.114)
+    powers = np.stack([np.ones_like(luma), luma, luma * luma], axis=1)
+    differences = small[:, ::2] - luma[:, None]
+    rest = differences - powers @ np.linalg.lstsq(powers, differences, rcond=None)[0]
+    return bool(rest.std(axis=0).max() <= TONED)

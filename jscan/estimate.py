@@ -28,9 +28,9 @@ from jscan import (
     tiling,
     trace,
 )
+from jscan.clipping import Colours
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
-from jscan.likelihood import Clipped
 from jscan.modelset import Q1, QF, ModelSet
 from jscan.records import NOT_LUMA, Agreement, DecodedImage, LastCompression, Maps, WindowPosteriors
 from jscan.regions import Consistency
@@ -54,14 +54,21 @@ DOUBTED = 0.3
 AROUND = 4
 """Cells around these that are, too."""
 
+TELLING = 0.3
+"""Mean sureness of the windows from which they tell whether there was a first compression, and the share that surely
+shows one if more than half are said to. JPEGs that were saved once have 0.13 to 0.35 and 0.02 to 0.3 at qualities of 45
+to 60, those that were saved at 55 before the last 75, or above, 0.8 and more."""
+
 NO_ONE_GRID = (
     "Most of the image was compressed before, but no one grid is shared by most of it, as where it was warped or put "
     "together from several pictures: its parts cannot be compared with the rest."
 )
 WORN = (
-    "Of the first compression's trace {:.2f} is left of what the last one alone would have left: something was done to"
-    " the picture in between, so parts in which the trace is missing are no sign of another history."
+    "Of the first compression's trace {:.2f} is left of what the last one alone would have left, as where something "
+    "else was done to the picture in between: {}."
 )
+UNTOLD = "its table is not told"
+NO_SIGN = "that it is missing in parts is not taken for a sign of another history"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +90,10 @@ class Estimator:
     def __init__(self, models: ModelSet, *, thorough: bool) -> None:
         self.models, self._thorough = models, thorough
 
-    def __call__(self, image: DecodedImage, clipped: Clipped | None) -> Estimate | None:
+    def __call__(self, image: DecodedImage, colours: Colours | None) -> Estimate | None:
         """What an image tells; None where too few of its rows could be decoded.
 
-        `clipped` tells where its colours are clipped. For the papers' networks the image holds its colours.
+        `colours` tells of its colours what is asked. For the papers' networks the image holds its colours.
         """
         luma = image.luma if image.valid_rows is None else image.luma[: image.valid_rows]
         if luma.shape[0] < tiling.WINDOW:
@@ -94,9 +101,9 @@ class Estimator:
         if self.models.papers:
             estimate = self._by_papers(image, luma)
         elif image.jpeg is not None and not NOT_LUMA & set(image.warnings):
-            estimate = self.jpeg(luma, image.jpeg.q2_luma, clipped=clipped)
+            estimate = self.jpeg(luma, image.jpeg.q2_luma, colours=colours)
         else:
-            estimate = self._pixels(luma, clipped)
+            estimate = self._pixels(luma, colours)
         return estimate if luma is image.luma else replace(estimate, maps=_extend(estimate.maps, image))
 
     def _by_papers(self, image: DecodedImage, luma: npt.NDArray[np.uint8]) -> Estimate:
@@ -126,7 +133,7 @@ class Estimator:
         *,
         everywhere: bool = False,
         since: Agreement | None = None,
-        clipped: Clipped | None = None,
+        colours: Colours | None = None,
     ) -> Estimate:
         """Estimates from the double compression of a JPEG whose blocks begin at `origin`.
 
@@ -135,7 +142,7 @@ class Estimator:
         """
         look = self.models.windows(Q1, luma)
         found = q1map.estimate(look, luma, q2, origin)
-        judge = functools.partial(self._of_jpeg, luma=luma, q2=q2, since=since, clipped=clipped)
+        judge = functools.partial(self._of_jpeg, luma=luma, q2=q2, since=since, colours=colours)
         estimate = judge(found)
         if isinstance(look, AllShifts) or estimate.consistency.score < CONFIRMED:
             return estimate
@@ -149,7 +156,7 @@ class Estimator:
         luma: npt.NDArray[np.uint8],
         q2: tuple[int, ...],
         since: Agreement | None,
-        clipped: Clipped | None,
+        colours: Colours | None,
     ) -> Estimate:
         """Estimates from what is known of the windows of a JPEG."""
         pixels = history.content(luma, found)
@@ -157,11 +164,16 @@ class Estimator:
         left = trace.measure(luma, found, base.table, base.shift, all_rows=self._thorough)
         seen = trace.blocks(luma, left)
         channels = history.jpeg_channels(found, base, q2, pixels, trace.around_windows(seen, found))
-        likely = likelihood.Likelihood(luma, left, clipped) if base.fraction > 0.5 else None
+        likely = (
+            likelihood.Likelihood(luma, left, None if colours is None else colours.clipped)
+            if base.fraction > 0.5
+            else None
+        )
         mute = history.mute(pixels)
         # Where most of the evidence is for no place, what is taken for the background may be a part of it.
         lacks = functools.partial(trace.lacking, luma, left) if _background_facts(found, base, mute)[1] else None
         origin = (found.origin[0] % tiling.BLOCK, found.origin[1] % tiling.BLOCK)
+        fraction, shown = _double_fraction(found, base, mute)
 
         def share_kept(part: doubts.History | None, where: npt.NDArray[np.bool_]) -> float | None:
             if part is None:
@@ -179,37 +191,28 @@ class Estimator:
             mute,
             likely=likely,
             since=since,
-            clipped=clipped,
+            colours=colours,
             lacks=lacks,
             kept=share_kept,
             q2=q2,
         )
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
         refiner = self.models(context.MODEL)
-        found = context.refine(refiner, found, q2, pixels.texture, pixels.saturated, everywhere=self._thorough)
-        decoded, sure = q1map.decode_surely(found.logp)
-        covered = np.where(mute, 0, _q1_coverage(found, sure))
-        cells = _Cells(found)
-        steps = decoded.astype(np.float32)
-        steps[mute] = np.nan
-        double = np.where(mute, np.nan, found.present).astype(np.float32)
-        shift, placed = _shifts(found, mute)
-        size = consistency.suspicion.shape
-        maps = Maps(
-            suspicion=np.where(cells(mute), np.nan, consistency.suspicion).astype(np.float32),
-            qf=np.full(size, nearest_qf(np.maximum(q2, 1)), np.float32),
-            flag=np.ones(size, np.float32),
-            q1=np.ascontiguousarray(cells(steps).transpose(2, 0, 1)),
-            double=cells(double),
-            coverage=cells(covered.astype(np.float32)),
-            shift=np.ascontiguousarray(cells(shift).transpose(2, 0, 1)),
-            shift_confidence=cells(placed),
-        )
-        table, place = _background_facts(found, base, mute)
-        notes = (WORN.format(max(consistency.kept or 0.0, 0.0)),) if doubts.worn(consistency.kept) else ()
-        if place is None and np.count_nonzero(~mute & (found.present > 0.5)) > mute.size / 2:
+        everywhere = self._thorough
+        refined = context.refine(refiner, found, q2, pixels.texture, pixels.saturated, everywhere=everywhere)
+        table, place = _background_facts(refined, base, mute)
+        share = consistency.kept
+        notes: tuple[str, ...] = ()
+        if share is None and table is not None:
+            share = regions.kept_by_rest(share_kept, consistency.suspicion > 0.5, found, base)
+        if doubts.untold(share):
+            said = [UNTOLD] * (table is not None) + [NO_SIGN] * doubts.worn(consistency.kept)
+            notes = (WORN.format(max(share or 0.0, 0.0), ", and ".join(said)),) if said else ()
+            table = None
+        if place is None and shown > 0.5 and not consistency.regions:
             notes = (NO_ONE_GRID,)
-        return Estimate(consistency, maps, notes, q1=table, grid_shift=place, double_fraction=base.fraction)
+        maps = _jpeg_maps(refined, consistency.suspicion, mute, q2)
+        return Estimate(consistency, maps, notes, q1=table, grid_shift=place, double_fraction=fraction)
 
     def _look(
         self,
@@ -217,7 +220,7 @@ class Estimator:
         *,
         fast: bool = False,
         restored: bool = False,
-        clipped: Clipped | None = None,
+        colours: Colours | None = None,
     ) -> _Look:
         """What the last compression of decoded pixels says, or of those that were `restored` to a scale.
 
@@ -238,7 +241,7 @@ class Estimator:
             mute,
             agreement=agreement,
             # Clipping hides a compression; it does not make one where the background has none.
-            clipped=clipped if base.fraction > 0.5 else None,
+            colours=colours if base.fraction > 0.5 else None,
             edges=functools.partial(blockedges.stand_out, luma),
             restored=restored,
         )
@@ -265,9 +268,9 @@ class Estimator:
         with stage("regions"):
             return regions.find(logits, found, base, self.models.calibrations[name], texture, **more)
 
-    def _pixels(self, luma: npt.NDArray[np.uint8], clipped: Clipped | None) -> Estimate:
+    def _pixels(self, luma: npt.NDArray[np.uint8], colours: Colours | None) -> Estimate:
         """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""
-        look = self._look(luma, clipped=clipped)
+        look = self._look(luma, colours=colours)
         estimate, consistency, fraction, last = _pixel_estimate(look), look.consistency, look.base.fraction, look.last
         agreement = look.agreement
         del look  # its posteriors are as large as those that follow
@@ -277,7 +280,7 @@ class Estimator:
             return replace(estimate, last=last)
         # The pixels were a JPEG: estimate what came before it, on its grid and with its table.
         # Its table is an estimate: looked at again only in part, 2 of 40 photographs scored above 0.5, and else none.
-        before = self.jpeg(luma, last.table, last.origin, everywhere=True, since=agreement, clipped=clipped)
+        before = self.jpeg(luma, last.table, last.origin, everywhere=True, since=agreement, colours=colours)
         note = f"The pixels show JPEG compression of quality about {last.qf} with blocks from x {last.origin[1]}, "
         note += f"y {last.origin[0]}; the file's own format does not keep its table, which was estimated."
         # Before a compression that the pixels no longer show, regions would be of the content's making.
@@ -370,6 +373,28 @@ def _warped(part: npt.NDArray[np.bool_], anywhere: npt.NDArray[np.bool_]) -> boo
     return int((anywhere & doubts.far_from(part)).sum()) > int((anywhere & part).sum())
 
 
+def _jpeg_maps(
+    found: WindowPosteriors, suspected: npt.NDArray[np.float32], mute: npt.NDArray[np.bool_], q2: tuple[int, ...]
+) -> Maps:
+    """The maps of a JPEG, or of pixels in which there was one, with last table `q2`."""
+    cells = _Cells(found)
+    decoded, sure = q1map.decode_surely(found.logp)
+    covered = np.where(mute, 0, _q1_coverage(found, sure))
+    steps = decoded.astype(np.float32)
+    steps[mute] = np.nan
+    shift, placed = _shifts(found, mute)
+    return Maps(
+        suspicion=np.where(cells(mute), np.nan, suspected).astype(np.float32),
+        qf=np.full(suspected.shape, nearest_qf(np.maximum(q2, 1)), np.float32),
+        flag=np.ones(suspected.shape, np.float32),
+        q1=np.ascontiguousarray(cells(steps).transpose(2, 0, 1)),
+        double=cells(np.where(mute, np.nan, found.present).astype(np.float32)),
+        coverage=cells(covered.astype(np.float32)),
+        shift=np.ascontiguousarray(cells(shift).transpose(2, 0, 1)),
+        shift_confidence=cells(placed),
+    )
+
+
 def _pixel_estimate(look: _Look) -> Estimate:
     """The maps of decoded pixels."""
     found, mute, cells = look.found, look.mute, _Cells(look.found)
@@ -426,6 +451,21 @@ def _q1_coverage(found: WindowPosteriors, sure: npt.NDArray[np.float32]) -> npt.
     none = np.maximum(0, 1 - 2 * found.present)
     covered: npt.NDArray[np.float32] = found.present * sure + (1 - found.present) * none
     return covered
+
+
+def _double_fraction(
+    found: WindowPosteriors, base: Background, mute: npt.NDArray[np.bool_]
+) -> tuple[float | None, float]:
+    """The share of the windows that show a first compression, None where they tell too little; and that surely do.
+
+    The latter is of all windows. Below a last quality of about 65 few of them are sure of anything.
+    """
+    if mute.all():
+        return None, 0.0
+    sure = float(history.sureness(found)[~mute].mean())
+    shown = doubts.surely_shown(found) & ~mute
+    claimed = base.fraction > 0.5 and float(shown[~mute].mean()) < TELLING
+    return None if sure < TELLING or claimed else base.fraction, float(shown.mean())
 
 
 def _background_facts(

@@ -128,9 +128,10 @@ def background(found: WindowPosteriors) -> Background:
     """The background of an image from its windows' posteriors."""
     weight = found.present.astype(np.float32)
     groups = list(pairwise(Q1_OFFSET)) if found.logp.shape[2] == Q1_OFFSET[-1] else [(0, found.logp.shape[2])]
-    steps = summed(found.logp, weight)
-    table = tuple(int(np.argmax(steps[a:b])) + 1 for a, b in groups)
     shift = int(np.argmax(summed(found.shift, weight)))
+    # Of the windows that show that grid: where two histories are about as large, each would give one of the two.
+    steps = summed(found.logp, weight * np.exp(found.shift[..., shift].astype(np.float32)))
+    table = tuple(int(np.argmax(steps[a:b])) + 1 for a, b in groups)
     sure = sureness(found)
     fraction = float((found.present * sure).sum() / max(float(sure.sum()), 1e-6))
     return Background(table, shift, fraction)

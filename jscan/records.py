@@ -289,7 +289,8 @@ class ScanRecord:
     qf1_background: float | None = None
     """Their nearest standard quality factor; 50 means at most that."""
     double_fraction: float | None = None
-    """Share of the windows, weighed by how sure they are, that show the background's first compression."""
+    """Share of the windows, weighed by how sure they are, that show a first compression, the background's or another;
+    None where they tell too little."""
     grid_shift: tuple[int, int] | None = None
     n_regions: int | None = None
     regions: tuple[Region, ...] | None = None

@@ -27,7 +27,6 @@ from jscan.config import DEFAULT_MAX_PIXELS
 from jscan.errors import ErrorCode, InputError, SetupError, UsageError
 from jscan.estimate import Estimate, Estimator
 from jscan.jpegtables import nearest_qf
-from jscan.likelihood import Clipped
 from jscan.modelset import ModelSet
 from jscan.names import display_path
 from jscan.records import (
@@ -126,7 +125,7 @@ class Scanner:
                     image = decode.from_array(np.asarray(source), rgb=rgb or self._papers)
                 else:
                     image = decode.decode(data, max_pixels=self.max_pixels, rgb=rgb or self._papers)
-            clipped = self._clipped(image, np.asarray(source) if data is None else data)
+            colours = self._colours(image, np.asarray(source) if data is None else data)
             del data  # the file of a huge image need not lie in memory while its pixels are estimated
             if sized is not None:
                 sized(image.width * image.height * (PAPER_COST if self._papers else 1))
@@ -139,7 +138,7 @@ class Scanner:
             if feigned and not self._papers:
                 return ScanResult(replace(row, reasons=tuple(feigned)), None, image)
             with stage("estimate"):
-                estimate = self.estimator(image, clipped)
+                estimate = self.estimator(image, colours)
             if estimate is None:
                 too_few = f"Fewer than {tiling.WINDOW} rows of the image could be decoded; nothing was estimated."
                 return ScanResult(replace(row, reasons=(too_few,)), None, image)
@@ -169,8 +168,8 @@ class Scanner:
             return source, Evidence(len(source), None, hashlib.sha256(source).hexdigest())
         return reading.read(ref)
 
-    def _clipped(self, image: DecodedImage, source: bytes | npt.NDArray[np.uint8]) -> Clipped | None:
-        """What tells where the colours of an image were clipped, which few images are ever asked; None for huge ones.
+    def _colours(self, image: DecodedImage, source: bytes | npt.NDArray[np.uint8]) -> clipping.Colours | None:
+        """What tells of the colours of an image, which few images are ever asked; None for huge ones.
 
         Colours are not decoded with the luma, which alone is estimated from: they would take as long again.
         """
@@ -178,16 +177,17 @@ class Scanner:
             return None
 
         @functools.cache  # an image that is looked at again asks again
-        def share() -> npt.NDArray[np.float32] | None:
+        def told() -> tuple[npt.NDArray[np.float32] | None, bool]:
             coloured = image
             if image.rgb is None and isinstance(source, bytes):
                 coloured = decode.decode(source, max_pixels=self.max_pixels, rgb=True)
             elif image.rgb is None:
                 coloured = decode.from_array(np.asarray(source), rgb=True)
             rows = image.luma.shape[0] if image.valid_rows is None else image.valid_rows
-            return None if coloured.rgb is None else clipping.share(coloured.rgb[:rows])
+            rgb = coloured.rgb
+            return (None, False) if rgb is None else (clipping.share(rgb[:rows]), clipping.is_grey(rgb[:rows]))
 
-        return share
+        return clipping.Colours(lambda: told()[0], lambda: told()[1])
 
 
 def _reference(source: Source) -> ImageRef:

@@ -50,7 +50,7 @@ def findings(record: ScanRecord) -> RenderableType:
     if record.regions:
         parts.append(_regions(record.regions, (record.width or 0) * (record.height or 0)))
     elif record.status == "ok" and record.n_regions is not None:
-        parts.append(Text("No region has a history of its own."))
+        parts.append(Text("No region with a history of its own was found."))
     parts.extend(Text(f"- {plain(reason)}") for reason in record.reasons)
     if record.warnings:
         parts.append(Text(f"warnings: {', '.join(plain(w) for w in record.warnings)}", style="yellow"))
@@ -109,20 +109,25 @@ def _last_compression(record: ScanRecord) -> str:
 def _background(record: ScanRecord) -> str:
     if record.status != "ok":
         return ""
+    fraction = record.double_fraction
     if record.qf1_background is None and record.q1_background is None:
         if record.coverage is None:
             return ""  # nothing was estimated
-        text = "no first compression found"
+        if fraction is None and record.qf2 is not None:
+            return "too little is left to tell of a first compression"
+        if fraction is None or fraction <= 0.5:
+            return "no first compression found"
+        text = "compressed before, with no one table that most of it shares"
     else:
         text = "compressed before"
         if record.qf1_background is not None:
             text += f", quality {wording.quality(record.qf1_background, first=True)}"
-        if record.grid_shift is not None:
-            text += f", grid at (dy, dx) = {record.grid_shift}"
-        if record.q1_background is not None:
-            text += f", steps {steps_text(record.q1_background)}"
-    if record.double_fraction is not None:
-        text += f"; {record.double_fraction:.0%} of what tells anything was compressed before"
+    if record.grid_shift is not None:
+        text += f", grid at (dy, dx) = {record.grid_shift}"
+    if record.q1_background is not None:
+        text += f", steps {steps_text(record.q1_background)}"
+    if fraction is not None:
+        text += f"; {fraction:.0%} of what tells anything was compressed before"
     return text
 
 

@@ -383,7 +383,9 @@ def test_findings_of_every_kind_of_row() -> None:
         ScanRecord("b", b"b", status="error", error_code="empty", error="It is empty."),
         ScanRecord("c", b"c", width=0, height=0, regions=(region,), warnings=("truncated",)),
         ScanRecord("d", b"d", q1_background=(2,) * 15, qf1_background=None, grid_shift=(1, 2), double_fraction=0.4),
-        ScanRecord("e", b"e", qf2=90.0, encoder="ijg", qf_mean=90.0, qf_p10=90.0, qf_p90=90.0, score=0.2, coverage=0.5),
+        ScanRecord("e", b"e", qf2=90.0, encoder="ijg", qf_mean=90.0, score=0.2, coverage=0.5, double_fraction=0.3),
+        ScanRecord("h", b"h", qf2=55.0, coverage=0.5),
+        ScanRecord("i", b"i", qf2=90.0, coverage=0.5, double_fraction=0.7, grid_shift=(6, 4)),
         ScanRecord("g", b"g", qf2=91.0, warnings=("cmyk",), qf_mean=88.0, qf_p10=80.0, qf_p90=92.0),
         ScanRecord("f", b"f", compressed_fraction=0.5, camera_make="Make\x07r"),
     ]
@@ -403,6 +405,9 @@ def test_findings_of_every_kind_of_row() -> None:
         assert words in text
     assert "pixels: 90" not in text, "a JPEG says its own quality"
     assert text.count("no first compression found") == 1, "where nothing was estimated nothing was looked for"
+    assert "30%" not in text, "no share of what was not found"
+    assert text.count("too little is left to tell of a first compression") == 1
+    assert "compressed before, with no one table that most of it shares" in text and "(6, 4)" in text
 
 
 def test_steps_that_are_capped_are_shown_as_at_least() -> None:

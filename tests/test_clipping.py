@@ -24,6 +24,19 @@ def test_shares_equal_their_definition(size: tuple[int, int]) -> None:
     assert (got >= 0).all() and (got <= 1 + 1e-6).all()
 
 
+def test_pictures_of_greys_and_of_one_tone_have_no_colours() -> None:
+    colour = photo("coffee")
+    grey = np.repeat(np.rint(colour @ (0.299, 0.587, 0.114)).astype(np.uint8)[..., None], 3, axis=2)
+    toned = np.rint(grey * np.array([1, 0.9, 0.75])).astype(np.uint8)
+    for quality in (60, 90):
+        assert clipping.is_grey(pixels_of(file_of(grey, quality=quality)))
+        assert clipping.is_grey(pixels_of(file_of(toned, quality=quality)))
+        assert not clipping.is_grey(pixels_of(file_of(colour, quality=quality)))
+    faint = np.rint(grey * 0.7 + colour * 0.3).astype(np.uint8)
+    assert not clipping.is_grey(faint)
+    assert clipping.is_grey(np.zeros((1, 9000, 3), np.uint8)) and clipping.is_grey(colour[:1, :1])
+
+
 def darkened() -> npt.NDArray[np.uint8]:
     """A picture that was compressed, made so dark that much of it is clipped, and cut off the grid."""
     once = pixels_of(file_of(photo("coffee"), quality=70)).astype(np.int64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from functools import cache
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -152,6 +153,25 @@ def test_a_picture_of_four_is_not_cleared_in_silence() -> None:
     row, _ = scanned(file_of(both, quality=95))
     assert row.grid_shift is None and row.double_fraction is not None and row.double_fraction > 0.5
     assert "no one grid is shared by most of it" in row.reasons[-1]
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "camera"])
+@pytest.mark.parametrize("quality", [45, 55, 60])
+def test_coarse_compression_tells_nothing_of_an_earlier_one(name: str, quality: int) -> None:
+    """A photograph that was saved once is not called warped, or compressed before."""
+    row, _ = scanned(file_of(picture(name)[: SIZE[0], : SIZE[1]], quality=quality))
+    assert row.double_fraction is None or row.double_fraction < 0.5
+    assert row.q1_background is None and not any("before" in reason for reason in row.reasons)
+
+
+def test_the_table_of_a_picture_that_was_sharpened_is_not_told() -> None:
+    """Steps are larger after that, and fit a table that nobody used."""
+    decoded = pixels_of(file_of(picture("coffee")[: SIZE[0], : SIZE[1]], quality=70)).astype(np.float32)
+    sharper = decoded + 0.8 * (decoded - cv2.GaussianBlur(decoded, (0, 0), 2))
+    row, _ = scanned(file_of(np.clip(np.rint(sharper), 0, 255).astype(np.uint8), quality=92))
+    assert row.double_fraction is not None and row.double_fraction > 0.5
+    assert row.q1_background is None and row.qf1_background is None
+    assert "its table is not told" in row.reasons[-1]
 
 
 @pytest.mark.parametrize("quality", [50, 75, 90])

@@ -117,6 +117,12 @@ def test_the_lowest_first_quality_is_an_upper_bound() -> None:
     assert _history(record(q1_background=(1,) * 15)) == "Background: compressed before with a table of its own"
 
 
+def test_a_background_without_one_table_is_not_called_compressed_once() -> None:
+    assert _history(record(double_fraction=0.4)) == "Background: compressed once, as far as can be told"
+    said = _history(record(double_fraction=0.9))
+    assert said == "Background: compressed before, with no one table that most of it shares"
+
+
 def test_colours_are_ordered_by_lightness() -> None:
     light = _ramp() @ np.array([0.2126, 0.7152, 0.0722], np.float32)
     assert np.all(np.diff(light) > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -55,6 +56,16 @@ def test_the_minority_does_not_decide() -> None:
     found = mixed(posteriors(GROUND, 5, p=0.4), posteriors(PASTED, 40, p=0.99), *PATCH)
     base = history.background(found)
     assert (base.table, base.shift) == (GROUND, 5)
+
+
+def test_table_and_grid_are_those_of_the_same_windows() -> None:
+    """Of two histories that are about as large one may have the surer steps, the other the surer grid."""
+    steps_sure, grid_sure = posteriors(GROUND, 5, p=0.9), posteriors(PASTED, 40, p=0.9)
+    one = replace(steps_sure, shift=posteriors(GROUND, 5, p=0.3).shift)
+    two = replace(grid_sure, logp=posteriors(PASTED, 40, p=0.3).logp)
+    rows = slice(0, one.present.shape[0] // 2)
+    base = history.background(mixed(one, two, rows, slice(None)))
+    assert (base.table, base.shift) == (PASTED, 40)
 
 
 def test_unsure_windows_do_not_count() -> None:

@@ -69,6 +69,7 @@ SIBLINGS = {
     ("kept", "trace"),
     ("doubts", "history"),
     ("doubts", "likelihood"),
+    ("regions", "clipping"),
     ("regions", "doubts"),
     ("regions", "history"),
     ("regions", "likelihood"),

@@ -11,6 +11,7 @@ import pytest
 from material import mixed, posteriors
 
 from jscan import doubts, history, regions, rescaled
+from jscan.clipping import Colours
 from jscan.jpegtables import N_COEFS, standard_table
 from jscan.likelihood import Likelihood
 from jscan.records import Agreement, Region, WindowPosteriors
@@ -354,10 +355,34 @@ def test_parts_of_a_picture_that_was_processed_after_its_first_compression_are_d
     for share, found in ((0.69, 0), (0.71, 1), (None, 1)):
         result = result_with(GROUND, pasted, kept=kept(share), likely=Said(np.full((cells(HEIGHT), cells(WIDTH)), -9)))
         assert len(result.regions) == found and result.kept == share and (result.score > 0.5) == found
-    assert len(asked) == 3 and all(part is None for part, _ in asked)
+    # Where what surely shows it is too little to tell, all that is no part is asked.
+    assert len(asked) == 4 and all(part is None for part, _ in asked) and (asked[2][1] == asked[3][1]).all()
     inside = np.zeros(asked[0][1].shape, bool)
     inside[BOX[0] : BOX[2], BOX[1] : BOX[3]] = True
     assert not (asked[0][1] & inside).any() and asked[0][1].mean() > 0.6
+
+
+def test_what_is_left_is_asked_of_what_shows_the_compression() -> None:
+    """More may have been pasted in than is suspicious; that lacks the compression by itself."""
+    made = [posteriors(t, s, present=p, height=HEIGHT, width=WIDTH) for t, s, p in (GROUND, (table(90), 30, 0.95))]
+    box = (0, 0, 8, cells(WIDTH))
+    found = mixed(made[0], made[1], *windows_of(made[0], box))
+    asked = []
+    for enough in (True, False):
+        asked.clear()
+
+        def tell(part: Any, where: npt.NDArray[np.bool_], enough: bool = enough) -> float | None:
+            asked.append(where)
+            return 0.9 if enough or len(asked) == 2 else None
+
+        assert (
+            regions.kept_by_rest(
+                tell, np.zeros((cells(HEIGHT), cells(WIDTH)), bool), found, history.background(made[0])
+            )
+            == 0.9
+        )
+        assert len(asked) == (1 if enough else 2)
+        assert not asked[0][:7].any() and asked[0][14:].all() and asked[-1].all() != enough
 
 
 @pytest.mark.parametrize("origin", [(0, 0), (3, 6)])
@@ -494,32 +519,47 @@ def test_a_part_with_clipped_colours_is_no_region() -> None:
     """Nobody asks where they are before there is a part; it counts as doubt, and the rest as ever."""
     other, asked = (30, 4, 36, 14), []
 
-    def clipped(share: float) -> Any:
+    def clipped(share: float) -> Colours:
         def tell() -> npt.NDArray[np.float32]:
             asked.append(share)
             out = np.zeros((cells(HEIGHT), cells(WIDTH)), np.float32)
             out[BOX[0] - 1 : BOX[2] + 1, BOX[1] - 1 : BOX[3] + 1] = share
             return out
 
-        return tell
+        return Colours(tell, lambda: False)
 
-    assert not find(logits_with(), clipped=clipped(0.9)).regions and not asked
-    assert len(find(logits_with(BOX, other), clipped=clipped(0.4)).regions) == 2
-    result = find(logits_with(BOX, other), clipped=clipped(0.9))
+    assert not find(logits_with(), colours=clipped(0.9)).regions and not asked
+    assert len(find(logits_with(BOX, other), colours=clipped(0.4)).regions) == 2
+    result = find(logits_with(BOX, other), colours=clipped(0.9))
     (region,) = result.regions
     assert abs(region.y - 8 * other[0]) <= 8 and result.score > 0.9
     assert (result.suspicion[15:25, 20:30] < 0.4).all() and (result.suspicion[31:35, 5:13] > 0.9).all()
-    assert find(logits_with(BOX), clipped=clipped(0.9)).score < 0.5
-    assert len(find(logits_with(BOX), clipped=lambda: None).regions) == 1
+    assert find(logits_with(BOX), colours=clipped(0.9)).score < 0.5
+    assert len(find(logits_with(BOX), colours=Colours(lambda: None, lambda: False)).regions) == 1
 
 
 def test_a_part_that_surely_lacks_the_trace_is_a_region_whatever_its_colours() -> None:
     """Blocks without a clipped colour are enough to tell."""
-    clipped = lambda: lambda: np.ones((cells(HEIGHT), cells(WIDTH)), np.float32)  # noqa: E731
+    clipped = Colours(lambda: np.ones((cells(HEIGHT), cells(WIDTH)), np.float32), lambda: False)
     nothing = np.full((cells(HEIGHT), cells(WIDTH)), -20, np.float32)
     for spoken, found in ((doubts.SURELY_AGAINST, 1), (doubts.SURELY_AGAINST - 1, 0)):
-        result = result_with(GROUND, (table(70), 30, 0.05), likely=Said(nothing, 0, spoken), clipped=clipped())
+        result = result_with(GROUND, (table(70), 30, 0.05), likely=Said(nothing, 0, spoken), colours=clipped)
         assert len(result.regions) == found and (result.score > 0.5) == found
+
+
+def test_a_part_of_a_grey_picture_must_lack_the_trace_clearly() -> None:
+    """Colours that were clipped before it was made grey cannot be seen any more, and hide the trace."""
+    here, nothing = np.zeros((cells(HEIGHT), cells(WIDTH)), np.float32), (cells(HEIGHT), cells(WIDTH))
+    enough = regions.GREY_AGAINST
+    for grey, spoken, found in ((False, 99, 1), (True, 99, 0), (True, enough, 1), (True, enough - 1, 0)):
+        colours = Colours(lambda: np.zeros(nothing, np.float32), lambda grey=grey: grey)  # type: ignore[misc]
+        result = result_with(GROUND, (table(70), 30, 0.05), likely=Said(here - 20, 0, spoken), colours=colours)
+        assert len(result.regions) == found and (result.score > 0.5) == found
+        # A part with a table and a grid of its own needs no such proof.
+        assert len(result_with(GROUND, (table(90), 30, 0.95), likely=Said(here - 20), colours=colours).regions) == 1
+    small = (15, 20, 18, 24)
+    colours = Colours(lambda: np.zeros(nothing, np.float32), lambda: True)
+    assert small_parts(small).regions and not small_parts(small, colours=colours).regions
 
 
 def test_on_the_last_grid_a_part_lacks_a_compression_only_where_its_blocks_speak_against_it() -> None:
@@ -571,6 +611,7 @@ def small_parts(
     outside: float = -20,
     suspicious: bool = True,
     lacks: Any = None,
+    colours: Colours | None = None,
 ) -> regions.Consistency:
     """What is found in an image of one history with suspicious boxes, in which this many nats speak against it."""
     found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH)
@@ -582,7 +623,9 @@ def small_parts(
             missing[top:bottom, left:right] = inside
     calibration, texture = {**CALIBRATION, "counts": [16]}, np.full(found.present.shape, 20.0)
     likely = None if missing is None else Said(missing)
-    return regions.find(logits, found, history.background(found), calibration, texture, likely=likely, lacks=lacks)
+    return regions.find(
+        logits, found, history.background(found), calibration, texture, likely=likely, lacks=lacks, colours=colours
+    )
 
 
 def test_a_small_part_without_the_trace_of_the_background_is_a_region() -> None:
