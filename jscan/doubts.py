@@ -21,6 +21,8 @@ from jscan.tiling import BLOCK, centre_cells
 
 Edges = Callable[[npt.NDArray[np.bool_], tuple[int, int]], tuple[float, float]]
 """Tells what `blockedges.stand_out` does of a part (ceil(H / 8), ceil(W / 8)) and a grid."""
+Mosaic = Callable[[npt.NDArray[np.bool_], tuple[int, int]], bool]
+"""Tells what `blockedges.is_mosaic` does of a part and a grid."""
 Lacks = Callable[[npt.NDArray[np.bool_]], float]
 """Tells by how many standard deviations a part (ceil(H / 8), ceil(W / 8)) falls short of the background's trace."""
 Kept = Callable[["History | None", npt.NDArray[np.bool_]], float | None]
@@ -220,6 +222,13 @@ def alike(
     if history.kind == "no_first_compression" and (aligned or lacks(here) < SHORT) and likely.against(here) < AGAINST:
         return True  # neither way do its blocks lack anything: it may be soft, or the trace be drowned in noise
     return _shown(here, likely, lacks)
+
+
+def is_pixelated(history: History, here: npt.NDArray[np.bool_], mosaic: Mosaic | None) -> bool:
+    """Whether the compression that a part alone is said to show is a mosaic's, which somebody hid something with."""
+    if mosaic is None or history.kind not in ONLY_THERE or history.grid_shift is None:
+        return False
+    return mosaic(here, history.grid_shift)
 
 
 def is_last(history: History, q2: tuple[int, ...] | None, origin: tuple[int, int]) -> bool:

@@ -134,19 +134,26 @@ class Estimator:
         everywhere: bool = False,
         since: Agreement | None = None,
         colours: Colours | None = None,
+        parts: npt.NDArray[np.bool_] | None = None,
     ) -> Estimate:
         """Estimates from the double compression of a JPEG whose blocks begin at `origin`.
 
         The fast way settles images in which it finds nothing; what it may have found is looked at closely there, or
-        `everywhere`. For decoded pixels `since` tells how they agree with the compression that `q2` is the table of.
+        `everywhere`. For decoded pixels `since` tells how they agree with the compression that `q2` is the table of,
+        and `parts` (ceil(H / 8), ceil(W / 8)) are cells that do not belong to the background.
         """
         look = self.models.windows(Q1, luma)
         found = q1map.estimate(look, luma, q2, origin)
-        judge = functools.partial(self._of_jpeg, luma=luma, q2=q2, since=since, colours=colours)
+        without = None if parts is None else _windows_in(parts, found)
+        judge = functools.partial(self._of_jpeg, luma=luma, q2=q2, since=since, colours=colours, without=without)
         estimate = judge(found)
         if isinstance(look, AllShifts) or estimate.consistency.score < CONFIRMED:
             return estimate
-        where = np.ones(found.present.shape, bool) if everywhere else _doubted(estimate.consistency, found)
+        where = (
+            np.ones(found.present.shape, bool)
+            if everywhere
+            else _windows_in(estimate.consistency.suspicion > DOUBTED, found)
+        )
         return judge(q1map.again(look, found, where, luma, q2))
 
     def _of_jpeg(
@@ -157,10 +164,11 @@ class Estimator:
         q2: tuple[int, ...],
         since: Agreement | None,
         colours: Colours | None,
+        without: npt.NDArray[np.bool_] | None,
     ) -> Estimate:
-        """Estimates from what is known of the windows of a JPEG."""
+        """Estimates from the windows of a JPEG; the background is that `without` some of them (R, C)."""
         pixels = history.content(luma, found)
-        base = history.background(found)
+        base = history.background(found, without)
         left = trace.measure(luma, found, base.table, base.shift, all_rows=self._thorough)
         seen = trace.blocks(luma, left)
         channels = history.jpeg_channels(found, base, q2, pixels, trace.around_windows(seen, found))
@@ -170,10 +178,11 @@ class Estimator:
             else None
         )
         mute = history.mute(pixels)
+        silent = mute if without is None else mute | without
         # Where most of the evidence is for no place, what is taken for the background may be a part of it.
-        lacks = functools.partial(trace.lacking, luma, left) if _background_facts(found, base, mute)[1] else None
+        lacks = functools.partial(trace.lacking, luma, left) if _background_facts(found, base, silent)[1] else None
         origin = (found.origin[0] % tiling.BLOCK, found.origin[1] % tiling.BLOCK)
-        fraction, shown = _double_fraction(found, base, mute)
+        fraction, shown = _double_fraction(found, base, silent)
 
         def share_kept(part: doubts.History | None, where: npt.NDArray[np.bool_]) -> float | None:
             if part is None:
@@ -194,13 +203,14 @@ class Estimator:
             colours=colours,
             lacks=lacks,
             kept=share_kept,
+            mosaic=functools.partial(blockedges.is_mosaic, luma),
             q2=q2,
         )
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
         refiner = self.models(context.MODEL)
         everywhere = self._thorough
         refined = context.refine(refiner, found, q2, pixels.texture, pixels.saturated, everywhere=everywhere)
-        table, place = _background_facts(refined, base, mute)
+        table, place = _background_facts(refined, base, silent)
         share = consistency.kept
         notes: tuple[str, ...] = ()
         if share is None and table is not None:
@@ -243,6 +253,7 @@ class Estimator:
             # Clipping hides a compression; it does not make one where the background has none.
             colours=colours if base.fraction > 0.5 else None,
             edges=functools.partial(blockedges.stand_out, luma),
+            mosaic=functools.partial(blockedges.is_mosaic, luma),
             restored=restored,
         )
         return _Look(found, base, mute, consistency, last, agreement)
@@ -280,7 +291,11 @@ class Estimator:
             return replace(estimate, last=last)
         # The pixels were a JPEG: estimate what came before it, on its grid and with its table.
         # Its table is an estimate: looked at again only in part, 2 of 40 photographs scored above 0.5, and else none.
-        before = self.jpeg(luma, last.table, last.origin, everywhere=True, since=agreement, colours=colours)
+        # A part that was pasted in since had no such compression, and what it had is not the background's.
+        parts = consistency.suspicion > 0.5 if consistency.regions else None
+        before = self.jpeg(
+            luma, last.table, last.origin, everywhere=True, since=agreement, colours=colours, parts=parts
+        )
         note = f"The pixels show JPEG compression of quality about {last.qf} with blocks from x {last.origin[1]}, "
         note += f"y {last.origin[0]}; the file's own format does not keep its table, which was estimated."
         # Before a compression that the pixels no longer show, regions would be of the content's making.
@@ -338,10 +353,10 @@ class Estimator:
         return estimate
 
 
-def _doubted(consistency: Consistency, found: WindowPosteriors) -> npt.NDArray[np.bool_]:
-    """(R, C) windows that lie in or near cells that may belong to another history."""
+def _windows_in(part: npt.NDArray[np.bool_], found: WindowPosteriors) -> npt.NDArray[np.bool_]:
+    """(R, C) windows that lie in or near the cells of a part."""
     side = 2 * AROUND + 1
-    doubt = cv2.dilate((consistency.suspicion > DOUBTED).astype(np.uint8), np.ones((side, side), np.uint8))
+    doubt = cv2.dilate(part.astype(np.uint8), np.ones((side, side), np.uint8))
     index = [tiling.centre_cells(*axis) for axis in zip(found.size, found.present.shape, found.origin, strict=True)]
     return np.asarray(doubt[np.ix_(*index)] > 0)
 

@@ -124,15 +124,16 @@ def sureness(found: WindowPosteriors) -> FloatArray:
     return np.abs(2 * found.present - 1)
 
 
-def background(found: WindowPosteriors) -> Background:
-    """The background of an image from its windows' posteriors."""
-    weight = found.present.astype(np.float32)
+def background(found: WindowPosteriors, without: npt.NDArray[np.bool_] | None = None) -> Background:
+    """The background of an image from its windows' posteriors, those of the windows `without` (R, C) left out."""
+    counts = np.ones(found.present.shape, np.float32) if without is None else (~without).astype(np.float32)
+    weight = counts * found.present.astype(np.float32)
     groups = list(pairwise(Q1_OFFSET)) if found.logp.shape[2] == Q1_OFFSET[-1] else [(0, found.logp.shape[2])]
     shift = int(np.argmax(summed(found.shift, weight)))
     # Of the windows that show that grid: where two histories are about as large, each would give one of the two.
     steps = summed(found.logp, weight * np.exp(found.shift[..., shift].astype(np.float32)))
     table = tuple(int(np.argmax(steps[a:b])) + 1 for a, b in groups)
-    sure = sureness(found)
+    sure = counts * sureness(found)
     fraction = float((found.present * sure).sum() / max(float(sure.sum()), 1e-6))
     return Background(table, shift, fraction)
 

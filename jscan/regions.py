@@ -86,6 +86,7 @@ def find(
     colours: Colours | None = None,
     lacks: doubts.Lacks | None = None,
     edges: doubts.Edges | None = None,
+    mosaic: doubts.Mosaic | None = None,
     kept: doubts.Kept | None = None,
     restored: bool = False,
     q2: tuple[int, ...] | None = None,
@@ -98,7 +99,8 @@ def find(
     first compression, None where it has none; `agreement` is of decoded pixels of which the last compression is
     known, and `since` the same where what was before that one is asked; `colours` are asked of once there is a part to
     be named, and `lacks` of a part that may lack the background's trace, where that
-    is known; `edges` of those of the background's blocks in a part of decoded pixels; `kept` of a part that has, or
+    is known; `edges` of those of the background's blocks in a part of decoded pixels; `mosaic` of a part that was
+    compressed alone; `kept` of a part that has, or
     lacks, a first compression; `q2` is the table of the last one, of a JPEG. An image that was `restored` to a
     scale is a little off it: no grid in it is sure.
     """
@@ -126,6 +128,8 @@ def find(
         history = _history(found, base, part.box, here[part.box])
         if history.kind == "unclear":
             history = _history(found, base, part.box, doubts.surer_half(here, smoothed)[part.box])
+        if doubts.is_pixelated(history, here, mosaic):
+            history = doubts.History("unclear")
         if doubts.is_last(history, q2, found.origin):
             history = doubts.History("no_first_compression" if history.kind == "other_q1" else "unclear")
         if _strength(part, labels, smoothed, 1, calibration) < doubts.BELIEVED and doubts.mistaken(

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 from material import file_of, photo, pixels_of
 
-from jscan.blockedges import stand_out
+from jscan.blockedges import is_mosaic, stand_out
 from jscan.tiling import cells
 
 SHIFT = (3, 5)
@@ -65,3 +65,21 @@ def test_too_little_says_nothing() -> None:
 def test_the_last_cells_of_an_image_that_is_no_multiple_of_eight() -> None:
     luma = np.ascontiguousarray(grey(compressed())[:203, :157])
     assert min(stand_out(luma, np.ones((26, 20), bool), GRID)) > 3.3
+
+
+@pytest.mark.parametrize("saved", [None, 95, 85])
+def test_squares_of_a_mosaic_are_told_from_blocks_of_a_compression(saved: int | None) -> None:
+    """On the grid on which they look like those of a very coarse one."""
+    y, x, side = 83, 122, 160
+    hidden = photo()[y : y + side, x : x + side]
+    few = cv2.resize(np.ascontiguousarray(hidden), (side // 16, side // 16), interpolation=cv2.INTER_AREA)
+    picture = photo().copy()
+    picture[y : y + side, x : x + side] = cv2.resize(few, (side, side), interpolation=cv2.INTER_NEAREST)
+    luma = grey(picture if saved is None else pixels_of(file_of(picture, quality=saved)))
+    here = part(luma, y + 5, x + 6, side - 8)
+    assert is_mosaic(luma, here, (y % 8, x % 8))
+    assert not is_mosaic(luma, here, ((y + 4) % 8, (x + 4) % 8))
+    assert not is_mosaic(luma, part(luma, 260, 20, 120), (y % 8, x % 8))
+    assert not is_mosaic(luma, part(luma, y + 5, x + 6, 8), (y % 8, x % 8)), "too little to tell"
+    coarse = grey(compressed(20))
+    assert not is_mosaic(coarse, part(coarse, 80, 120, 160), GRID)

@@ -164,6 +164,16 @@ def test_coarse_compression_tells_nothing_of_an_earlier_one(name: str, quality: 
     assert row.q1_background is None and not any("before" in reason for reason in row.reasons)
 
 
+def test_what_a_part_of_a_png_was_compressed_with_is_not_the_background_s() -> None:
+    """Both were compressed once: nothing is known of the background but that."""
+    both = once("coffee", 89, 3, 5).copy()
+    both[80:240, 104:296] = once("astronaut", 65, 6, 1)[80:240, 104:296]
+    row, _ = scanned(file_of(both, "PNG"))
+    assert row.regions and row.regions[0].kind == "other_qf" and row.score is not None and row.score > 0.9
+    assert row.q1_background is None and row.grid_shift is None
+    assert row.double_fraction is None or row.double_fraction < 0.5
+
+
 def test_the_table_of_a_picture_that_was_sharpened_is_not_told() -> None:
     """Steps are larger after that, and fit a table that nobody used."""
     decoded = pixels_of(file_of(picture("coffee")[: SIZE[0], : SIZE[1]], quality=70)).astype(np.float32)

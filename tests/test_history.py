@@ -68,6 +68,15 @@ def test_table_and_grid_are_those_of_the_same_windows() -> None:
     assert (base.table, base.shift) == (PASTED, 40)
 
 
+def test_windows_that_are_left_out_are_not_the_background() -> None:
+    found = mixed(posteriors(PASTED, 40, p=0.99), posteriors(GROUND, 5, p=0.4, present=0.2), *PATCH)
+    without = np.ones(found.present.shape, bool)
+    without[PATCH] = False
+    base = history.background(found, without)
+    assert (base.table, base.shift) == (GROUND, 5) and base.fraction == pytest.approx(0.2, abs=0.01)
+    assert history.background(found, ~without).fraction > 0.9
+
+
 def test_unsure_windows_do_not_count() -> None:
     found = posteriors(PASTED, 40, p=0.99, present=0.02)
     found = mixed(found, posteriors(GROUND, 5, p=0.4), *PATCH)

@@ -547,6 +547,29 @@ def test_a_part_that_surely_lacks_the_trace_is_a_region_whatever_its_colours() -
         assert len(result.regions) == found and (result.score > 0.5) == found
 
 
+def test_a_mosaic_is_no_compression() -> None:
+    """A part that somebody pixelated says nothing of a history; it is asked of what was compressed there alone."""
+    asked = []
+
+    def mosaic(answer: bool) -> Any:
+        def tell(part: npt.NDArray[np.bool_], grid: tuple[int, int]) -> bool:
+            asked.append(grid)
+            return answer
+
+        return tell
+
+    for ground, pasted, found in (
+        ((table(70), 3, 0.05), (table(80), 20, 0.95), True),
+        (((70,), 3, 0.05), ((60,), 20, 0.95), True),
+        (GROUND, (table(90), 30, 0.95), False),
+    ):
+        asked.clear()
+        assert len(result_with(ground, pasted, mosaic=mosaic(False)).regions) == 1
+        assert asked == ([(2, 4)] if found else [])
+        result = result_with(ground, pasted, mosaic=mosaic(True))
+        assert bool(result.regions) != found and (result.score < 0.5) == found
+
+
 def test_a_part_of_a_grey_picture_must_lack_the_trace_clearly() -> None:
     """Colours that were clipped before it was made grey cannot be seen any more, and hide the trace."""
     here, nothing = np.zeros((cells(HEIGHT), cells(WIDTH)), np.float32), (cells(HEIGHT), cells(WIDTH))

@@ -380,7 +380,7 @@ def test_windows_near_suspicious_cells_are_those_looked_at_again() -> None:
     suspicion = np.zeros((32, 50), np.float32)
     suspicion[10, 30] = 0.9  # pixels 80 to 88 down and 240 to 248 across
     suspicion[20, 2] = np.nan
-    where = estimate._doubted(regions.Consistency(suspicion, (), 0.9), found)
+    where = estimate._windows_in(suspicion > 0.5, found)
     assert where.shape == found.present.shape
     rows, cols = (np.nonzero(where.any(axis))[0] * 16 + 32 for axis in (1, 0))  # middles of these windows
     assert rows.min() == 48 and rows.max() == 112 and cols.min() == 208 and cols.max() == 272
@@ -420,7 +420,7 @@ def test_a_find_is_looked_at_again_near_it_or_everywhere(
     near = np.zeros((12, 13), bool)
     near[3, 4] = True
     monkeypatch.setattr(estimate, "CONFIRMED", 0.0)
-    monkeypatch.setattr(estimate, "_doubted", lambda consistency, found: near[: len(found.present)])
+    monkeypatch.setattr(estimate, "_windows_in", lambda part, found: near[: len(found.present)])
     monkeypatch.setattr(q1map, "again", look_again)
     scanner.estimator.jpeg(np.array(PICTURE[:, :, 1]), Q2, everywhere=everywhere)
     assert asked[0].all() if everywhere else np.array_equal(asked[0], near[: len(asked[0])])
