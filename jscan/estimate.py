@@ -63,6 +63,10 @@ NO_ONE_GRID = (
     "Most of the image was compressed before, but no one grid is shared by most of it, as where it was warped or put "
     "together from several pictures: its parts cannot be compared with the rest."
 )
+INCOMPARABLE = (
+    "{:.1%} of the image looks unlike the rest, which holds too little of its kind to be compared with: nothing is "
+    "said of the history of that part."
+)
 WORN = (
     "Of the first compression's trace {:.2f} is left of what the last one alone would have left, as where something "
     "else was done to the picture in between: {}."
@@ -221,6 +225,7 @@ class Estimator:
             table = None
         if place is None and shown > 0.5 and not consistency.regions:
             notes = (NO_ONE_GRID,)
+        notes += _incomparable(consistency)
         maps = _jpeg_maps(refined, consistency.suspicion, mute, q2)
         return Estimate(consistency, maps, notes, q1=table, grid_shift=place, double_fraction=fraction)
 
@@ -310,7 +315,8 @@ class Estimator:
         if deeper:
             maps = replace(maps, suspicion=before.maps.suspicion)
         chosen = before.consistency if deeper else consistency
-        return replace(before, consistency=chosen, maps=maps, notes=(note, *before.notes), last=last)
+        notes = dict.fromkeys((note, *estimate.notes, *before.notes))
+        return replace(before, consistency=chosen, maps=maps, notes=tuple(notes), last=last)
 
     def _resized(self, luma: npt.NDArray[np.uint8], estimate: Estimate) -> Estimate:
         """The estimate, or a stronger one if the pixels, or a part of them, were resized after a compression."""
@@ -325,7 +331,13 @@ class Estimator:
                 if min(size) < tiling.WINDOW:
                     continue
                 if size[0] * size[1] > MAX_ENLARGED or max(size) > rescaled.LONGEST:
-                    return replace(estimate, notes=("The image is too large to look for parts that were resized.",))
+                    return replace(
+                        estimate,
+                        notes=(
+                            *estimate.notes,
+                            "The image is too large to look for parts that were resized.",
+                        ),
+                    )
                 tried = self._look(rescaled.restore(luma, factor, phase), fast=True, restored=True).found
                 shown, sure = _found(tried), _Cells(tried)(doubts.surely_shown(tried)).astype(np.float32)
                 anywhere |= regions.resample(sure, anywhere.shape) > 0.5
@@ -337,19 +349,39 @@ class Estimator:
             look = self._look(rescaled.restore(luma, factor, phase), restored=True)
             said = f"compressed as JPEG and then resized to {100 / factor:.0f} %"
             if look.base.fraction > 0.5:
-                return replace(estimate, notes=(f"The image was {said}; regions of other scales are not looked for.",))
+                return replace(
+                    estimate,
+                    notes=(
+                        *estimate.notes,
+                        f"The image was {said}; regions of other scales are not looked for.",
+                    ),
+                )
             qualities = [r.qf1 for r in look.consistency.regions if r.qf1 is not None]
             if look.consistency.score >= 0.5 and qualities and min(qualities) <= FAINTEST_RESIZED:
                 consistency = regions.rescale(look.consistency, factor, (height, width))
                 if _warped(consistency.suspicion > 0.5, anywhere):
                     said = "The image was compressed as JPEG, and its parts resized by different factors since"
-                    return replace(estimate, notes=(f"{said}, as when it is warped as a whole: no region is named.",))
+                    return replace(
+                        estimate,
+                        notes=(
+                            *estimate.notes,
+                            f"{said}, as when it is warped as a whole: no region is named.",
+                        ),
+                    )
                 seen = regions.resample(look.found.present, consistency.suspicion.shape)
                 flag = np.maximum(estimate.maps.flag, np.where(consistency.suspicion > 0.5, seen, 0))
                 silent = np.isnan(estimate.maps.flag)  # what holds no information holds none at any scale
                 suspected = np.where(silent, np.nan, consistency.suspicion).astype(np.float32)
                 maps = replace(estimate.maps, suspicion=suspected, flag=flag.astype(np.float32))
-                return replace(estimate, consistency=consistency, maps=maps, notes=(f"The region was {said}.",))
+                return replace(
+                    estimate,
+                    consistency=consistency,
+                    maps=maps,
+                    notes=(
+                        *estimate.notes,
+                        f"The region was {said}.",
+                    ),
+                )
         return estimate
 
 
@@ -427,7 +459,12 @@ def _pixel_estimate(look: _Look) -> Estimate:
         shift=np.ascontiguousarray(cells(shift).transpose(2, 0, 1)),
         shift_confidence=cells(placed),
     )
-    return Estimate(look.consistency, maps)
+    return Estimate(look.consistency, maps, _incomparable(look.consistency))
+
+
+def _incomparable(found: Consistency) -> tuple[str, ...]:
+    """What is said where parts cannot be compared with the rest."""
+    return (INCOMPARABLE.format(found.incomparable),) if found.incomparable > 0 else ()
 
 
 def _shifts(

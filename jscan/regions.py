@@ -71,6 +71,8 @@ class Consistency:
     """Calibrated probability that the image holds such a region."""
     kept: float | None = None
     """The share of the background's first compression that is left, where that was asked and can be told."""
+    incomparable: float = 0.0
+    """Share of the cells that are in parts which would be regions, had the rest anything to compare them with."""
 
 
 def find(
@@ -110,7 +112,7 @@ def find(
         _raise_where_alone(smoothed, missing)
     labels, parts = _parts(smoothed)
     deviation = _over_cells(texture, found)
-    silent = np.zeros(smoothed.shape, bool)
+    silent, incomparable = np.zeros(smoothed.shape, bool), 0
     named = []
     share = None
     rest = functools.cache(lambda: None if kept is None else kept_by_rest(kept, labels > 0, found, base))
@@ -118,6 +120,8 @@ def find(
         here = labels == part.label
         if not _comparable(here, labels, deviation):
             silent |= here
+            if _strength(part, labels, smoothed, smoothed.size, calibration) >= least:
+                incomparable += int(here.sum())
             continue
         if agreement is not None and doubts.agrees(here, smoothed, agreement):
             smoothed[here] = NOTHING
@@ -160,7 +164,7 @@ def find(
     regions.sort(key=lambda r: (-r.score, -r.area, r.y, r.x))
     suspicion = (1 / (1 + np.exp(-smoothed))).astype(np.float32)
     suspicion[silent] = np.nan
-    return Consistency(suspicion, tuple(regions), score, share)
+    return Consistency(suspicion, tuple(regions), score, share, incomparable / smoothed.size)
 
 
 def kept_by_rest(

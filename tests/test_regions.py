@@ -210,6 +210,10 @@ def test_a_textured_part_of_a_plain_image_is_compared_with_nothing() -> None:
     among = regions.find(logits, found, base, CALIBRATION, np.full(plain.shape, 30.0))
     assert among.score > 0.5 and len(among.regions) == 1 and not np.isnan(among.suspicion).any()
     assert alone.score < 0.5 and alone.regions == () and np.isnan(alone.suspicion).any()
+    assert among.incomparable == 0
+    assert alone.incomparable == pytest.approx(np.isnan(alone.suspicion).mean()) and alone.incomparable > 0.1
+    faint = regions.find(logits, found, base, CALIBRATION, plain, least=1.0)
+    assert np.isnan(faint.suspicion).any() and faint.incomparable == 0, "it would have been no region anyway"
 
 
 def test_a_difference_that_cannot_be_named_is_doubt() -> None:

@@ -407,6 +407,21 @@ def test_only_a_find_of_the_fast_way_is_looked_at_again(
     assert bool((double == 0.25).all()) == again
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_part_that_nothing_can_be_compared_with_is_not_passed_over(
+    scanner: Scanner, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    both = pixels_of(file_of(photo("coffee")[:330, :430], quality=60))[3:, 5:].copy()
+    both[100:228, 150:310] = photo("astronaut")[60:188, 40:200]
+    data = file_of(both, kind, **({"quality": 95} if kind == "JPEG" else {}))
+    found = scanner.scan(data).record
+    assert found.regions and not any("looks unlike" in reason for reason in found.reasons)
+    monkeypatch.setattr(regions, "_comparable", lambda here, labels, deviation: False)
+    passed = scanner.scan(data).record
+    assert passed.score is not None and passed.score < 0.5 and not passed.regions
+    assert sum("% of the image looks unlike the rest" in reason for reason in passed.reasons) == 1
+
+
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_a_find_is_looked_at_again_near_it_or_everywhere(
     scanner: Scanner, monkeypatch: pytest.MonkeyPatch, everywhere: bool
