@@ -69,7 +69,7 @@ INCOMPARABLE = (
 )
 WORN = (
     "Of the first compression's trace {:.2f} is left of what the last one alone would have left, as where something "
-    "else was done to the picture in between: {}."
+    "else was done to the picture in between, or its table is none that is known: {}."
 )
 UNTOLD = "its table is not told"
 NO_SIGN = "that it is missing in parts is not taken for a sign of another history"
