@@ -129,12 +129,14 @@ def background(found: WindowPosteriors, without: npt.NDArray[np.bool_] | None = 
     counts = np.ones(found.present.shape, np.float32) if without is None else (~without).astype(np.float32)
     weight = counts * found.present.astype(np.float32)
     groups = list(pairwise(Q1_OFFSET)) if found.logp.shape[2] == Q1_OFFSET[-1] else [(0, found.logp.shape[2])]
-    shift = int(np.argmax(summed(found.shift, weight)))
-    # Of the windows that show that grid: where two histories are about as large, each would give one of the two.
-    steps = summed(found.logp, weight * np.exp(found.shift[..., shift].astype(np.float32)))
-    table = tuple(int(np.argmax(steps[a:b])) + 1 for a, b in groups)
     sure = counts * sureness(found)
     fraction = float((found.present * sure).sum() / max(float(sure.sum()), 1e-6))
+    shift = int(np.argmax(summed(found.shift, weight)))
+    if fraction > 0.5:
+        # Of the windows that show that grid: where two histories are about as large, each could give one of the two.
+        weight = weight * np.exp(found.shift[..., shift].astype(np.float32))
+    steps = summed(found.logp, weight)
+    table = tuple(int(np.argmax(steps[a:b])) + 1 for a, b in groups)
     return Background(table, shift, fraction)
 
 
