@@ -18,7 +18,7 @@ from train.compress import Pixels
 
 PROCESSES = (
     "nothing", "noise", "blur", "sharpened", "brighter or darker", "vignette", "resized", "saved twice", "turned",
-    "another codec", "denoised", "median", "warped", "video",
+    "another codec", "denoised", "median", "warped", "video", "grey",
 )  # fmt: skip
 """What is done to a JPEG's pixels, all over the picture; see `process`. "video" is a frame of one (MPEG-4)."""
 MOST_WARPED = 0.06
@@ -59,6 +59,8 @@ def process(pixels: Pixels, how: str, rng: random.Random) -> Pixels:
         out = (_lens if rng.random() < 0.5 else _perspective)(pixels, rng)
     elif how == "video":
         out = _frame(pixels, rng)
+    elif how == "grey":
+        out = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)[..., None], 3, axis=2)
     return np.ascontiguousarray(np.clip(np.rint(out), 0, 255), np.uint8)
 
 
