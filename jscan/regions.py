@@ -32,6 +32,8 @@ NOTHING = -8.0
 UNNAMED = -0.7
 """Smoothed logit, at most, of parts that differ from the background in nothing that can be named; they count as doubt
 and are not regions: on photographs as cameras wrote them these were all that scored high."""
+NOT_NAMED = 0.45
+"""Score, at most, of an image in which no part can be named: nobody is accused without being told of what."""
 SURROUND = 2
 """Cells around a region that count for its score, so that a small one is not judged by its size alone."""
 LACKING = "no_background_trace"
@@ -94,7 +96,7 @@ def find(
     q2: tuple[int, ...] | None = None,
     least: float = 0.5,
 ) -> Consistency:
-    """Suspicion, score, and the regions whose score is at least `least`.
+    """Suspicion, score, and the regions whose score is at least `least`, or the strongest where that of the image is.
 
     `logits` (ceil(H / 8), ceil(W / 8)) are the consistency model's answers at the cells of the image; `texture` (R,
     C) is the standard deviation of the pixels of each window; `likely` says what speaks against the background's
@@ -156,12 +158,16 @@ def find(
             named.append((part, history))
     smoothed[silent] = NOTHING
     score = probability(smoothed, smoothed.size, calibration)
+    if not named:
+        score = min(score, NOT_NAMED)
     regions = []
     for part, history in named:
         strength = _strength(part, labels, smoothed, smoothed.size, calibration)
-        if strength >= least:
-            regions.append(_region(part, labels, history, strength, found.size))
+        regions.append(_region(part, labels, history, strength, found.size))
     regions.sort(key=lambda r: (-r.score, -r.area, r.y, r.x))
+    # Weak parts may come to a score together: whoever sees it must see the strongest of them.
+    shown = max(sum(r.score >= least for r in regions), int(score >= least))
+    regions = regions[:shown]
     suspicion = (1 / (1 + np.exp(-smoothed))).astype(np.float32)
     suspicion[silent] = np.nan
     return Consistency(suspicion, tuple(regions), score, share, incomparable / smoothed.size)

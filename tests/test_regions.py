@@ -216,6 +216,19 @@ def test_a_textured_part_of_a_plain_image_is_compared_with_nothing() -> None:
     assert np.isnan(faint.suspicion).any() and faint.incomparable == 0, "it would have been no region anyway"
 
 
+def test_whoever_is_accused_is_told_of_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weak parts may come to a score together: the strongest is shown; parts that cannot be named come to none."""
+    other = (30, 4, 36, 14)
+    found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH)
+    texture, strengths = np.full(found.present.shape, 20.0), iter((0.3, 0.4))
+    monkeypatch.setattr(regions, "_strength", lambda *of: 1.0 if of[3] == 1 else next(strengths))
+    result = find(logits_with(BOX, other), least=0.5)
+    assert result.score > 0.9 and [r.score for r in result.regions] == [0.4]
+    monkeypatch.setattr(regions, "UNNAMED", 7.0)
+    doubt = regions.find(logits_with(BOX), found, history.background(found), CALIBRATION, texture)
+    assert doubt.score == regions.NOT_NAMED and doubt.regions == ()
+
+
 def test_a_difference_that_cannot_be_named_is_doubt() -> None:
     found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH)
     texture = np.full(found.present.shape, 20.0)
