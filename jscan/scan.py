@@ -269,7 +269,7 @@ def _with_estimate(row: ScanRecord, image: DecodedImage, found: Estimate) -> Sca
         n_regions=len(consistency.regions),
         regions=consistency.regions,
         score=consistency.score,
-        reasons=score.reasons(consistency.regions, consistency.score, coverage) + notes,
+        reasons=score.reasons(consistency.regions, consistency.score, coverage, found.grid_shift) + notes,
         coverage=coverage,
     )
 

@@ -50,10 +50,16 @@ def probability(smoothed: npt.NDArray[np.float32], cells: int, calibration: Mapp
     return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
 
 
-def describe(region: Region, number: int) -> str:
-    """One sentence on a region."""
+RETONED = ", or was made brighter, darker or otherwise toned after a compression that it shares with the rest"
+"""What may be behind another table on the background's own grid, where one in 64 pasted parts lies."""
+
+
+def describe(region: Region, number: int, ground: tuple[int, int] | None = None) -> str:
+    """One sentence on a region of an image whose first compression's blocks begin at `ground`."""
     what = f"Region {number} at x {region.x}, y {region.y} ({region.width} x {region.height} pixels) "
     what += KINDS[region.kind].sentence
+    if region.kind == "other_q1" and ground is not None and region.grid_shift == ground:
+        what += RETONED
     facts = []
     if region.qf1 is not None:
         facts.append(f"quality {quality(region.qf1, first=region.q1 is not None)}")
@@ -63,11 +69,11 @@ def describe(region: Region, number: int) -> str:
     return f"{what} ({', '.join(facts)})."
 
 
-def reasons(regions: Sequence[Region], score: float, coverage: float) -> tuple[str, ...]:
-    """Sentences, the strongest region first, and what limits the answer."""
-    found = [describe(region, k + 1) for k, region in enumerate(regions)]
-    if not found and score >= 0.5:
-        found.append("Parts of the image disagree on its history, but no connected region stands out.")
+def reasons(
+    regions: Sequence[Region], score: float, coverage: float, ground: tuple[int, int] | None = None
+) -> tuple[str, ...]:
+    """Sentences, the strongest region first, and what limits the answer; `ground` as for `describe`."""
+    found = [describe(region, k + 1, ground) for k, region in enumerate(regions)]
     if not found:
         found.append("No region with another compression history was found.")
     if coverage < 0.25:

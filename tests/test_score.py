@@ -116,8 +116,10 @@ def test_reasons() -> None:
     assert said == (score.describe(first, 1), score.describe(second, 2))
     (none,) = score.reasons([], 0.1, 0.8)
     assert none.startswith("No region")
-    (scattered,) = score.reasons([], 0.7, 0.8)
-    assert "no connected region" in scattered
+    assert first.grid_shift is not None
+    (own, _) = score.reasons([first, second], 0.95, 0.8, first.grid_shift)
+    assert own == score.describe(first, 1, first.grid_shift) and "toned" in own and "toned" not in "".join(said)
+    assert "toned" not in score.describe(second, 2, second.grid_shift), "another grid is another grid"
     assert score.reasons([], 0.1, 0.1)[1].startswith("Only 10 % of the image")
     assert score.reasons([], 0.1, 0.1)[1].endswith("; a low score says little here.")
-    assert score.reasons([], 0.6, 0.0)[1].endswith("; the score rests on little.")
+    assert score.reasons([first], 0.6, 0.0)[1].endswith("; the score rests on little.")
