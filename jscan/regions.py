@@ -101,11 +101,10 @@ def find(
     `logits` (ceil(H / 8), ceil(W / 8)) are the consistency model's answers at the cells of the image; `texture` (R,
     C) is the standard deviation of the pixels of each window; `likely` says what speaks against the background's
     first compression, None where it has none; `agreement` is of decoded pixels of which the last compression is
-    known, and `since` the same where what was before that one is asked; `colours` are asked of once there is a part to
-    be named, and `lacks` of a part that may lack the background's trace, where that
-    is known; `edges` of those of the background's blocks in a part of decoded pixels; `mosaic` of a part that was
-    compressed alone; `kept` of a part that has, or
-    lacks, a first compression; `q2` is the table of the last one, of a JPEG. An image that was `restored` to a
+    known, and `since` the same where what was before that one is asked; `colours` are asked for once there is a part to
+    be named, and `lacks` of a part that may lack the background's trace, where that is known; `edges` of those of the
+    background's blocks in a part of decoded pixels; `mosaic` of a part that was compressed alone; `kept` of a part that
+    has, or lacks, a first compression; `q2` is the table of the last one, of a JPEG. An image that was `restored` to a
     scale is a little off it: no grid in it is sure.
     """
     smoothed = smooth(logits)
