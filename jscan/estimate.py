@@ -321,6 +321,10 @@ class Estimator:
     def _resized(self, luma: npt.NDArray[np.uint8], estimate: Estimate) -> Estimate:
         """The estimate, or a stronger one if the pixels, or a part of them, were resized after a compression."""
         height, width = luma.shape
+
+        def noted(sentence: str, **more: Any) -> Estimate:
+            return replace(estimate, notes=(*estimate.notes, sentence), **more)
+
         for period in rescaled.candidates(luma):
             best: tuple[float, float, tuple[float, float]] | None = None
             anywhere = np.zeros(estimate.maps.suspicion.shape, bool)
@@ -331,13 +335,7 @@ class Estimator:
                 if min(size) < tiling.WINDOW:
                     continue
                 if size[0] * size[1] > MAX_ENLARGED or max(size) > rescaled.LONGEST:
-                    return replace(
-                        estimate,
-                        notes=(
-                            *estimate.notes,
-                            "The image is too large to look for parts that were resized.",
-                        ),
-                    )
+                    return noted("The image is too large to look for parts that were resized.")
                 tried = self._look(rescaled.restore(luma, factor, phase), fast=True, restored=True).found
                 shown, sure = _found(tried), _Cells(tried)(doubts.surely_shown(tried)).astype(np.float32)
                 anywhere |= regions.resample(sure, anywhere.shape) > 0.5
@@ -349,39 +347,19 @@ class Estimator:
             look = self._look(rescaled.restore(luma, factor, phase), restored=True)
             said = f"compressed as JPEG and then resized to {100 / factor:.0f} %"
             if look.base.fraction > 0.5:
-                return replace(
-                    estimate,
-                    notes=(
-                        *estimate.notes,
-                        f"The image was {said}; regions of other scales are not looked for.",
-                    ),
-                )
+                return noted(f"The image was {said}; regions of other scales are not looked for.")
             qualities = [r.qf1 for r in look.consistency.regions if r.qf1 is not None]
             if look.consistency.score >= 0.5 and qualities and min(qualities) <= FAINTEST_RESIZED:
                 consistency = regions.rescale(look.consistency, factor, (height, width))
                 if _warped(consistency.suspicion > 0.5, anywhere):
                     said = "The image was compressed as JPEG, and its parts resized by different factors since"
-                    return replace(
-                        estimate,
-                        notes=(
-                            *estimate.notes,
-                            f"{said}, as when it is warped as a whole: no region is named.",
-                        ),
-                    )
+                    return noted(f"{said}, as when it is warped as a whole: no region is named.")
                 seen = regions.resample(look.found.present, consistency.suspicion.shape)
                 flag = np.maximum(estimate.maps.flag, np.where(consistency.suspicion > 0.5, seen, 0))
                 silent = np.isnan(estimate.maps.flag)  # what holds no information holds none at any scale
                 suspected = np.where(silent, np.nan, consistency.suspicion).astype(np.float32)
                 maps = replace(estimate.maps, suspicion=suspected, flag=flag.astype(np.float32))
-                return replace(
-                    estimate,
-                    consistency=consistency,
-                    maps=maps,
-                    notes=(
-                        *estimate.notes,
-                        f"The region was {said}.",
-                    ),
-                )
+                return noted(f"The region was {said}.", consistency=consistency, maps=maps)
         return estimate
 
 
