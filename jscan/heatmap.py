@@ -337,7 +337,7 @@ def _history(record: ScanRecord) -> str:
         return "Background: history unknown"
     if record.qf1_background is None and record.q1_background is None:
         if record.double_fraction is not None and record.double_fraction > 0.5:
-            return "Background: compressed before, with what table cannot be told"
+            return "Background: compressed before, with a table that cannot be told"
         return "Background: compressed once, as far as can be told"
     first = " with a table of its own"
     if record.qf1_background is not None:

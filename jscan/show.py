@@ -117,7 +117,7 @@ def _background(record: ScanRecord) -> str:
             return "too little is left to tell of a first compression"
         if fraction is None or fraction <= 0.5:
             return "no first compression found"
-        text = "compressed before, with what table cannot be told"
+        text = "compressed before, with a table that cannot be told"
     else:
         text = "compressed before"
         if record.qf1_background is not None:

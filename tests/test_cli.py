@@ -407,7 +407,7 @@ def test_findings_of_every_kind_of_row() -> None:
     assert text.count("no first compression found") == 1, "where nothing was estimated nothing was looked for"
     assert "30%" not in text, "no share of what was not found"
     assert text.count("too little is left to tell of a first compression") == 1
-    assert "compressed before, with what table cannot be told" in text and "(6, 4)" in text
+    assert "compressed before, with a table that cannot be told" in text and "(6, 4)" in text
 
 
 def test_steps_that_are_capped_are_shown_as_at_least() -> None:

@@ -120,7 +120,7 @@ def test_the_lowest_first_quality_is_an_upper_bound() -> None:
 def test_a_background_without_one_table_is_not_called_compressed_once() -> None:
     assert _history(record(double_fraction=0.4)) == "Background: compressed once, as far as can be told"
     said = _history(record(double_fraction=0.9))
-    assert said == "Background: compressed before, with what table cannot be told"
+    assert said == "Background: compressed before, with a table that cannot be told"
 
 
 def test_colours_are_ordered_by_lightness() -> None:
