@@ -206,6 +206,7 @@ class Estimator:
             since=since,
             colours=colours,
             lacks=lacks,
+            shared=lacks is not None,
             kept=share_kept,
             mosaic=functools.partial(blockedges.is_mosaic, luma),
             q2=q2,

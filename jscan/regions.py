@@ -93,6 +93,7 @@ def find(
     mosaic: doubts.Mosaic | None = None,
     kept: doubts.Kept | None = None,
     restored: bool = False,
+    shared: bool = True,
     q2: tuple[int, ...] | None = None,
     least: float = 0.5,
 ) -> Consistency:
@@ -105,7 +106,8 @@ def find(
     be named, and `lacks` of a part that may lack the background's trace, where that is known; `edges` of those of the
     background's blocks in a part of decoded pixels; `mosaic` of a part that was compressed alone; `kept` of a part that
     has, or lacks, a first compression; `q2` is the table of the last one, of a JPEG. An image that was `restored` to a
-    scale is a little off it: no grid in it is sure.
+    scale is a little off it: no grid in it is sure. Where the background's grid is not `shared` by most of an image, no
+    part is said to lack what the rest has.
     """
     smoothed = smooth(logits)
     missing = None if likely is None else likely.around_cells(least_missing(smoothed.size))
@@ -135,6 +137,8 @@ def find(
             history = _history(found, base, part.box, doubts.surer_half(here, smoothed)[part.box])
         if doubts.is_pixelated(history, here, mosaic):
             history = doubts.History("unclear")
+        if not shared and history.kind in ("no_first_compression", "other_shift"):
+            history = doubts.History("unclear")
         if doubts.is_last(history, q2, found.origin):
             history = doubts.History("no_first_compression" if history.kind == "other_q1" else "unclear")
         if _strength(part, labels, smoothed, 1, calibration) < doubts.BELIEVED and doubts.mistaken(
@@ -143,7 +147,12 @@ def find(
             history = doubts.History("unclear")
         if doubts.alike(history, here, base, found, likely, lacks, edges, agreement, kept, restored):
             history = doubts.History("unclear")
-        if history.kind == "unclear" and missing is not None and _lacks_trace(here[part.box], here, labels, missing):
+        if (
+            history.kind == "unclear"
+            and shared
+            and missing is not None
+            and _lacks_trace(here[part.box], here, labels, missing)
+        ):
             there = lacks is not None and lacks(here) < doubts.SHORT
             history = history if there else doubts.History(LACKING)
         if history.kind in (*doubts.OTHER, LACKING):

@@ -564,6 +564,20 @@ def test_a_part_that_surely_lacks_the_trace_is_a_region_whatever_its_colours() -
         assert len(result.regions) == found and (result.score > 0.5) == found
 
 
+def test_nothing_lacks_what_the_rest_does_not_share() -> None:
+    """A table of its own may still be told; that the rest has another grid, or any compression, is not known."""
+    for pasted, kind, left in (
+        ((table(70), 30, 0.05), "no_first_compression", []),
+        ((table(70), 30, 0.95), "other_shift", []),
+        ((table(90), 30, 0.95), "other_q1", ["other_q1"]),
+    ):
+        assert [r.kind for r in result_with(GROUND, pasted).regions] == [kind]
+        result = result_with(GROUND, pasted, shared=False)
+        assert [r.kind for r in result.regions] == left and (result.score > 0.5) == bool(left)
+    small = (15, 20, 18, 24)
+    assert small_parts(small).regions and not small_parts(small, shared=False).regions
+
+
 def test_a_mosaic_is_no_compression() -> None:
     """A part that somebody pixelated says nothing of a history; it is asked of what was compressed there alone."""
     asked = []
@@ -651,7 +665,7 @@ def small_parts(
     outside: float = -20,
     suspicious: bool = True,
     lacks: Any = None,
-    colours: Colours | None = None,
+    **more: Any,
 ) -> regions.Consistency:
     """What is found in an image of one history with suspicious boxes, in which this many nats speak against it."""
     found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH)
@@ -664,7 +678,7 @@ def small_parts(
     calibration, texture = {**CALIBRATION, "counts": [16]}, np.full(found.present.shape, 20.0)
     likely = None if missing is None else Said(missing)
     return regions.find(
-        logits, found, history.background(found), calibration, texture, likely=likely, lacks=lacks, colours=colours
+        logits, found, history.background(found), calibration, texture, likely=likely, lacks=lacks, **more
     )
 
 
