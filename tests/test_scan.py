@@ -611,7 +611,7 @@ def test_another_kind_of_source_raises(scanner: Scanner, source: Any) -> None:
 
 
 def test_an_unforeseen_fault_becomes_a_row(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: Any) -> Any:
+    def broken(*_: Any) -> Any:
         raise ZeroDivisionError("something new")
 
     data = file_of(PICTURE)
@@ -624,7 +624,7 @@ def test_an_unforeseen_fault_becomes_a_row(scanner: Scanner, monkeypatch: pytest
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc"), RuntimeError("Insufficient memory")])
 def test_memory_that_runs_out(scanner: Scanner, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def broken(_: Any) -> Any:
+    def broken(*_: Any) -> Any:
         raise error
 
     data = file_of(PICTURE)
