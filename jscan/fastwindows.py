@@ -117,7 +117,7 @@ class FastWindows:
         Cells are `side` x `side` pixels, and so are the places where windows may begin. Until the `room` is used for
         another tile.
         """
-        pixels, valid = cut(luma, tile, origin)
+        pixels, valid = cut(luma, tile, origin, room)
         shifts, layout = len(picked.place), self._layout
         features = room("features", (*wanted.shape, shifts, layout.width), np.int16)
         loud = room("loud", (*wanted.shape, 1, len(layout.coefs)))

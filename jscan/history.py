@@ -182,32 +182,16 @@ class Content:
 def content(luma: npt.NDArray[np.uint8], found: WindowPosteriors) -> Content:
     """What the pixels (H, W) of the windows are like."""
     rows, cols = found.present.shape
-    y0, x0 = found.origin
-    texture, saturated = np.zeros((rows, cols), np.float32), np.zeros((rows, cols), np.float32)
-    start = np.minimum(np.arange(cols) * STRIDE, luma.shape[1] - x0 - 1)
-    end = np.minimum(start + WINDOW, luma.shape[1] - x0)
-    bands = [_columns(luma[y0 + k * STRIDE :][:STRIDE, x0:]) for k in range(WINDOW // STRIDE - 1)]
-    for r in range(rows):
-        top = y0 + r * STRIDE
-        bands.append(_columns(luma[top + WINDOW - STRIDE :][:STRIDE, x0:]))
-        columns = sum(bands[1:], bands[0])
-        del bands[0]
-        total = np.concatenate([np.zeros((3, 1)), np.cumsum(columns, axis=1, dtype=np.float64)], axis=1)
-        count = (end - start) * min(WINDOW, luma.shape[0] - top)
-        mean, square, flat = (total[:, end] - total[:, start]) / count
-        texture[r] = np.log1p(np.sqrt(np.maximum(square - mean * mean, 0)))
-        saturated[r] = flat
-    return Content(texture / np.float32(3), saturated)
-
-
-def _columns(band: npt.NDArray[np.uint8]) -> FloatArray:
-    """(3, W) sums of the pixels, of their squares and of those that are black or white, down each column of a band.
-
-    All are whole numbers that single precision holds, so that those of a window are the sum of its bands'.
-    """
-    values = band.astype(np.float32)
-    clipped = ((band < 2) | (band > 253)).sum(0, dtype=np.float32)
-    return np.stack([values.sum(0), np.einsum("yx,yx->x", values, values), clipped])
+    part, more = luma[found.origin[0] :, found.origin[1] :], WINDOW // STRIDE - 1
+    cells = np.empty((rows + more, cols + more, 3), np.float64)
+    kernels.cell_sums(part, STRIDE, cells)
+    down = sum((cells[k : k + rows] for k in range(1, more + 1)), cells[:rows])
+    total = sum((down[:, k : k + cols] for k in range(1, more + 1)), down[:, :cols])
+    sides = zip(part.shape, (rows, cols), strict=True)
+    high, wide = (np.minimum(WINDOW, side - STRIDE * np.arange(n)) for side, n in sides)
+    mean, square, flat = np.moveaxis(total / (high[:, None] * wide)[..., None], 2, 0)
+    texture = np.log1p(np.sqrt(np.maximum(square - mean * mean, 0))).astype(np.float32)
+    return Content(texture / np.float32(3), flat.astype(np.float32))
 
 
 def _stack(names: tuple[str, ...], maps: dict[str, FloatArray | float], shape: tuple[int, int]) -> FloatArray:

@@ -487,6 +487,32 @@ def planes(bits: Any, function: Any, out: Any) -> None:
                 out[k, r, c] = function[here[k]]
 
 
+@_compiled
+def cell_sums(pixels: Any, side: int, out: Any) -> None:
+    """Sums over cells of `side` x `side` pixels (H, W) uint8, those at the lower and right edge as far as they reach.
+
+    `out` (cells down, cells across, 3) float64: of the pixels, of their squares, and how many are black or white.
+    """
+    width = pixels.shape[1]
+    total, square, clipped = np.empty(width, np.int32), np.empty(width, np.int32), np.empty(width, np.int32)
+    for r in range(out.shape[0]):
+        total[:], square[:], clipped[:] = 0, 0, 0
+        for y in range(side * r, min(side * r + side, pixels.shape[0])):
+            line = pixels[y]
+            for x in range(width):
+                v = np.int32(line[x])
+                total[x] += v
+                square[x] += v * v
+                clipped[x] += np.int32((v < 2) | (v > 253))
+        for c in range(out.shape[1]):
+            a = b = n = 0
+            for x in range(side * c, min(side * c + side, width)):
+                a += total[x]
+                b += square[x]
+                n += clipped[x]
+            out[r, c, 0], out[r, c, 1], out[r, c, 2] = a, b, n
+
+
 SIDE_BY_SIDE = 64
 """Blocks of a row whose coefficients are computed together: what that takes stays in the nearest cache."""
 

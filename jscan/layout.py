@@ -79,11 +79,14 @@ class Room(threading.local):
 
 
 def cut(
-    luma: npt.NDArray[np.uint8], tile: tiling.Tile, origin: tuple[int, int]
+    luma: npt.NDArray[np.uint8], tile: tiling.Tile, origin: tuple[int, int], room: Room
 ) -> tuple[npt.NDArray[np.float32], tuple[int, int]]:
-    """The pixels of a tile around 0, and how many block positions down and across lie in the image."""
-    pixels, valid = tiling.cut_tile(luma, tile, origin)
-    return pixels.astype(np.float32) - np.float32(128), (int(valid[0]), int(valid[1]))
+    """The pixels of a tile around 0, in the `room`, and how many block positions down and across lie in the image."""
+    part, shape = tiling.part_of(luma, tile, origin)
+    pixels, (height, width), middle = room("pixels", shape), part.shape, np.float32(128)
+    np.subtract(part, middle, out=pixels[:height, :width], dtype=np.float32)
+    pixels[height:], pixels[:height, width:] = -middle, -middle
+    return pixels, tiling.block_positions(luma.shape, tile, origin)
 
 
 def blocks(

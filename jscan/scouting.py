@@ -156,7 +156,7 @@ class Scouting:
             known = above.pop(strip.col, cells[:0])
             cells[: len(known)], cells[len(known) :] = known, 0
             rest = replace(strip, row=strip.row + CELL // STRIDE * len(known))
-            pixels, valid = cut(luma, rest, origin)
+            pixels, valid = cut(luma, rest, origin, room)
             limits = (min(valid[0], CELL * (down + 1 - len(known))), min(valid[1], CELL * (across + 1)))
             kernels.scout_sums(
                 pixels, *limits, self._basis, *self._frequencies, self._begin, self._table, self._scale,

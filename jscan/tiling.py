@@ -65,12 +65,19 @@ def cut_tile(
 
     `origin` is where the first window begins. Pixels beyond the image are zero and no block that touches them is valid.
     """
-    y, x = origin[0] + tile.row * STRIDE, origin[1] + tile.col * STRIDE
-    rows, cols = ((n - 1) * STRIDE + WINDOW for n in tile.shape)
-    part = luma[y : y + rows + MARGIN, x : x + cols + MARGIN]
-    out = np.zeros((rows + MARGIN, cols + MARGIN), np.uint8)
+    part, shape = part_of(luma, tile, origin)
+    out = np.zeros(shape, np.uint8)
     out[: part.shape[0], : part.shape[1]] = part
     return out, np.array(block_positions(luma.shape, tile, origin), np.int64)
+
+
+def part_of(
+    luma: npt.NDArray[np.uint8], tile: Tile, origin: tuple[int, int]
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    """What there is in an image of the pixels that a tile's windows need, and their number (h, w) were all there."""
+    y, x = origin[0] + tile.row * STRIDE, origin[1] + tile.col * STRIDE
+    rows, cols = ((n - 1) * STRIDE + WINDOW + MARGIN for n in tile.shape)
+    return luma[y : y + rows, x : x + cols], (rows, cols)
 
 
 def block_positions(size: tuple[int, ...], tile: Tile, origin: tuple[int, int] = (0, 0)) -> tuple[int, int]:

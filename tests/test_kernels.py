@@ -311,6 +311,19 @@ def test_weighted_sums_and_planes() -> None:
     assert np.array_equal(out, logp.transpose(2, 0, 1).astype(np.float32))
 
 
+@pytest.mark.parametrize("size", [(5, 7), (16, 33), (40, 16)])
+def test_cell_sums_equal_their_definition(size: tuple[int, int]) -> None:
+    """At the edges, too, where a cell is cut off; black and white pixels are those next to the ends as well."""
+    pixels = rng(8).integers(0, 256, size).astype(np.uint8)
+    pixels[0, :6] = 0, 1, 2, 253, 254, 255
+    down, across = (-(-n // 16) for n in size)
+    out = np.full((down, across, 3), np.nan)
+    kernels.cell_sums(pixels, 16, out)
+    for r, c in np.ndindex(down, across):
+        cell = pixels[16 * r :, 16 * c :][:16, :16].astype(np.int64)
+        assert out[r, c].tolist() == [cell.sum(), (cell**2).sum(), ((cell < 2) | (cell > 253)).sum()]
+
+
 @pytest.mark.parametrize("base", ["fine", "middle", "coarse"])
 def test_q1_facts_equal_their_definition(base: str) -> None:
     """At both ends of the steps, too, where those near the background's are cut off."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jscan import tiling
+from jscan import layout, tiling
 from jscan.tiling import BLOCK, MARGIN, STRIDE, TILE, WINDOW, Tile
 
 SIDES = st.integers(WINDOW, 1200)
@@ -44,6 +44,7 @@ def test_tiles_have_a_default_side() -> None:
 def test_a_tile_holds_the_pixels_of_its_windows(height: int, width: int, oy: int, ox: int, side: int) -> None:
     luma = np.random.default_rng(height * 1000 + width).integers(1, 256, (height + oy, width + ox)).astype(np.uint8)
     luma.setflags(write=False)
+    room = layout.Room()
     for tile in tiling.tiles(*tiling.window_grid(height, width), side):
         pixels, valid = tiling.cut_tile(luma, tile, (oy, ox))
         rows, cols = ((n - 1) * STRIDE + WINDOW for n in tile.shape)
@@ -57,6 +58,9 @@ def test_a_tile_holds_the_pixels_of_its_windows(height: int, width: int, oy: int
         whole = [sum((pixels[i : i + 8, 0] > 0).all() and i + 8 <= len(pixels) for i in range(rows))]
         whole.append(sum((pixels[0, i : i + 8] > 0).all() and i + 8 <= pixels.shape[1] for i in range(cols)))
         assert valid.tolist() == whole and valid.dtype == np.int64
+        # The loops are given the same around 0; of the tile before nothing is left in the memory that both use.
+        around_0, again = layout.cut(luma, tile, (oy, ox), room)
+        assert np.array_equal(around_0, pixels - np.float32(128)) and again == tuple(whole)
 
 
 @given(SIDES, ORIGINS)
