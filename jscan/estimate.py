@@ -15,6 +15,7 @@ from jscan import (
     blockedges,
     context,
     doubts,
+    firsttable,
     history,
     kept,
     lastjpeg,
@@ -29,6 +30,7 @@ from jscan import (
     trace,
 )
 from jscan.clipping import Colours
+from jscan.firsttable import FirstSteps
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
 from jscan.modelset import Q1, QF, ModelSet
@@ -173,7 +175,9 @@ class Estimator:
         """Estimates from the windows of a JPEG; the background is that `without` some of them (R, C)."""
         pixels = history.content(luma, found)
         base = history.background(found, without)
-        left = trace.measure(luma, found, base.table, base.shift, all_rows=self._thorough)
+        known = firsttable.estimate(luma, found, base, q2, without) if base.fraction > 0.5 else firsttable.NOTHING
+        steps = trace.whole_table(known.merged(base.table), known.steps)
+        left = trace.measure(luma, found, steps, base.shift, all_rows=self._thorough)
         seen = trace.blocks(luma, left)
         channels = history.jpeg_channels(found, base, q2, pixels, trace.around_windows(seen, found))
         likely = (
@@ -184,7 +188,8 @@ class Estimator:
         mute = history.mute(pixels)
         silent = mute if without is None else mute | without
         # Where most of the evidence is for no place, what is taken for the background may be a part of it.
-        lacks = functools.partial(trace.lacking, luma, left) if _background_facts(found, base, silent)[1] else None
+        placed = _background_facts(found, base, silent, known)[1]
+        lacks = functools.partial(trace.lacking, luma, left) if placed else None
         origin = (found.origin[0] % tiling.BLOCK, found.origin[1] % tiling.BLOCK)
         fraction, shown = _double_fraction(found, base, silent)
 
@@ -215,7 +220,7 @@ class Estimator:
         refiner = self.models(context.MODEL)
         everywhere = self._thorough
         refined = context.refine(refiner, found, q2, pixels.texture, pixels.saturated, everywhere=everywhere)
-        table, place = _background_facts(refined, base, silent)
+        table, place = _background_facts(refined, base, silent, known)
         share = consistency.kept
         notes: tuple[str, ...] = ()
         if share is None and table is not None:
@@ -500,9 +505,12 @@ def _double_fraction(
 
 
 def _background_facts(
-    found: WindowPosteriors, base: Background, mute: npt.NDArray[np.bool_]
+    found: WindowPosteriors, base: Background, mute: npt.NDArray[np.bool_], known: FirstSteps
 ) -> tuple[tuple[int, ...] | None, tuple[int, int] | None]:
-    """The background's table and grid shift on the image, each None unless most of the evidence is for it."""
+    """The background's table and grid shift on the image, each None unless most of the evidence is for it.
+
+    `known` is what the image as a whole tells of the table.
+    """
     weight = np.where(mute, 0, found.present)
     total = float(weight.sum())
     if base.fraction <= 0.5 or total < 1e-3:
@@ -514,7 +522,7 @@ def _background_facts(
     place = ((dy + found.origin[0]) % 8, (dx + found.origin[1]) % 8)
     if placed <= 0.3:
         return None, None  # steps of 1 "fit" an image that shows no first compression; a grid does not fit by chance
-    return (base.table if held > 0.3 else None), place
+    return (known.merged(base.table) if held > 0.3 or known.sure else None), place
 
 
 def _extend(maps: Maps, image: DecodedImage) -> Maps:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -590,6 +591,64 @@ def cosine_sums(
                     number += speaks
                 total[k] += some
                 count[k] += number
+
+
+@_compiled
+def step_cosines(values: Any, share: Any, total: Any, count: Any) -> None:
+    """Adds up cos(2 pi c / q) of coefficients for every step q, and counts those that speak: |c| above `share` q.
+
+    `values` (K, n) float32; `total` and `count` are (K, Q) float64, of the steps 0 to Q - 1; 0 and 1 are left out.
+    """
+    for k in range(values.shape[0]):
+        here = values[k]
+        for q in range(2, total.shape[1]):
+            wave, least = np.float32(1) / np.float32(q), share * np.float32(q)
+            some, number = np.float32(0), np.float32(0)
+            for b in range(here.shape[0]):
+                speaks = np.float32(abs(here[b]) > least)
+                some += speaks * _cosine(here[b] * wave)
+                number += speaks
+            total[k, q], count[k, q] = total[k, q] + some, count[k, q] + number
+
+
+@_compiled
+def lattice_likelihoods(places: Any, below: Any, last: Any, noises: Any, odd: Any, out: Any) -> None:
+    """Writes the log-likelihood of every first step q of coefficients that a last step put on its own multiples.
+
+    Of coefficient k `places`[k, n] lie at n times its `last` step, either side of 0 taken together, and of those
+    before any compression `below`[k, h] have a size below h / 2. The first compression moves what is nearest to a
+    multiple of q to it, rounding to pixels adds normal noise of one of the deviations `noises`, and the last one moves
+    the sum to the nearest multiple of its step. One of the shares `odd` has no first step; what explains best those
+    that are not zero counts.
+    `places` (K, N), `below` (K, H), and `out` (K, Q), of the steps 0 to Q - 1, of which 0 is left out, are float64.
+    """
+    n_places, most = places.shape[1], below.shape[1] - 1
+    smooth, comb = np.empty(n_places), np.empty(n_places)
+    for k in range(places.shape[0]):
+        q2, number = last[k], places[k, 1:].sum()
+        for n in range(n_places):
+            lower = below[k, min((2 * n - 1) * q2, most)] if n > 0 else 0.0
+            smooth[n] = below[k, min((2 * n + 1) * q2, most)] - lower
+        for q in range(1, out.shape[1]):
+            best = -1e300
+            for s in range(noises.shape[0]):
+                comb[:] = 0
+                scale = 1 / (noises[s] * math.sqrt(2.0))
+                for m in range((n_places * q2) // q + 2):
+                    lower = below[k, min((2 * m - 1) * q, most)] if m > 0 else 0.0
+                    mass = below[k, min((2 * m + 1) * q, most)] - lower
+                    near = (m * q + q2 // 2) // q2
+                    for n in range(max(near - 1, 0), min(near + 2, n_places)):
+                        upper = math.erf(((n + 0.5) * q2 - m * q) * scale)
+                        comb[n] += mass * (upper - math.erf(((n - 0.5) * q2 - m * q) * scale)) / 2
+                for i in range(odd.shape[0]):
+                    total, logs = 0.0, 0.0
+                    for n in range(1, n_places):
+                        p = odd[i] * smooth[n] + (1 - odd[i]) * comb[n] + 1e-7
+                        total += p
+                        logs += places[k, n] * math.log(p)
+                    best = max(best, logs - number * math.log(total))
+            out[k, q] = best
 
 
 @_compiled

@@ -64,10 +64,15 @@ class Blocks:
     """Row and column, 0 to 7, at which the first of them begins."""
 
 
-def whole_table(table: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """(64,) steps at 8 * down + along: the 15 estimated ones, and the others of the nearest standard table."""
+def whole_table(table: tuple[int, ...], known: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float32]:
+    """(64,) steps at 8 * down + along: the 15 estimated ones, and the others of the nearest standard table.
+
+    `known` (64,) are steps, zigzag, that are known better, 0 where none is.
+    """
     zigzag = standard_table(round(nearest_qf(table))).astype(np.float32)
     zigzag[:N_COEFS] = table
+    if known is not None:
+        zigzag[known > 0] = known[known > 0]
     steps = np.empty_like(zigzag)
     steps[[BLOCK * u + v for u, v in ZIGZAG]] = zigzag
     return steps
@@ -76,17 +81,16 @@ def whole_table(table: tuple[int, ...]) -> npt.NDArray[np.float32]:
 def measure(
     luma: npt.NDArray[np.uint8],
     found: WindowPosteriors,
-    table: tuple[int, ...],
+    steps: npt.NDArray[np.float32],
     shift: int,
     *,
     all_rows: bool = False,
 ) -> Trace:
     """How strong the background's trace is in an image (H, W).
 
-    `table` (15,) and `shift` (dy * 8 + dx, seen from the windows' origin) are those of that compression. It is measured
-    on ENOUGH blocks of a large image, or on `all_rows` of them.
+    `steps` (64,), at 8 * down + along, and `shift` (dy * 8 + dx, seen from the windows' origin) are those of that
+    compression. It is measured on ENOUGH blocks of a large image, or on `all_rows` of them.
     """
-    steps = whole_table(table)
     first = tuple((s + o) % BLOCK for s, o in zip(divmod(shift, BLOCK), found.origin, strict=True))
     every = 1 if all_rows else max(1, luma.size // (BLOCK * BLOCK * ENOUGH))
     here, elsewhere = (
@@ -168,7 +172,7 @@ def background_trace(
     luma: npt.NDArray[np.uint8], found: WindowPosteriors, table: tuple[int, ...], shift: int
 ) -> npt.NDArray[np.float32]:
     """(3, R, C) what `around_windows` says of `blocks`."""
-    return around_windows(blocks(luma, measure(luma, found, table, shift)), found)
+    return around_windows(blocks(luma, measure(luma, found, whole_table(table), shift)), found)
 
 
 def _nearest(centres: npt.NDArray[np.floating[Any]], seen: Blocks, axis: int) -> npt.NDArray[np.int64]:

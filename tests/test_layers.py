@@ -17,7 +17,7 @@ LAYERS = {
     1: (
         "discover", "members", "archives", "reading", "jpegheader", "decode", "weights", "kernels", "windows",
         "fastwindows", "scouting", "layout", "sparse",
-        "qfmap", "q1map", "lastjpeg", "history", "trace", "suspicion", "context", "regions",
+        "qfmap", "q1map", "lastjpeg", "history", "trace", "firsttable", "suspicion", "context", "regions",
         "rescaled", "clipping", "score", "parquet", "heatmap", "atomic", "blockedges", "doubts", "likelihood",
         "kept",
         "papermap",
@@ -67,6 +67,9 @@ SIBLINGS = {
     ("likelihood", "kernels"),
     ("likelihood", "trace"),
     ("kept", "trace"),
+    ("firsttable", "kernels"),
+    ("firsttable", "history"),
+    ("firsttable", "trace"),
     ("doubts", "history"),
     ("doubts", "likelihood"),
     ("regions", "clipping"),

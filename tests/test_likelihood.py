@@ -20,7 +20,7 @@ SQUARE = 32
 
 def seen_in(luma: npt.NDArray[np.uint8], qf1: int, shift: tuple[int, int] = SHIFT) -> trace.Trace:
     place = (-shift[0] % 8) * 8 + -shift[1] % 8
-    return trace.measure(luma, windows(luma), tuple(standard_table(qf1)[:N_COEFS].tolist()), place)
+    return trace.measure(luma, windows(luma), trace.whole_table(tuple(standard_table(qf1)[:N_COEFS].tolist())), place)
 
 
 def part_of(luma: npt.NDArray[np.uint8], y: int, x: int, side: int) -> npt.NDArray[np.bool_]:

@@ -100,7 +100,7 @@ def test_cells_are_those_of_the_image(origin: tuple[int, int]) -> None:
     luma, (y, x) = spliced(75, 95, 32)
     place = ((-SHIFT[0] - origin[0]) % 8) * 8 + (-SHIFT[1] - origin[1]) % 8
     table = tuple(standard_table(75)[:N_COEFS].tolist())
-    seen = trace.blocks(luma, trace.measure(luma, windows(luma, origin), table, place))
+    seen = trace.blocks(luma, trace.measure(luma, windows(luma, origin), trace.whole_table(table), place))
     assert seen.first == (-SHIFT[0] % 8, -SHIFT[1] % 8)
     found = trace.around_cells(seen, luma.shape)
     assert found.shape == (cells(luma.shape[0]), cells(luma.shape[1])) and found.dtype == np.float32
@@ -134,7 +134,7 @@ def test_every_block_is_some_cells_own(first: int) -> None:
 def lacking(luma: npt.NDArray[np.uint8], qf1: int, *boxes: tuple[int, int, int]) -> list[float]:
     """How far squares (row, column and side in pixels) fall short of the background's trace."""
     place = (-SHIFT[0] % 8) * 8 + -SHIFT[1] % 8
-    seen = trace.measure(luma, windows(luma), tuple(standard_table(qf1)[:N_COEFS].tolist()), place)
+    seen = trace.measure(luma, windows(luma), trace.whole_table(tuple(standard_table(qf1)[:N_COEFS].tolist())), place)
     out = []
     for y, x, side in boxes:
         part = np.zeros((cells(luma.shape[0]), cells(luma.shape[1])), bool)

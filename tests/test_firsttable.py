@@ -1,0 +1,171 @@
+"""The first compression's table, from the coefficients of most of an image."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from material import file_of, natural, photo, pixels_of
+
+from jscan import firsttable, kernels, trace
+from jscan.decode import decode
+from jscan.firsttable import FirstSteps
+from jscan.history import Background
+from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, ZIGZAG, standard_table
+from jscan.records import WindowPosteriors
+from jscan.tiling import window_grid
+
+ODD_TABLE = np.clip(np.rint(standard_table(70) * np.linspace(0.7, 1.6, 64)), 1, 255).astype(int)
+"""Of no quality factor: 7, 5, 5, 6, 5, 5, 8, 7, 7, 7, 10, 10, 10, 11, 15 are its first steps."""
+SAID = tuple(standard_table(75)[:N_COEFS].tolist())
+"""What windows say, in all tests: another table."""
+SHIFT = (3, 5)
+"""Pixels cropped between the two compressions."""
+
+
+def twice(
+    first: npt.NDArray[np.int64], qf2: int, shift: tuple[int, int] = SHIFT, pasted: int = 0
+) -> npt.NDArray[np.uint8]:
+    """Luma of a photograph that was compressed twice, and into which a square of it was pasted uncompressed before."""
+    table = natural(first)
+    once = pixels_of(file_of(photo(scale=1), qtables=[table, table], subsampling=0)).copy()
+    once[100 : 100 + pasted, 120 : 120 + pasted] = photo(scale=1)[:pasted, :pasted]
+    data = file_of(np.ascontiguousarray(once[shift[0] :, shift[1] :]), quality=qf2, subsampling=0)
+    return np.asarray(decode(data, max_pixels=10**7, rgb=False).luma)
+
+
+def told(
+    luma: npt.NDArray[np.uint8],
+    qf2: int,
+    shift: tuple[int, int] = SHIFT,
+    said: tuple[int, ...] = SAID,
+    present: npt.NDArray[np.float32] | None = None,
+    without: npt.NDArray[np.bool_] | None = None,
+    origin: tuple[int, int] = (0, 0),
+) -> FirstSteps:
+    rows, cols = window_grid(luma.shape[0] - origin[0], luma.shape[1] - origin[1])
+    logp, places = (np.zeros((rows, cols, n), np.float16) for n in (Q1_OFFSET[-1], 64))
+    shown = np.ones((rows, cols), np.float32) if present is None else present
+    found = WindowPosteriors(logp, places, shown, origin, luma.shape)
+    at = (-shift[0] - origin[0]) % 8 * 8 + (-shift[1] - origin[1]) % 8
+    q2 = tuple(standard_table(qf2).tolist())
+    return firsttable.estimate(luma, found, Background(said, at, 1.0), q2, without)
+
+
+@pytest.mark.parametrize("shift", [SHIFT, (0, 0), (0, 4)])
+@pytest.mark.parametrize("qf2", [85, 90, 95])
+def test_a_table_that_nobody_knows(qf2: int, shift: tuple[int, int]) -> None:
+    """Whatever windows take it for."""
+    found = told(twice(ODD_TABLE, qf2, shift), qf2, shift)
+    known = found.steps[:N_COEFS] > 0
+    assert found.sure and known.sum() >= firsttable.ENOUGH
+    # At QF2 85 multiples of 13 and of 15 are moved to the same first three of 7.
+    away = np.abs(found.steps - ODD_TABLE)[:N_COEFS][known]
+    assert np.count_nonzero(away) <= (qf2 == 85) and away.max() <= 2
+    beyond = found.steps[N_COEFS:] > 0
+    assert (found.steps[N_COEFS:][beyond] == ODD_TABLE[N_COEFS:][beyond]).mean() > 0.8 if beyond.any() else True
+    assert len(found.steps) == 64
+
+
+def test_a_square_without_it_changes_nothing() -> None:
+    for shift in (SHIFT, (0, 0)):
+        found = told(twice(ODD_TABLE, 90, shift, pasted=200), 90, shift)
+        known = found.steps[:N_COEFS] > 0
+        assert found.sure and np.array_equal(found.steps[:N_COEFS][known], ODD_TABLE[:N_COEFS][known])
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (2, 7)])
+def test_the_grid_is_seen_from_the_windows(origin: tuple[int, int]) -> None:
+    found = told(twice(ODD_TABLE, 92), 92, origin=origin)
+    assert found.sure
+
+
+@pytest.mark.parametrize("shift", [(3, 6), (6, 1), (0, 5)])
+def test_nothing_on_another_grid(shift: tuple[int, int]) -> None:
+    found = told(twice(ODD_TABLE, 90), 90, shift)
+    assert not found.sure and np.count_nonzero(found.steps) <= 2
+
+
+@pytest.mark.parametrize("shift", [SHIFT, (0, 0)])
+@pytest.mark.parametrize("qf", [75, 92])
+def test_nothing_of_an_image_that_was_compressed_once(qf: int, shift: tuple[int, int]) -> None:
+    luma = np.asarray(decode(file_of(photo(scale=1), quality=qf), max_pixels=10**7, rgb=False).luma)
+    found = told(luma, qf, shift)
+    assert not found.sure and np.count_nonzero(found.steps) <= 2
+
+
+def test_only_windows_that_show_it_are_asked() -> None:
+    luma = twice(ODD_TABLE, 90)
+    shape = window_grid(*luma.shape)
+    nowhere = np.zeros(shape, np.float32)
+    assert told(luma, 90, present=nowhere) is firsttable.NOTHING
+    assert told(luma, 90, without=np.ones(shape, bool)) is firsttable.NOTHING
+    half = np.zeros(shape, bool)
+    half[:, : shape[1] // 2] = True
+    luma = luma.copy()
+    luma[:, : luma.shape[1] // 2 + 32] = twice(standard_table(50), 90)[:, : luma.shape[1] // 2 + 32]
+    found = told(luma, 90, without=half)
+    known = found.steps[:N_COEFS] > 0
+    assert found.sure and np.array_equal(found.steps[:N_COEFS][known], ODD_TABLE[:N_COEFS][known])
+
+
+def test_a_standard_table_is_not_given_up_for_one_step() -> None:
+    """Steps that seem to be others are by chance, where they are few and the table that windows tell is a known one."""
+    table = standard_table(70)
+    table[10] += 3
+    said = tuple(np.minimum(standard_table(70)[:N_COEFS], Q1_MAX).tolist())
+    found = told(twice(table, 95), 95, said=said)
+    assert found.steps[10] == 0 and found.merged(said) == said
+    own = (*said[:12], said[12] + 1, *said[13:])  # no standard one
+    assert told(twice(table, 95), 95, said=own).steps[10] == table[10]
+
+
+def test_steps_are_merged_as_far_as_windows_tell_them() -> None:
+    steps = np.zeros(64, np.int64)
+    steps[[1, 14, 40]] = 9, 99, 7
+    table = FirstSteps(steps, True).merged(SAID)
+    assert table == (SAID[0], 9, *SAID[2:14], Q1_MAX[14])
+    assert firsttable.NOTHING.merged(SAID) == SAID
+    whole = trace.whole_table(table, steps)
+    in_zigzag = [whole[8 * u + v] for u, v in ZIGZAG]
+    assert in_zigzag[14] == 99 and in_zigzag[40] == 7 and in_zigzag[:14] == list(table[:14])
+
+
+def test_step_cosines_equal_their_definition() -> None:
+    values = np.random.default_rng(1).laplace(0, 9, (3, 200)).astype(np.float32)
+    total, count = np.zeros((2, 3, 20))
+    kernels.step_cosines(values, np.float32(0.5), total, count)
+    for k, q in itertools.product(range(3), range(2, 20)):
+        speak = values[k][np.abs(values[k]) > 0.5 * q].astype(np.float64)
+        assert count[k, q] == len(speak)
+        assert total[k, q] == pytest.approx(np.cos(2 * np.pi * speak / q).sum(), abs=1e-3)
+    assert (count[:, :2] == 0).all() and (total[:, :2] == 0).all()
+
+
+def test_lattice_likelihoods_equal_their_definition() -> None:
+    rng = np.random.default_rng(2)
+    places, noises, odd = rng.integers(0, 9, (2, 6)).astype(np.float64), np.array([0.4, 1.0]), np.array([0.05, 0.3])
+    last = np.array([4, 5])
+    below = np.minimum(np.cumsum(rng.random((2, 81)), axis=1) / 30, 1)
+    out = np.full((2, 13), np.nan)
+    kernels.lattice_likelihoods(places, below, last, noises, odd, out)
+
+    def mass(k: int, step: int, m: int) -> float:
+        edges = [int(below.shape[1] - 1 if e > 80 else e) for e in ((2 * m + 1) * step, (2 * m - 1) * step)]
+        return float(below[k, edges[0]] - (below[k, edges[1]] if m else 0))
+
+    def moved(k: int, q: int, m: int, n: int, noise: float) -> float:
+        ends = [((n + half) * last[k] - m * q) / noise / math.sqrt(2) for half in (0.5, -0.5)]
+        return (math.erf(ends[0]) - math.erf(ends[1])) / 2
+
+    for k, q in itertools.product(range(2), range(1, 13)):
+        tried = []
+        for noise, share in itertools.product(noises, odd):
+            comb = [sum(mass(k, q, m) * moved(k, q, m, n, noise) for m in range(40)) for n in range(6)]
+            p = np.array([share * mass(k, int(last[k]), n) + (1 - share) * comb[n] + 1e-7 for n in range(1, 6)])
+            tried.append(float(places[k, 1:] @ np.log(p / p.sum())))
+        assert out[k, q] == pytest.approx(max(tried), abs=0.05), (k, q)
+    assert np.isnan(out[:, 0]).all()
