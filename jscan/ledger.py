@@ -241,7 +241,7 @@ class Containers:
     """
 
     def __init__(self) -> None:
-        self._around: list[tuple[bytes, dict[str, str]]] = []
+        self._around: list[tuple[bytes, dict[str, str | None]]] = []
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         """Whether the row is of no member, or its archive, and all around that, were read as their own rows say."""
@@ -251,12 +251,20 @@ class Containers:
         fits = row["member"] is None
         if not fits:
             digests = [names[row["container"]] for _, names in self._around if row["container"] in names]
-            fits = bool(digests) and digests[-1] == row["container_sha256"]
-        if fits and row["error_code"] is not None and row["sha256"] is not None:  # as every archive's row has
+            fits = bool(digests) and digests[-1] is not None and digests[-1] == row["container_sha256"]
+        if fits and row["error_code"] is not None:  # as every archive's row has
             if not self._around or self._around[-1][0] != path:
                 self._around.append((path, {}))
             self._around[-1][1][row["path"]] = row["sha256"]
         return fits
+
+    def rowless(self, row: Mapping[str, Any]) -> str | None:
+        """The archive file of a member, the last row that `fits` was asked about, where that file has no row.
+
+        It comes after those of all its members, so that a run that was ended within the archive has none.
+        """
+        file: str = row["path"].partition("!")[0]
+        return None if any(file in names for _, names in self._around) else file
 
 
 def _range(start: bytes) -> tuple[bytes, bytes]:

@@ -258,8 +258,12 @@ def _finding(finding: Finding) -> Group:
 def verified(results: Path, report: Report) -> RenderableType:
     """What `jscan verify` found: a table of what is wrong, or that nothing is."""
     looked = f"{report.rows:,} rows" + (f", {report.hashed:,} inputs read again" if report.hashed else "")
+    parts: list[RenderableType] = [_line(plain(str(results)), "bold")]
+    if report.cut is not None:
+        parts.append(_unchecked(report.unchecked, report.cut))
     if not report.count:
-        return Group(_line(plain(str(results)), "bold"), Text(f"{looked}: all as its manifest says", style="green"))
+        rest = "all" if report.cut is None else "all else"
+        return Group(*parts, Text(f"{looked}: {rest} as its manifest says", style="green"))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("what", no_wrap=True)
     table.add_column("where", overflow="fold")
@@ -268,7 +272,17 @@ def verified(results: Path, report: Report) -> RenderableType:
         table.add_row(trouble.kind, Text(plain(trouble.where)), Text(plain(trouble.what)))
     more = report.count - len(report.troubles)
     words = f"{looked}: {report.count:,} trouble{'s' * (report.count != 1)}" + (f", {more:,} not shown" if more else "")
-    return Group(_line(plain(str(results)), "bold"), table, Text(words, style="red"))
+    return Group(*parts, table, Text(words, style="red"))
+
+
+def _unchecked(members: int, archive: str) -> Text:
+    """What cannot be said of the members of this archive, of which none is accused for that."""
+    were = "1 member was" if members == 1 else f"{members:,} members were"
+    return Text(
+        f"{plain(archive)}: {were} not compared with the evidence, as --limit ended the run before the archive's own "
+        "row, which holds its digest. Scan it without --limit to have them checked.",
+        style="yellow",
+    )
 
 
 def model(manifest: Mapping[str, Any], trouble: str | None) -> RenderableType:

@@ -48,6 +48,10 @@ class Report:
     rows: int = 0
     hashed: int = 0
     """Inputs whose bytes were read again."""
+    cut: str | None = None
+    """The archive within which `--limit` ended the run, so that it has no row, and no digest, of its own."""
+    unchecked: int = 0
+    """Members of that archive: nothing that they could be compared with stands in the results."""
 
     def add(self, kind: str, where: object, what: str) -> None:
         """Nothing; one trouble more."""
@@ -62,7 +66,8 @@ def verify(path: Path, *, source: bool = False, workers: int = 1, engine: Engine
     The pages of the file are compared with their checksums, the file with the digest in the manifest beside it, the
     inputs and counts with the run manifest inside, and the models of the run with those that are installed. With
     `source` every file that has a digest is read again, in worker processes, and compared with it; an archive stands
-    for its members, whose rows name its digest. Memory does not grow with the rows. Raises UsageError where there is
+    for its members, whose rows name its digest. Where `--limit` ended the run within an archive there is no such row,
+    and its members are counted as unchecked. Memory does not grow with the rows. Raises UsageError where there is
     no such file.
     """
     if not os.path.isfile(path):
@@ -83,7 +88,8 @@ def verify(path: Path, *, source: bool = False, workers: int = 1, engine: Engine
     if next(path.with_name(path.name + ".run").glob("*.parquet"), None) is not None:
         report.add("journal", path, "A run over it is not finished; give its command again, or --restart.")
     if source and readable:
-        _check_source(path, None if header is None else header.folder, report, workers, engine)
+        limited = _was_limited(inside, report.rows)
+        _check_source(path, None if header is None else header.folder, report, workers, engine, limited=limited)
     return report
 
 
@@ -166,9 +172,18 @@ def _check_models(inside: Mapping[str, Any], report: Report) -> None:
             report.add("models", name, str(error))
 
 
-def _check_source(path: Path, folder: str | None, report: Report, workers: int, engine: Engine) -> None:
+def _was_limited(inside: Mapping[str, Any], rows: int) -> bool:
+    """Whether `--limit` may have ended the run that wrote so many rows; where it has fewer, rows were lost."""
+    limit = _mapping(inside, "limits").get("limit")
+    return isinstance(limit, int) and rows >= limit
+
+
+def _check_source(
+    path: Path, folder: str | None, report: Report, workers: int, engine: Engine, *, limited: bool
+) -> None:
     """The evidence still has the bytes that were scanned."""
-    outcomes = engine(_look_again, _files(path, folder, report), init=dict, workers=workers, timeout=SOURCE_SECONDS)
+    files = _files(path, folder, report, limited=limited)
+    outcomes = engine(_look_again, files, init=dict, workers=workers, timeout=SOURCE_SECONDS)
     with contextlib.closing(outcomes):
         for outcome in outcomes:
             report.hashed += 1
@@ -193,10 +208,11 @@ def _look_again(state: object, item: tuple[str, bytes, str], ask: Ask) -> str | 
     return None if found == wanted else f"Its bytes changed: SHA-256 was {wanted}, and is {found}."
 
 
-def _files(path: Path, folder: str | None, report: Report) -> Iterator[tuple[str, bytes, str]]:
+def _files(path: Path, folder: str | None, report: Report, *, limited: bool) -> Iterator[tuple[str, bytes, str]]:
     """(display path, path, digest) of the files that have one; relative paths begin where they began in the run.
 
-    Members are as their archive is, where their rows name its digest; where they do not, that is a trouble.
+    Members are as their archive is, where their rows name its digest; where they do not, that is a trouble, unless
+    `limited` says that the run was ended before that of the archive, which then has none.
     """
     try:
         base = b"" if folder is None else os.fsencode(folder)
@@ -211,6 +227,9 @@ def _files(path: Path, folder: str | None, report: Report) -> Iterator[tuple[str
                 continue
             if row["member"] is None:
                 yield row["path"], os.path.join(base, row["path_bytes"]), row["sha256"]
+            elif limited and (cut := containers.rowless(row)) is not None and report.cut in (None, cut):
+                report.cut = cut  # a run is ended within one archive; if another has no row either, it was lost
+                report.unchecked += 1
             elif not fits:
                 report.add("source", row["path"], "Its archive has another digest by now, or none, in its own row.")
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from fake_scanner import make_inputs
 from faulty import in_this_process
+from packing import zip_of
 from typer.testing import CliRunner
 
 import jscan.run
@@ -23,6 +24,7 @@ from jscan import cli, parquet, weights
 from jscan.config import ScanConfig
 from jscan.engine import local
 from jscan.errors import ModelError, UsageError
+from jscan.members import read_archive
 from jscan.verify import Report, verify
 
 
@@ -183,3 +185,62 @@ def test_an_unfinished_run_is_said(results: Path) -> None:
     folder.mkdir()
     (folder / "00000000.parquet").touch()
     assert kinds(verify(results)) == {"journal"}
+
+
+@pytest.mark.parametrize("limit", range(1, 9))
+def test_members_of_an_archive_within_which_limit_ended_the_run(tmp_path: Path, limit: int) -> None:
+    """Nobody is accused for what the run did not come to: it is said that it cannot be checked."""
+    make_inputs(tmp_path / "in", a="ok 0.9", z="ok 0.1")
+    inner = zip_of({"deep": b"ok 0.3", "error": b"error"})
+    (tmp_path / "in" / "m.zip").write_bytes(zip_of({"m": b"ok 0.2", "in.zip": inner, "n": b"ok 0.4"}))
+    out = tmp_path / "r.parquet"
+    config = ScanConfig(sources=(tmp_path / "in",), out=out, workers=1, limit=limit)
+    jscan.run.run_scan(config, engine=in_this_process, read=read_archive)
+    cut = limit - 1 if 1 < limit < 7 else 0  # in order: a.jpg, four rows below m.zip with in.zip's own, n, m.zip, z.jpg
+    report = verify(out, source=True, engine=in_this_process)
+    archive = str(tmp_path / "in" / "m.zip") if cut else None
+    assert report == Report(rows=limit, hashed={7: 2, 8: 3}.get(limit, 1), cut=archive, unchecked=cut)
+    answer = CliRunner().invoke(cli.app, ["verify", str(out), "--source", "--workers", "1"])
+    said = " ".join(answer.output.split())
+    assert answer.exit_code == 0 and ("--limit ended the run" in said) == (cut > 0)
+    assert ("all else as its manifest says" if cut else "read again: all as its manifest says") in said
+    (tmp_path / "in" / "a.jpg").write_text("other")
+    report = verify(out, source=True, engine=in_this_process)
+    assert [(Path(x.where).name, x.kind) for x in report.troubles] == [("a.jpg", "source")]
+
+
+def test_an_archives_row_that_was_removed_is_no_limit(tmp_path: Path) -> None:
+    make_inputs(tmp_path / "in", z="ok 0.1")
+    (tmp_path / "in" / "a.zip").write_bytes(zip_of({"m": b"ok 0.2"}))
+    out = tmp_path / "r.parquet"
+    config = ScanConfig(sources=(tmp_path / "in",), out=out, workers=1, limit=3)
+    jscan.run.run_scan(config, engine=in_this_process, read=read_archive)
+    rewritten(out, lambda t: t.slice(1))
+    report = verify(out, source=True, engine=in_this_process)
+    assert kinds(report) == {"results", "inputs", "source"} and report.unchecked == 0
+    (tmp_path / "in" / "a.zip").write_bytes(zip_of({"m": b"ok 0.3"}))
+    config = ScanConfig(sources=(tmp_path / "in",), out=out, workers=1, limit=3, overwrite=True)
+    jscan.run.run_scan(config, engine=in_this_process, read=read_archive)
+
+    def changed(table: pa.Table) -> pa.Table:
+        """With another digest of the archive in the row of its member."""
+        digests = [d and "0" * 64 for d in table["container_sha256"].to_pylist()]
+        return table.set_column(table.schema.get_field_index("container_sha256"), "container_sha256", pa.array(digests))
+
+    rewritten(out, changed)
+    report = verify(out, source=True, engine=in_this_process)
+    assert kinds(report) == {"results", "source"} and report.unchecked == 0
+
+
+def test_two_archives_without_a_row_are_one_too_many(tmp_path: Path) -> None:
+    """Whoever makes a manifest that fits his rows: a run is ended within one archive at most."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.zip").write_bytes(zip_of({"m": b"ok 0.2", "n": b"ok 0.3"}))
+    out = tmp_path / "r.parquet"
+    config = ScanConfig(sources=(tmp_path / "a.zip", tmp_path / "b.zip"), out=out, workers=1, limit=5)
+    jscan.run.run_scan(config, engine=in_this_process, read=read_archive)
+    about = parquet.read_metadata(out)
+    rewritten(out, lambda t: t.slice(1), about | {"limits": about["limits"] | {"limit": 4}})
+    report = verify(out, source=True, engine=in_this_process)
+    assert report.cut == str(tmp_path / "a.zip")
+    assert [Path(x.where).name for x in report.troubles if x.kind == "source"] == ["b.zip!m", "b.zip!n"]
