@@ -15,6 +15,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from jscan import filetypes, jpegheader
+from jscan import filetypes, jpegheader, pngdata
 from jscan.errors import ErrorCode, InputError, UsageError, said_by
 from jscan.records import DecodedImage, JpegFacts, Metadata, Pixels
 
@@ -77,8 +78,9 @@ def decode(data: bytes, *, max_pixels: int, rgb: bool) -> DecodedImage:
 
     What was odd but did not prevent an estimate stands in `warnings`:
 
-    - `truncated`: a JPEG ends early; `valid_rows` says how many rows are there in full
-    - `corrupt_data`: libjpeg complained, and decoded all the same
+    - `truncated`: a JPEG ends early, and `valid_rows` says how many rows are there in full; or a PNG ends behind its
+      pixels and before its end chunk
+    - `corrupt_data`: libjpeg complained, and decoded all the same; or a chunk of a PNG has another checksum
     - `trailing_bytes`: data follow the image (further images of a multi-picture file do not count)
     - `metadata_limit`: metadata beyond a limit were not looked at
     - `rgb_jpeg`, `cmyk`: the colours of the file are not Y, Cb, Cr; see the head of this module
@@ -447,6 +449,8 @@ class _Opened:
     notes: list[str] = field(default_factory=list)
     palette: bool = False
     """Whether the file has a palette of which Pillow says nothing."""
+    check: Callable[[Image.Image], None] = lambda loaded: None
+    """Called with the loaded image; raises ValueError for damage of which Pillow says nothing."""
 
 
 def _by_pillow(name: str, opener: Callable[[bytes, int], _Opened]) -> Callable[[bytes, int, bool], DecodedImage]:
@@ -467,6 +471,7 @@ def _by_pillow(name: str, opener: Callable[[bytes, int], _Opened]) -> Callable[[
             image.load()
             # Some readers learn the true size while loading.
             _check_size(*image.size, max_pixels)
+            opened.check(image)
             bands, transparent = image.getbands(), "transparency" in image.info
             reduced = (opened.palette or bands[0] == "P") and not _all_greys(image)
             luma, colours = _convert(image, rgb)
@@ -575,6 +580,7 @@ def _scaled_rule(image: Image.Image) -> Callable[[Image.Image], Pixels]:
 def _open_png(data: bytes, max_pixels: int) -> _Opened:
     """A PNG stripped of everything that is not its pixels, so that no compressed text or profile is ever inflated."""
     critical, exif, software, frames = [data[:8]], None, None, 1
+    header, packed, view = b"", list[memoryview](), memoryview(data)
     notes: list[str] = []
     pos, ended = 8, False
     for _ in range(_MAX_CHUNKS):
@@ -590,6 +596,10 @@ def _open_png(data: bytes, max_pixels: int) -> _Opened:
                 if data[24] == 16:
                     notes.append("reduced_depth")
             critical.append(data[pos:stop])
+            if kind == b"IDAT":
+                packed.append(view[pos + 8 : pos + 8 + length])
+            elif kind == b"IHDR" and not packed:
+                header = data[pos + 8 : pos + 21]
         elif kind == b"tRNS":
             notes.append("alpha_dropped")
         elif kind == b"acTL" and length == 8:
@@ -604,19 +614,32 @@ def _open_png(data: bytes, max_pixels: int) -> _Opened:
             software = _text(data[pos + 17 : min(stop - 4, pos + 1024)])
         elif kind in (b"zTXt", b"iTXt") and length > MAX_EXIF_BYTES:
             notes.append("metadata_limit")
+        if zlib.crc32(view[pos + 4 : stop - 4]).to_bytes(4, "big") != data[stop - 4 : stop]:
+            notes.append("corrupt_data" if stop <= len(data) else "truncated")
         pos = stop
         if kind == b"IEND":
             ended = True
             break
     else:
         raise ValueError(f"more than {_MAX_CHUNKS:,} chunks")
-    if ended and pos < len(data):
+    if not ended:
+        notes.append("truncated")
+    elif pos < len(data):
         notes.append("trailing_bytes")
     facts = _exif_facts(exif, None) if exif else Metadata()
     if facts.software is None and software is not None:
         facts = replace(facts, software=software)
     image = PngImagePlugin.PngImageFile(io.BytesIO(b"".join(critical)))
-    return _Opened(image, frames, facts, notes)
+    return _Opened(image, frames, facts, notes, check=partial(_check_png_rows, header, packed))
+
+
+def _check_png_rows(header: bytes, packed: list[memoryview], loaded: Image.Image) -> None:
+    """Nothing. Raises ValueError where the compressed data end before the last row: Pillow leaves the rest black."""
+    last = pngdata.last_row(header)
+    row = np.asarray(loaded.crop((0, last, loaded.width, last + 1)))
+    # All is inflated once more only where that row is black indeed.
+    if not row.any() and not pngdata.holds(packed, pngdata.inflated_size(header)):
+        raise ValueError("its compressed data end before its last row")
 
 
 class _StoredTiff(TiffImagePlugin.TiffImageFile):

@@ -457,6 +457,66 @@ def test_png_limits_and_damage() -> None:
     assert error_of(saved(PHOTO.resize((300, 20)), "PNG"))[0] == "too_small"
 
 
+@pytest.mark.parametrize(
+    ("end", "note"),
+    [
+        (b"", "truncated"),
+        (b"\0\0\0\0IE", "truncated"),
+        (b"\0\0\0\0IEND\xae", "truncated"),
+        (b"\0\0\0\x20tEXtSoft", "truncated"),  # a chunk that ends outside of the file
+        (b"\0\0\0\0IEND\xaeB`\x83", "corrupt_data"),
+        (b"\0\0\0\0tEXt\0\0\0\0\0\0\0\0IEND\xaeB`\x82", "corrupt_data"),
+    ],
+)
+def test_a_png_that_is_damaged_behind_its_pixels(end: bytes, note: str) -> None:
+    whole = saved(PHOTO, "PNG")
+    image = open_(whole[:-12] + end, rgb=True)
+    assert image.warnings == (note,) and image.valid_rows is None
+    assert image.rgb is not None and near(image.rgb, RGB)
+
+
+def test_a_chunk_of_pixels_with_another_checksum() -> None:
+    data = bytearray(saved(PHOTO, "PNG"))
+    data[-14] ^= 1
+    assert open_(bytes(data)).warnings == ("corrupt_data",)
+
+
+def rows_of(pixels: np.ndarray, interlaced: bool) -> list[bytes]:
+    """The rows of a PNG before they are compressed, without filters."""
+    passes = [(0, 0, 1, 1)]
+    if interlaced:
+        passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    return [b"\0" + row.tobytes() for x, y, dx, dy in passes for row in pixels[y::dy, x::dx]]
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("height", [199, 200])
+@pytest.mark.parametrize(("depth", "colours", "samples"), [(8, 2, 3), (8, 0, 1), (8, 6, 4), (16, 0, 2), (1, 0, 30)])
+def test_rows_that_a_png_lacks(interlaced: bool, height: int, depth: int, colours: int, samples: int) -> None:
+    """Pillow fills them with black, and says nothing where the compressed data end as they should."""
+    pixels = np.tile(RGB, (1, 1, 10))[:height, :, :samples]
+    if depth == 1:
+        pixels = pixels[:, :1]  # 240 columns in 30 bytes
+        interlaced = False
+    header = struct.pack(">IIBBBBB", 240, height, depth, colours, 0, 0, interlaced)
+
+    def made(rows: list[bytes], *end: tuple[bytes, bytes]) -> bytes:
+        packed = zlib.compress(b"".join(rows))
+        return png((b"IHDR", header), (b"IDAT", packed[:100]), (b"IDAT", packed[100:]), *end)
+
+    end = (b"IEND", b"")
+    whole = rows_of(pixels, interlaced)
+    assert "corrupt_data" not in open_(made(whole, end)).warnings
+    for part in (len(whole) // 2, len(whole) - 1):
+        for short in (made(whole[:part], end), made(whole[:part])):
+            code, message = error_of(short)
+            assert code == "corrupt_data" and "end before its last row" in message
+    assert error_of(made([*whole[:-1], whole[-1][:-1]], end))[0] == "corrupt_data", "here Pillow says it"
+    pixels = pixels.copy()
+    pixels[-3:] = 0
+    assert "corrupt_data" not in open_(made(rows_of(pixels, interlaced), end)).warnings, "a picture may end in black"
+
+
 def test_frames() -> None:
     more = [PHOTO.rotate(90), PHOTO.rotate(180)]
     flat = [p.convert("P") for p in (PHOTO, *more)]

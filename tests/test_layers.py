@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "jscan"
 
 LAYERS = {
     0: (
-        "errors", "records", "config", "names", "timestamps", "filetypes", "jpegtables", "tiling", "limits",
+        "errors", "records", "config", "names", "timestamps", "filetypes", "jpegtables", "pngdata", "tiling", "limits",
         "comb", "candidates", "stages", "inparallel", "binding", "wording",
     ),
     1: (
