@@ -365,7 +365,8 @@ def scan(
 def _workers_started_early(config: ScanConfig) -> contextlib.AbstractContextManager[None]:
     """A context in which workers import what they will want, while this process imports what it wants.
 
-    There are as many of them as the run will have at least: how many inputs a folder or a list has nobody knows yet.
+    There are as many of them as the run will have at least: how many inputs a folder or a list has nobody knows yet,
+    unless `--limit` says how many count.
     """
     if config.ray is not None or not all(map(os.path.lexists, config.sources)):
         return contextlib.nullcontext()  # they work elsewhere, or have nothing to do
@@ -373,6 +374,7 @@ def _workers_started_early(config: ScanConfig) -> contextlib.AbstractContextMana
     from jscan.limits import usable_cores
 
     wanted = config.workers or usable_cores()
+    wanted = min(wanted, config.limit or wanted)
     if config.files_from is None and not any(map(os.path.isdir, config.sources)):
         wanted = min(wanted, len(config.sources))
     return local.started_early(wanted, "jscan.warm")

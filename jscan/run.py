@@ -287,7 +287,7 @@ class _Run:
         """The summary; the results are written."""
         config, place, clock = self._config, self._place, time.monotonic()
         cores = place.slots or usable_cores()
-        workers = config.workers or min(cores, _most_inputs(config) or cores)
+        workers = _most_workers(config, config.workers or cores)
         # So that all cores have work, and none has twice as much; where each worker is given its own, it has that one.
         threads = 1 if place.slots else max(1, cores // workers)
         # Of a cluster of GPUs each slot is one; here the workers take turns with those that are named.
@@ -471,13 +471,17 @@ def _summary(
     )
 
 
-def _most_inputs(config: ScanConfig) -> int | None:
-    """How many inputs there are at most where only files are named and none is an archive; else None: nobody knows."""
-    if config.files_from is not None:
-        return None
+def _most_workers(config: ScanConfig, wanted: int) -> int:
+    """So many workers, or fewer where it is easily known that there are fewer inputs.
+
+    That is so with `--limit`, and where only files are named and none is an archive.
+    """
+    wanted = min(wanted, config.limit or wanted)
+    if config.files_from is not None or len(config.sources) >= wanted:
+        return wanted
     for source in config.sources:
         # A file that cannot be looked at will be one row.
         with contextlib.suppress(InputError):
             if os.path.isdir(source) or may_be_archive(os.fsencode(source))[0]:
-                return None
+                return wanted
     return len(config.sources)

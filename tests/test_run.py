@@ -732,7 +732,7 @@ def test_workers_and_threads_share_the_cores(tmp_path: Path, monkeypatch: pytest
     files = [folder / f"{name}.jpg" for name in "abc"]
     zipped = tmp_path / "z.zip"
     zipped.write_bytes(zip_of({"a.jpg": b"ok 0.1"}))
-    for cores, sources, workers, expected in (
+    for cores, sources, workers, expected, *limit in (
         (8, (folder,), 0, (8, 1)),  # nobody knows how much is in a folder
         (8, (zipped,), 0, (8, 1)),
         (8, tuple(files), 0, (3, 2)),
@@ -741,10 +741,17 @@ def test_workers_and_threads_share_the_cores(tmp_path: Path, monkeypatch: pytest
         (8, (folder,), 1, (1, 8)),
         (8, (folder,), 3, (3, 2)),
         (2, (folder,), 5, (5, 1)),
+        (8, tuple(files), 40, (3, 2)),
+        (8, (*files, zipped), 40, (40, 1)),
+        (8, (folder,), 40, (2, 4), 2),
+        (8, tuple(files), 0, (2, 4), 2),
+        (8, tuple(files), 40, (3, 2), 7),
+        (8, (folder,), 3, (3, 2), 7),
     ):
         monkeypatch.setattr(jscan.run, "usable_cores", lambda cores=cores: cores)
         out = tmp_path / f"{len(asked)}.parquet"
-        run = run_scan(ScanConfig(sources=sources, out=out, workers=workers), engine=engine)
+        config = ScanConfig(sources=sources, out=out, workers=workers, limit=limit[0] if limit else None)
+        run = run_scan(config, engine=engine)
         assert asked[-1] == expected and run.workers == expected[0]
         assert max(1, cores // expected[0]) == expected[1]
 
