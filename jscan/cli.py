@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import os
+import re
 import signal
 import sys
 import time
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 5.0
 """Between two lines of progress where there is no terminal."""
+_SIZE = re.compile("0*[1-9][0-9]{0,4}")  # of a terminal, in lines or columns
 
 Arguments = ParamSpec("Arguments")
 
@@ -211,7 +213,12 @@ def _console(*, stderr: bool = False) -> Console:
         def on_broken_pipe(self) -> None:
             raise  # what Rich is handling; it would end the process with 1
 
-    return HonestConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+    return HonestConsole(stderr=stderr, highlight=False, markup=False, emoji=False, _environ=_environment())
+
+
+def _environment() -> dict[str, str]:
+    """The environment, but for a size of the terminal that is none, such as 0: Rich would print nothing at all."""
+    return {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES") or _SIZE.fullmatch(v)}
 
 
 def _version(wanted: bool) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -571,6 +572,29 @@ def test_a_scan_goes_on_when_nobody_reads_what_it_says(
     os.close(writer)
     assert answer.returncode == (3 if loud else 2), "as if it had been read"
     assert (tmp_path / "out.parquet").exists() == loud
+
+
+@pytest.mark.parametrize("none", ["0", "00", "", "-3", "\N{SUPERSCRIPT TWO}", "wide", "9" * 5000])
+def test_a_terminal_of_no_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, none: str) -> None:
+    """As some that cannot tell their size say; what is printed is what would be without that."""
+    make_inputs(tmp_path / "in", a="ok 0.93")
+    assert scan(tmp_path, "--quiet").exit_code == 0
+    verify = ("verify", tmp_path / "out.parquet")
+
+    def printed() -> list[str]:
+        answers = invoke(*verify), invoke("models"), scan(tmp_path, "--overwrite")
+        assert [a.exit_code for a in answers] == [0, 0, 0]
+        return [re.sub(r"[0-9.]+ (s|images/s|MP/s)", "", a.output) for a in answers]
+
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    wanted = printed()
+    assert "all as its manifest says" in wanted[0] and "results" in wanted[2]
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.setenv(name, none)
+    assert printed() == wanted
+    monkeypatch.setenv("COLUMNS", "10")
+    assert "manifest" in invoke(*verify).output.replace(" ", "").splitlines(), "a narrow one is heeded"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
