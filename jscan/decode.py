@@ -37,6 +37,8 @@ from jscan.records import DecodedImage, JpegFacts, Metadata, Pixels
 
 MIN_SIDE = 64
 """Pixels. A smaller image does not hold one window of the estimators."""
+MAX_JPEG_SIDE = 65_500
+"""Pixels. libjpeg reads no longer side, though the format has room for 65,535."""
 MAX_EXIF_BYTES = 1 << 20
 """Exif beyond this, possible outside of JPEG only, is not looked at."""
 MAX_THUMBNAIL_PIXELS = 4_000_000
@@ -187,6 +189,14 @@ def _corrupt(exc: BaseException) -> InputError:
 
 def _decode_jpeg(data: bytes, max_pixels: int, rgb: bool) -> DecodedImage:
     header = jpegheader.parse(data)
+    # Before --max-pixels, which would not help; what is too small as well is said to be that.
+    if max(header.width, header.height) > MAX_JPEG_SIDE and min(header.width, header.height) >= MIN_SIDE:
+        raise InputError(
+            ErrorCode.PIXEL_LIMIT,
+            f"It is a JPEG of {header.width} x {header.height} pixels; the decoder reads at most {MAX_JPEG_SIDE:,} a "
+            "side, whatever --max-pixels says. It need not be damaged. Where another program can read it and save it "
+            "as PNG or TIFF, scan that; a JPEG saved anew would have another history.",
+        )
     _check_size(header.width, header.height, max_pixels)
     if not header.luma_full_size:
         raise InputError(

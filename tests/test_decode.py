@@ -255,6 +255,26 @@ def test_jpeg_limits() -> None:
     assert open_(saved(PHOTO.crop((0, 0, 64, 64)), "JPEG")).luma.shape == (64, 64)
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("side", [65_500, 65_501, 65_535])
+def test_a_jpeg_with_a_longer_side_than_libjpeg_reads(side: int, progressive: bool, capfd: Any) -> None:
+    """It is not called damaged: the format allows for 65,535, and what wrote it may have been no libjpeg."""
+    data = saved(PHOTO.crop((0, 0, 64, 64)), "JPEG", progressive=progressive)
+    at = data.index(b"\xff\xc2" if progressive else b"\xff\xc0") + 5
+    for height, width in ((64, side), (side, 64)):
+        patched = data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+        if side <= 65_500:
+            assert open_(patched).luma.shape == (height, width)
+            continue
+        code, message = error_of(patched)
+        assert code == "pixel_limit" and f"{width} x {height}" in message and "65,500 a side" in message
+        assert "It is damaged" not in message and "PNG or TIFF" in message
+        assert error_of(patched, max_pixels=1000)[1] == message, "--max-pixels would not help"
+        assert capfd.readouterr().err == "", "libjpeg was not asked"
+    slim = data[:at] + struct.pack(">HH", 40, side) + data[at + 4 :]
+    assert error_of(slim)[0] == "too_small"
+
+
 # --- Exif ---------------------------------------------------------------------------------------------------
 
 
