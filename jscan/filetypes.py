@@ -119,8 +119,16 @@ _SUFFIXES = {
 
 def contradicts(name: bytes, found: str) -> bool:
     """Whether the suffix of a file's name, upper or lower case, is that of another type than was found."""
-    suffix = name.rpartition(b".")[2].decode("latin-1").lower()
-    return _SUFFIXES.get(suffix, found) != found
+    return _SUFFIXES.get(_suffix(name), found) != found
+
+
+def no_archive_by_name(name: bytes) -> bool:
+    """Whether the suffix of a file's name is that of a type that is no archive, whatever the file is."""
+    return _suffix(name) in _SUFFIXES
+
+
+def _suffix(name: bytes) -> str:
+    return name.rpartition(b".")[2].decode("latin-1").lower()
 
 
 def is_tar(data: bytes) -> bool:

@@ -19,19 +19,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from jscan import __version__, manifest, outputs, parquet, stages
+from jscan import __version__, filetypes, manifest, outputs, parquet, stages
 from jscan.assemble import assemble
 from jscan.atomic import remove_leftovers
 from jscan.config import FREE, FREE_IN_UPDATES, ScanConfig, devices
 from jscan.engine import Engine, Outcome
-from jscan.errors import ErrorCode, InputError, OutputError, ResultsError, UsageError
+from jscan.errors import ErrorCode, OutputError, ResultsError, UsageError
 from jscan.inputs import counting, references
 from jscan.installed import model_digests
 from jscan.journal import Header, Journal, Shard, locked
 from jscan.known import Known
 from jscan.ledger import Ledger
 from jscan.limits import usable_cores
-from jscan.members import ReadArchive, may_be_archive
+from jscan.members import ReadArchive
 from jscan.outputs import Log
 from jscan.records import ImageRef, ScanRecord
 from jscan.rows import failed, fault, json_row
@@ -474,14 +474,12 @@ def _summary(
 def _most_workers(config: ScanConfig, wanted: int) -> int:
     """So many workers, or fewer where it is easily known that there are fewer inputs.
 
-    That is so with `--limit`, and where only files are named and none is an archive.
+    That is so with `--limit`, and where only files are named and none is an archive, as their names have it: a look
+    into them could change their access times before anybody asks for these.
     """
     wanted = min(wanted, config.limit or wanted)
     if config.files_from is not None or len(config.sources) >= wanted:
         return wanted
-    for source in config.sources:
-        # A file that cannot be looked at will be one row.
-        with contextlib.suppress(InputError):
-            if os.path.isdir(source) or may_be_archive(os.fsencode(source))[0]:
-                return wanted
+    if any(os.path.isdir(s) or not filetypes.no_archive_by_name(os.fsencode(s)) for s in config.sources):
+        return wanted
     return len(config.sources)

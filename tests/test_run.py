@@ -756,6 +756,27 @@ def test_workers_and_threads_share_the_cores(tmp_path: Path, monkeypatch: pytest
         assert max(1, cores // expected[0]) == expected[1]
 
 
+@pytest.mark.skipif(not hasattr(os, "O_NOATIME"), reason="this system has no O_NOATIME")
+@pytest.mark.parametrize("workers", [0, 1, 40])
+def test_counting_the_workers_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    """Where an access time cannot be spared the row says so; a look before that of the run would hide the change."""
+    real = os.open
+
+    def refuse(name: Any, flags: int, *rest: Any, **named: Any) -> int:
+        if flags & os.O_NOATIME:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return real(name, flags, *rest, **named)
+
+    file = make_inputs(tmp_path / "in", a="ok 0.9") / "a.jpg"
+    os.utime(file, ns=(10**18, 10**18 + 1))
+    monkeypatch.setattr(os, "open", refuse)
+    out = tmp_path / "out.parquet"
+    run_scan(ScanConfig(sources=(file,), out=out, workers=workers))
+    if file.stat().st_atime_ns == 10**18:
+        pytest.skip("this file system keeps no access times")
+    assert rows(out)[0]["warnings"] == ["atime_changed", "wrong_suffix"]
+
+
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_are_at_work_at_the_same_time(tmp_path: Path, scan: Callable[..., RunSummary], workers: int) -> None:
     # Each waits until all have come: a run in which one reads while the others wait for it would never end.
