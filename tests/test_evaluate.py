@@ -14,6 +14,7 @@ from PIL import Image
 pytest.importorskip("sklearn", reason="the extra `train` is not installed")
 data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
 
+from jscan import trace  # noqa: E402
 from jscan.jpegtables import Q1_MAX, Q1_OFFSET, ZIGZAG, standard_table  # noqa: E402
 from jscan.records import DecodedImage, Maps, Region, ScanRecord, ScanResult  # noqa: E402
 from train import (  # noqa: E402
@@ -30,6 +31,7 @@ from train import (  # noqa: E402
     measure_sets,
     measure_sizes,
     measure_speed,
+    measure_tables,
     process,
 )
 from train import measure_metrics as metrics  # noqa: E402
@@ -365,7 +367,7 @@ def test_quick_and_images_are_what_the_command_says(photographs: Path) -> None:
 
 def test_expected_minutes_grow_with_what_is_asked_for() -> None:
     sets = {"a": [Path("1"), Path("2")], "b": [Path("3")]}
-    for section in ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes", "processed"):
+    for section in ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes", "processed", "tables"):
         less = evaluate.expected_minutes(section, {"a": sets["a"]}, 100, 2)
         more = evaluate.expected_minutes(section, sets, 100, 1)
         assert less is not None and more is not None and more > 2 * less > 0
@@ -582,6 +584,36 @@ def test_squares_from_the_command_line(photographs: Path, tmp_path: Path, monkey
     assert found["QF2 95, far"]["by_size"]["64"]["images"] == 1
     text = (tmp_path / "evaluation.md").read_text()
     assert "| pixel auc | 64 |" in text and "| with regions elsewhere | 64 | none |" in text
+
+
+@pytest.mark.parametrize("grid", measure_tables.GRIDS)
+@pytest.mark.parametrize("pasted", [False, True])
+def test_pictures_with_a_first_table_that_was_not_learned(grid: str, pasted: bool) -> None:
+    image, table = np.ascontiguousarray(data.astronaut()[:, :, ::-1]), "Robidoux 75"
+    made, place = measure_tables.make(image, table, grid, pasted, random.Random(3))
+    pixels = compress.decode(made, gray=True).copy()
+    shape = pixels[place].shape
+    assert pixels.shape == (480, 480) and shape[0] == shape[1] and (96 <= shape[0] <= 224 if pasted else shape[0] == 0)
+    # Most of it lies on multiples of that table: on the last grid, or on one of the others.
+    pixels[place] = 0
+    steps = trace.whole_table(tuple(np.minimum(measure_tables.tables()[table].luma[:15], Q1_MAX).tolist()))
+    means = {}
+    for first in np.ndindex(8, 8):
+        total, count = trace.cosines(pixels, steps, first, (0, 0))
+        means[first] = float(total[1:20].sum() / count[1:20].sum())
+    best = max(means, key=lambda first: means[first])
+    assert means[best] > 0.15 and (best == (0, 0)) is (grid == measure_tables.GRIDS[0])
+
+
+def test_first_tables_that_were_not_learned_from_the_command_line(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = {name: measure_tables.tables()[name] for name in ("Photoshop 7", "MS-SSIM 85")}
+    monkeypatch.setattr(measure_tables, "tables", lambda: some)
+    found = run(photographs, tmp_path, "--only", "tables", "--patches", "50")["tables"]["photos"]
+    assert list(found) == [f"{table}, {grid}" for table in some for grid in measure_tables.GRIDS]
+    assert all(row["images"] == 2 and 0 <= row["told"] <= 1 for row in found.values())
+    assert "without square from 0.5" in (tmp_path / "evaluation.md").read_text()
 
 
 @pytest.mark.parametrize("how", process.PROCESSES)

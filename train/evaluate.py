@@ -45,6 +45,8 @@ from train.measure_sets import THOROUGH, Images, image_sets
 from train.measure_sizes import CONTRASTS, QF2, SIZES, measure_sizes
 from train.measure_sizes import WINDOWS_PER_SCAN as WINDOWS_PER_SQUARE
 from train.measure_speed import machine
+from train.measure_tables import GRIDS, measure_tables, tables
+from train.measure_tables import WINDOWS_PER_SCAN as WINDOWS_PER_TABLE
 from train.process import PROCESSES
 
 QUICK = {"patches": 100, "images": 3, "per_kind": 4}
@@ -57,9 +59,10 @@ CORE_SECONDS = {
     "qf-sizes": 43.0,
     "sizes": 0.8,
     "processed": 0.8,
+    "tables": 0.9,
 }
 """What a window, a scan of a whole image, two such scans, and an image took on one core, measured on Kodak and CLIC."""
-OF_PATCHES = {"q1", "q1-images", "lossless", "sizes", "processed", "papers-networks"}
+OF_PATCHES = {"q1", "q1-images", "lossless", "sizes", "processed", "tables", "papers-networks"}
 """Sections whose size `--patches` tells."""
 SHARED = Path("../shared")
 """Where the inputs that are no part of the project lie, beside a checkout, unless the options say otherwise."""
@@ -156,6 +159,7 @@ def expected_minutes(section: str, sets: Images, patches: int, workers: int) -> 
         "q1-images": len(sets) * len(IMAGE_ROWS) * patches / WINDOWS_PER_IMAGE,
         "sizes": len(sets) * len(QF2) * ((len(CONTRASTS) - 1) * len(SIZES) + 1) * patches / WINDOWS_PER_SQUARE,
         "processed": len(sets) * len(SAVED) * len(PROCESSES) * patches / PER_PICTURE,
+        "tables": len(sets) * len(tables()) * len(GRIDS) * patches / WINDOWS_PER_TABLE,
         "lossless": len(sets) * len(LOSSLESS_ROWS) * patches / WINDOWS_PER_SCAN,
     }.get(section, sum(len(paths) for paths in sets.values()))
     return CORE_SECONDS[section] * count / max(workers, 1) / 60
@@ -164,11 +168,7 @@ def expected_minutes(section: str, sets: Images, patches: int, workers: int) -> 
 def _command(o: argparse.Namespace, wanted: tuple[str, ...]) -> str:
     """The command line, without the paths of this machine."""
     parts = ["python -m train.evaluate", *(["DATA"] if o.data else []), f"--only {','.join(wanted)}"]
-    parts += (
-        [f"--patches {o.patches}"]
-        if {"q1", "q1-images", "lossless", "sizes", "processed", "papers-networks"} & set(wanted)
-        else []
-    )
+    parts += [f"--patches {o.patches}"] if OF_PATCHES & set(wanted) else []
     parts += ["--main"] if o.main and "q1" in wanted else []
     parts += [f"--images {o.images}"] if o.images and set(OF_SETS) & set(wanted) else []
     parts += ["--thorough"] if o.thorough else []
@@ -234,6 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
         "qf-sizes": lambda: measure_qf_sizes(sets, o.workers),
         "sizes": lambda: measure_sizes(sets, o.patches, o.workers),
         "processed": lambda: measure_processed(sets, o.patches, o.workers),
+        "tables": lambda: measure_tables(sets, o.patches, o.workers),
         "forge": lambda: measure_forge(o.forge, o.data, o.per_kind, o.workers, o.side),
         "cameras": lambda: measure_cameras(o.cameras),
         "papers": lambda: measure_papers(o.papers),

@@ -20,12 +20,13 @@ SECTIONS = (
     "qf-sizes",
     "sizes",
     "processed",
+    "tables",
     "forge",
     "cameras",
     "papers",
     "papers-networks",
 )
-OF_SETS = ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes", "processed", "papers-networks")
+OF_SETS = ("q1", "q1-images", "lossless", "qf", "qf-sizes", "sizes", "processed", "tables", "papers-networks")
 """Sections that measure each set of images on its own."""
 
 
@@ -134,6 +135,8 @@ def report(results: Results) -> str:
         lines += [f"## Squares with another history, by their side: {name}", "", *sizes_report(rows)]
     for name, rows in results.get("processed", {}).items():
         lines += [f"## Pristine pictures that were processed as a whole: {name}", "", *table("a JPEG, then", rows)]
+    for name, rows in results.get("tables", {}).items():
+        lines += [f"## First tables that were not learned: {name}", "", *table("first table", rows)]
     for name, rows in results.get("papers-networks", {}).items():
         lines += [f"## The papers' networks beside jscan's own: {name}", ""]
         for first, key in (("isolated windows", "windows"), ("centre crops", "images")):
