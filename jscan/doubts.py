@@ -28,6 +28,8 @@ Lacks = Callable[[npt.NDArray[np.bool_]], float]
 Kept = Callable[["History | None", npt.NDArray[np.bool_]], float | None]
 """Tells the share of a first compression's trace that is left in cells (ceil(H / 8), ceil(W / 8)), see `kept.share`:
 of the compression of a part, or, for None, of the background's."""
+Told = Callable[["History", npt.NDArray[np.bool_]], "History"]
+"""Tells the history of a part with the first table that its cells tell together, see `firsttable`."""
 AGREES = -0.8
 """Nats a coefficient, in the mean, from which a part of decoded pixels agrees with the background's last compression:
 parts that only looked odd, mostly of clipped colours, had -0.35 to 0.9, pasted ones -2.8 to -1.6."""

@@ -198,7 +198,15 @@ class Estimator:
                 return kept.share(luma, left.steps, left.first, q2, origin, where)
             if part.q1 is None or part.grid_shift is None:
                 return None
-            return kept.share(luma, trace.whole_table(part.q1), part.grid_shift, q2, origin, where)
+            own = _steps_of(part, where, luma, found, q2)
+            steps = trace.whole_table(own.merged(part.q1), own.steps)
+            return kept.share(luma, steps, part.grid_shift, q2, origin, where)
+
+        def told(part: doubts.History, where: npt.NDArray[np.bool_]) -> doubts.History:
+            if part.q1 is None or part.grid_shift is None:
+                return part
+            table = _steps_of(part, where, luma, found, q2).merged(part.q1)
+            return replace(part, q1=table, qf1=nearest_qf(table))
 
         consistency = self._compare(
             suspicion.JPEG_MODEL,
@@ -213,6 +221,7 @@ class Estimator:
             lacks=lacks,
             shared=lacks is not None,
             kept=share_kept,
+            told=told,
             mosaic=functools.partial(blockedges.is_mosaic, luma),
             q2=q2,
         )
@@ -367,6 +376,21 @@ class Estimator:
                 maps = replace(estimate.maps, suspicion=suspected, flag=flag.astype(np.float32))
                 return noted(f"The region was {said}.", consistency=consistency, maps=maps)
         return estimate
+
+
+def _steps_of(
+    part: doubts.History,
+    where: npt.NDArray[np.bool_],
+    luma: npt.NDArray[np.uint8],
+    found: WindowPosteriors,
+    q2: tuple[int, ...],
+) -> FirstSteps:
+    """What the cells of a part, of which windows tell table and grid, tell of its table together."""
+    assert part.q1 is not None and part.grid_shift is not None
+    index = [tiling.centre_cells(*axis) for axis in zip(found.size, found.present.shape, found.origin, strict=True)]
+    dy, dx = ((first - begin) % tiling.BLOCK for first, begin in zip(part.grid_shift, found.origin, strict=True))
+    own = Background(part.q1, tiling.BLOCK * dy + dx, 1.0)
+    return firsttable.estimate(luma, found, own, q2, ~where[np.ix_(*index)])
 
 
 def _windows_in(part: npt.NDArray[np.bool_], found: WindowPosteriors) -> npt.NDArray[np.bool_]:

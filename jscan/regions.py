@@ -92,6 +92,7 @@ def find(
     edges: doubts.Edges | None = None,
     mosaic: doubts.Mosaic | None = None,
     kept: doubts.Kept | None = None,
+    told: doubts.Told | None = None,
     restored: bool = False,
     shared: bool = True,
     q2: tuple[int, ...] | None = None,
@@ -105,9 +106,9 @@ def find(
     known, and `since` the same where what was before that one is asked; `colours` are asked for once there is a part to
     be named, and `lacks` of a part that may lack the background's trace, where that is known; `edges` of those of the
     background's blocks in a part of decoded pixels; `mosaic` of a part that was compressed alone; `kept` of a part that
-    has, or lacks, a first compression; `q2` is the table of the last one, of a JPEG. An image that was `restored` to a
-    scale is a little off it: no grid in it is sure. Where the background's grid is not `shared` by most of an image, no
-    part is said to lack what the rest has.
+    has, or lacks, a first compression, and `told` of the table of one that is named; `q2` is the table of the last one,
+    of a JPEG. An image that was `restored` to a scale is a little off it: no grid in it is sure. Where the background's
+    grid is not `shared` by most of an image, no part is said to lack what the rest has.
     """
     smoothed = smooth(logits)
     missing = None if likely is None else likely.around_cells(least_missing(smoothed.size))
@@ -163,7 +164,7 @@ def find(
         if history.kind == "unclear" or (not _surely_lacks(history, here, likely) and _is_clipped(here, colours)):
             smoothed[here] = np.minimum(smoothed[here], UNNAMED)
         else:
-            named.append((part, history))
+            named.append((part, history if told is None else told(history, here)))
     smoothed[silent] = NOTHING
     score = probability(smoothed, smoothed.size, calibration)
     if not named:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from jscan.firsttable import FirstSteps
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, ZIGZAG, standard_table
 from jscan.records import WindowPosteriors
+from jscan.scan import Scanner
 from jscan.tiling import window_grid
 
 ODD_TABLE = np.clip(np.rint(standard_table(70) * np.linspace(0.7, 1.6, 64)), 1, 255).astype(int)
@@ -26,15 +28,19 @@ SHIFT = (3, 5)
 """Pixels cropped between the two compressions."""
 
 
-def twice(
-    first: npt.NDArray[np.int64], qf2: int, shift: tuple[int, int] = SHIFT, pasted: int = 0
-) -> npt.NDArray[np.uint8]:
-    """Luma of a photograph that was compressed twice, and into which a square of it was pasted uncompressed before."""
+def file_of_twice(first: npt.NDArray[np.int64], qf2: int, shift: tuple[int, int] = SHIFT, pasted: int = 0) -> bytes:
+    """A photograph that was compressed twice, and into which a square of it was pasted uncompressed in between."""
     table = natural(first)
     once = pixels_of(file_of(photo(scale=1), qtables=[table, table], subsampling=0)).copy()
     once[100 : 100 + pasted, 120 : 120 + pasted] = photo(scale=1)[:pasted, :pasted]
-    data = file_of(np.ascontiguousarray(once[shift[0] :, shift[1] :]), quality=qf2, subsampling=0)
-    return np.asarray(decode(data, max_pixels=10**7, rgb=False).luma)
+    return file_of(np.ascontiguousarray(once[shift[0] :, shift[1] :]), quality=qf2, subsampling=0)
+
+
+def twice(
+    first: npt.NDArray[np.int64], qf2: int, shift: tuple[int, int] = SHIFT, pasted: int = 0
+) -> npt.NDArray[np.uint8]:
+    """The luma of such a file."""
+    return np.asarray(decode(file_of_twice(first, qf2, shift, pasted), max_pixels=10**7, rgb=False).luma)
 
 
 def told(
@@ -169,3 +175,35 @@ def test_lattice_likelihoods_equal_their_definition() -> None:
             tried.append(float(places[k, 1:] @ np.log(p / p.sum())))
         assert out[k, q] == pytest.approx(max(tried), abs=0.05), (k, q)
     assert np.isnan(out[:, 0]).all()
+
+
+@pytest.fixture(scope="module")
+def scanner() -> Scanner:
+    return Scanner(device="cpu")
+
+
+@pytest.mark.parametrize("shift", [SHIFT, (0, 0)])
+def test_a_scan_tells_it_and_finds_what_lacks_it(scanner: Scanner, tmp_path: Path, shift: tuple[int, int]) -> None:
+    """Told by windows alone, no step of many is right, and what is left of the trace is too little to say anything."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(file_of_twice(ODD_TABLE, 92, shift, pasted=150))
+    row = scanner.scan(path).record
+    assert row.q1_background is not None and row.score is not None and row.regions
+    right = [min(q, most) for q, most in zip(ODD_TABLE[:N_COEFS].tolist(), Q1_MAX, strict=True)]
+    assert sum(a == b for a, b in zip(row.q1_background, right, strict=True)) >= 14
+    best = max(row.regions, key=lambda region: region.score)
+    middle = (best.y + best.height / 2, best.x + best.width / 2)
+    assert row.score >= 0.5 and np.allclose(middle, (175 - shift[0], 195 - shift[1]), atol=24)
+
+
+def test_a_part_with_such_a_table_has_it_in_its_row(scanner: Scanner, tmp_path: Path) -> None:
+    """In a picture that was never compressed before."""
+    table = natural(ODD_TABLE)
+    ground, donor = photo(scale=1).copy(), pixels_of(file_of(photo("chelsea"), qtables=[table, table], subsampling=0))
+    ground[131 : 131 + 200, 150 : 150 + 200] = donor[20:220, 40:240]
+    path = tmp_path / "a.jpg"
+    path.write_bytes(file_of(ground, quality=92, subsampling=0))
+    row = scanner.scan(path).record
+    assert row.score is not None and row.score >= 0.5 and row.regions and row.regions[0].q1 is not None
+    right = [min(q, most) for q, most in zip(ODD_TABLE[:N_COEFS].tolist(), Q1_MAX, strict=True)]
+    assert sum(a == b for a, b in zip(row.regions[0].q1, right, strict=True)) >= 13
