@@ -27,7 +27,7 @@ ENOUGH = 10
 """Of the first 15 steps so many are told where they stand for the table, whatever single windows say of it."""
 MOST_BLOCKS = 4000
 """Blocks that are looked at, evenly spread: more add time and hardly anything else."""
-FEWEST_BLOCKS = 300
+FEWEST_BLOCKS = 100
 """Blocks below which nothing is told."""
 LARGEST = 99
 """Largest step that is looked for."""
