@@ -32,7 +32,7 @@ from jscan import (
 from jscan.clipping import Colours
 from jscan.firsttable import FirstSteps
 from jscan.history import Background
-from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
+from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, nearest_qf
 from jscan.modelset import Q1, QF, ModelSet
 from jscan.records import NOT_LUMA, Agreement, DecodedImage, LastCompression, Maps, WindowPosteriors
 from jscan.regions import Consistency
@@ -71,8 +71,9 @@ INCOMPARABLE = (
 )
 WORN = (
     "Of the first compression's trace {:.2f} is left of what the last one alone would have left, as where something "
-    "else was done to the picture in between, or its table is none that is known: {}."
+    "else was done to the picture in between{}: {}."
 )
+UNKNOWN_TABLE = ", or its table is none that is known"
 UNTOLD = "its table is not told"
 NO_SIGN = "that it is missing in parts is not taken for a sign of another history"
 
@@ -236,12 +237,13 @@ class Estimator:
             share = regions.kept_by_rest(share_kept, consistency.suspicion > 0.5, found, base)
         if doubts.untold(share):
             said = [UNTOLD] * (table is not None) + [NO_SIGN] * doubts.worn(consistency.kept)
-            notes = (WORN.format(max(share or 0.0, 0.0), ", and ".join(said)),) if said else ()
+            maybe = "" if known.sure else UNKNOWN_TABLE
+            notes = (WORN.format(max(share or 0.0, 0.0), maybe, ", and ".join(said)),) if said else ()
             table = None
         if place is None and shown > 0.5 and not consistency.regions:
             notes = (NO_ONE_GRID,)
         notes += _incomparable(consistency)
-        maps = _jpeg_maps(refined, consistency.suspicion, mute, q2)
+        maps = _jpeg_maps(refined, consistency.suspicion, mute, q2, base, known)
         return Estimate(consistency, maps, notes, q1=table, grid_shift=place, double_fraction=fraction)
 
     def _look(
@@ -429,11 +431,22 @@ def _warped(part: npt.NDArray[np.bool_], anywhere: npt.NDArray[np.bool_]) -> boo
 
 
 def _jpeg_maps(
-    found: WindowPosteriors, suspected: npt.NDArray[np.float32], mute: npt.NDArray[np.bool_], q2: tuple[int, ...]
+    found: WindowPosteriors,
+    suspected: npt.NDArray[np.float32],
+    mute: npt.NDArray[np.bool_],
+    q2: tuple[int, ...],
+    base: Background,
+    known: FirstSteps,
 ) -> Maps:
-    """The maps of a JPEG, or of pixels in which there was one, with last table `q2`."""
+    """The maps of a JPEG, or of pixels in which there was one, with last table `q2`.
+
+    Windows that show the background's grid, in cells that are not suspected, have its steps where these are `known`.
+    """
     cells = _Cells(found)
     decoded, sure = q1map.decode_surely(found.logp)
+    own = (found.present > 0.5) & (found.shift.argmax(axis=2) == base.shift) & ~_windows_in(suspected > 0.5, found)
+    told = known.steps[:N_COEFS] > 0
+    decoded = np.where(own[..., None] & told, np.minimum(known.steps[:N_COEFS], Q1_MAX), decoded)
     covered = np.where(mute, 0, _q1_coverage(found, sure))
     steps = decoded.astype(np.float32)
     steps[mute] = np.nan

@@ -50,6 +50,9 @@ SPEAKS_FOR, BEATS = 12.0, 10.0
 DOUBT = 0.02
 """And nats more for each coefficient that is not zero, where the grids are the same: what the picture was before is
 known from another grid, and not exactly."""
+BUSY = 60.0
+"""Sum of the sizes of a block's other coefficients from which its first one speaks for a step: where it is flat that is
+a multiple of 8, compressed or not."""
 FEW = 3
 """Steps that must differ from a table that windows tell, where that is a standard one: by chance it would not be."""
 HIGHER = 2.0
@@ -95,8 +98,9 @@ def estimate(
     times = np.where(np.arange(BLOCK * BLOCK) < N_COEFS, 1, HIGHER)
     asked = np.full(BLOCK * BLOCK, BEATS)
     if base.shift:
+        for values in (here, elsewhere):
+            values[0, np.abs(values[1:]).sum(axis=0) < BUSY] = 0
         nats = _by_cosines(here, elsewhere)
-        nats[0] = 0  # where it is flat the mean of a block is a multiple of 8, compressed or not
         speaks = nats.max(axis=1) > SPEAKS_FOR * times
     else:
         last = np.maximum(np.array(q2, np.int64), 1)

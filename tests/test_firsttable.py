@@ -187,13 +187,17 @@ def test_a_scan_tells_it_and_finds_what_lacks_it(scanner: Scanner, tmp_path: Pat
     """Told by windows alone, no step of many is right, and what is left of the trace is too little to say anything."""
     path = tmp_path / "a.jpg"
     path.write_bytes(file_of_twice(ODD_TABLE, 92, shift, pasted=150))
-    row = scanner.scan(path).record
-    assert row.q1_background is not None and row.score is not None and row.regions
+    result = scanner.scan(path)
+    row, maps = result.record, result.maps
+    assert row.q1_background is not None and row.score is not None and row.regions and maps is not None
     right = [min(q, most) for q, most in zip(ODD_TABLE[:N_COEFS].tolist(), Q1_MAX, strict=True)]
     assert sum(a == b for a, b in zip(row.q1_background, right, strict=True)) >= 14
     best = max(row.regions, key=lambda region: region.score)
     middle = (best.y + best.height / 2, best.x + best.width / 2)
     assert row.score >= 0.5 and np.allclose(middle, (175 - shift[0], 195 - shift[1]), atol=24)
+    # The map has it where windows show its grid and nothing is suspected, whatever table they say it is.
+    of_background = np.array(row.q1_background)[:, None, None] == maps.q1
+    assert of_background[:, 40:, 40:].mean() > 0.9 and of_background[:, 14:30, 17:33].mean() < 0.7
 
 
 def test_a_part_with_such_a_table_has_it_in_its_row(scanner: Scanner, tmp_path: Path) -> None:
