@@ -79,7 +79,7 @@ def model_metrics(results: Results) -> dict[str, dict[str, Any]]:
             name: {row: plain(rows[row]) for row in main if row in rows} for name, rows in results["q1"].items()
         }
     if "q1-images" in results:
-        # What the maps hold is what the context model says.
+        # What the maps hold is what the context model says, but where the image as a whole tells a step.
         out[context.MODEL] = {
             name: {row: plain(found) for row, found in rows.items()} for name, rows in results["q1-images"].items()
         }
