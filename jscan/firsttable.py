@@ -21,7 +21,7 @@ from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_MAX, ZIGZAG, nearest_qf, standard_table
 from jscan.records import WindowPosteriors
 from jscan.tiling import BLOCK, STRIDE, WINDOW
-from jscan.trace import APART, BASIS
+from jscan.trace import APART, BASIS, moved
 
 ENOUGH = 10
 """Of the first 15 steps so many are told where they stand for the table, whatever single windows say of it."""
@@ -91,8 +91,8 @@ def estimate(
     """
     shown = found.present > 0.5
     shown &= True if without is None else ~without
-    first = _moved(divmod(base.shift, BLOCK), found.origin)
-    here, elsewhere = (_coefficients(luma, _moved(first, off), found, shown) for off in ((0, 0), APART[0]))
+    first = moved(divmod(base.shift, BLOCK), found.origin)
+    here, elsewhere = (_coefficients(luma, moved(first, off), found, shown) for off in ((0, 0), APART[0]))
     if min(here.shape[1], elsewhere.shape[1]) < FEWEST_BLOCKS:
         return NOTHING
     times = np.where(np.arange(BLOCK * BLOCK) < N_COEFS, 1, HIGHER)
@@ -104,9 +104,9 @@ def estimate(
         speaks = nats.max(axis=1) > SPEAKS_FOR * times
     else:
         last = np.maximum(np.array(q2, np.int64), 1)
-        nats, moved = _by_places(here, elsewhere, last)
+        nats, nonzero = _by_places(here, elsewhere, last)
         speaks = nats.argmax(axis=1) > last  # of finer ones the gaps say too little
-        asked = np.maximum(asked, DOUBT * moved)
+        asked = np.maximum(asked, DOUBT * nonzero)
     best, second = np.partition(nats, -2, axis=1)[:, :-3:-1].T
     told = speaks & (best - second > asked * times)
     # Which of two neighbours it is may be in doubt, and that it is not what windows say beyond it.
@@ -124,12 +124,6 @@ def estimate(
 def _is_standard(table: tuple[int, ...]) -> bool:
     """Whether these (15,) are the first steps of a standard quality."""
     return tuple(np.minimum(standard_table(round(nearest_qf(table)))[:N_COEFS], Q1_MAX)) == table
-
-
-def _moved(first: Sequence[int], by: Sequence[int]) -> tuple[int, int]:
-    """The grid that begins `by` so many rows and columns after another."""
-    down, along = ((f + b) % BLOCK for f, b in zip(first, by, strict=True))
-    return down, along
 
 
 def _coefficients(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from jscan import trace
 from jscan.jpegtables import N_COEFS, Q1_MAX, ZIGZAG
 from jscan.tiling import BLOCK
-from jscan.trace import BASIS, ENOUGH
+from jscan.trace import BASIS, ENOUGH, moved
 
 APART = ((4, 4), (3, 5), (5, 2), (2, 3))
 """How far off the picture's own grids the two compressions are tried: there its coefficients lie anywhere."""
@@ -53,14 +53,14 @@ def share(
     last[_AT] = np.maximum(q2, 1)
     pieces = list(_pieces(luma, where))
     steps = _beyond(pieces, steps, first)
-    between = _moved(first, (-origin[0], -origin[1]))
-    off = next(d for d in APART if d not in (between, _moved((0, 0), (-between[0], -between[1]))))
+    between = moved(first, (-origin[0], -origin[1]))
+    off = next(d for d in APART if d not in (between, moved((0, 0), (-between[0], -between[1]))))
     here, there = np.zeros((2, 2, BLOCK * BLOCK)), np.zeros((2, 2, BLOCK * BLOCK))
     for pixels, inside, (top, left) in pieces:
-        one, two = _moved(first, (-top, -left)), _moved(origin, (-top, -left))
-        again = _compressed(_compressed(pixels, steps, _moved(one, off)), last, _moved(two, off))
+        one, two = moved(first, (-top, -left)), moved(origin, (-top, -left))
+        again = _compressed(_compressed(pixels, steps, moved(one, off)), last, moved(two, off))
         here += _sums(pixels, inside, steps, one)
-        there += _sums(again, inside, steps, _moved(one, off))
+        there += _sums(again, inside, steps, moved(one, off))
     (left_of_it, count), (expected, tried) = _means(here), _means(there)
     used = [k for k in _AT[1:N_COEFS] if min(count[k], tried[k]) >= FEWEST and expected[k] >= SHOWN]
     weight = count[used] * expected[used] ** 2
@@ -94,12 +94,6 @@ def _pieces(luma: npt.NDArray[np.uint8], where: npt.NDArray[np.bool_]) -> Iterat
         # At the edges blocks are cut off, so that they are compressed once or not at all.
         inside[:BLOCK], inside[-BLOCK:], inside[:, :BLOCK], inside[:, -BLOCK:] = False, False, False, False
         yield pixels, inside, (top, left)
-
-
-def _moved(first: Sequence[int], by: Sequence[int]) -> tuple[int, int]:
-    """The grid that begins `by` so many rows and columns after another."""
-    down, along = ((f + b) % BLOCK for f, b in zip(first, by, strict=True))
-    return down, along
 
 
 def _compressed(
@@ -149,7 +143,7 @@ def _beyond(
         tried[capped] += more
         total, count = np.zeros(BLOCK * BLOCK), np.zeros(BLOCK * BLOCK)
         for pixels, inside, (top, left) in pieces:
-            some, number = trace.cosines(_only(pixels, inside), tried, _moved(first, (-top, -left)), (0, 0))
+            some, number = trace.cosines(_only(pixels, inside), tried, moved(first, (-top, -left)), (0, 0))
             total += some
             count += number
         mean = np.where(count < FEWEST, 0, total / np.maximum(count, 1))

@@ -118,8 +118,7 @@ class Likelihood:
 
 def _moved(seen: Trace, off: tuple[int, int]) -> Trace:
     """The same on another grid."""
-    down, along = ((f + o) % BLOCK for f, o in zip(seen.first, off, strict=True))
-    return replace(seen, first=(down, along))
+    return replace(seen, first=trace.moved(seen.first, off))
 
 
 def skipped(size: tuple[int, ...], seen: Trace, clipped: npt.NDArray[np.float32] | None) -> npt.NDArray[np.bool_]:

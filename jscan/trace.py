@@ -64,6 +64,12 @@ class Blocks:
     """Row and column, 0 to 7, at which the first of them begins."""
 
 
+def moved(first: Sequence[int], by: Sequence[int]) -> tuple[int, int]:
+    """The grid that begins `by` so many rows and columns after another."""
+    down, along = ((f + b) % BLOCK for f, b in zip(first, by, strict=True))
+    return down, along
+
+
 def whole_table(table: tuple[int, ...], known: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float32]:
     """(64,) steps at 8 * down + along: the 15 estimated ones, and the others of the nearest standard table.
 
@@ -91,7 +97,7 @@ def measure(
     `steps` (64,), at 8 * down + along, and `shift` (dy * 8 + dx, seen from the windows' origin) are those of that
     compression. It is measured on ENOUGH blocks of a large image, or on `all_rows` of them.
     """
-    first = tuple((s + o) % BLOCK for s, o in zip(divmod(shift, BLOCK), found.origin, strict=True))
+    first = moved(divmod(shift, BLOCK), found.origin)
     every = 1 if all_rows else max(1, luma.size // (BLOCK * BLOCK * ENOUGH))
     here, elsewhere = (
         np.where(count < FEWEST, 0, total / np.maximum(count, 1))
@@ -99,7 +105,7 @@ def measure(
     )
     strength = np.clip(here - np.maximum(elsewhere, 0), 0, STRONGEST).astype(np.float32)
     strength[strength < FAINT] = 0
-    return Trace(steps, strength, (first[0], first[1]))
+    return Trace(steps, strength, first)
 
 
 def blocks(luma: npt.NDArray[np.uint8], seen: Trace) -> Blocks:
@@ -214,6 +220,5 @@ def cosines(
     """
     total, count = np.zeros(len(steps)), np.zeros(len(steps))
     scale, least = waves(steps)
-    down, along = ((f + o) % BLOCK for f, o in zip(first, off, strict=True))
-    kernels.cosine_sums(luma, down, along, every, BASIS, scale, least, total, count)
+    kernels.cosine_sums(luma, *moved(first, off), every, BASIS, scale, least, total, count)
     return total, count
