@@ -243,7 +243,8 @@ class Estimator:
         if place is None and shown > 0.5 and not consistency.regions:
             notes = (NO_ONE_GRID,)
         notes += _incomparable(consistency)
-        maps = _jpeg_maps(refined, consistency.suspicion, mute, q2, base, known)
+        steps_of_all = known if table is not None else firsttable.NOTHING
+        maps = _jpeg_maps(refined, consistency.suspicion, mute, q2, base, steps_of_all)
         return Estimate(consistency, maps, notes, q1=table, grid_shift=place, double_fraction=fraction)
 
     def _look(

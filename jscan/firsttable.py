@@ -90,7 +90,8 @@ def estimate(
     those `without` (R, C).
     """
     shown = found.present > 0.5
-    shown &= True if without is None else ~without
+    if without is not None:
+        shown &= ~without
     first = moved(divmod(base.shift, BLOCK), found.origin)
     here, elsewhere = (_coefficients(luma, moved(first, off), found, shown) for off in ((0, 0), APART[0]))
     if min(here.shape[1], elsewhere.shape[1]) < FEWEST_BLOCKS:
@@ -103,7 +104,7 @@ def estimate(
         nats = _by_cosines(here, elsewhere)
         speaks = nats.max(axis=1) > SPEAKS_FOR * times
     else:
-        last = np.maximum(np.array(q2, np.int64), 1)
+        last = np.clip(np.array(q2, np.int64), 1, LARGEST)  # behind larger ones none is told
         nats, nonzero = _by_places(here, elsewhere, last)
         speaks = nats.argmax(axis=1) > last  # of finer ones the gaps say too little
         asked = np.maximum(asked, DOUBT * nonzero)

@@ -103,6 +103,16 @@ def test_nothing_of_an_image_that_was_compressed_once(qf: int, shift: tuple[int,
     assert not found.sure and np.count_nonzero(found.steps) <= 2
 
 
+def test_last_steps_of_sixteen_bits_are_no_harm() -> None:
+    """As a table of a file may have them; a coefficient can be no multiple of one but zero."""
+    luma = twice(ODD_TABLE, 90, (0, 0))
+    rows, cols = window_grid(*luma.shape)
+    logp, places = (np.zeros((rows, cols, n), np.float16) for n in (Q1_OFFSET[-1], 64))
+    found = WindowPosteriors(logp, places, np.ones((rows, cols), np.float32), (0, 0), luma.shape)
+    steps = firsttable.estimate(luma, found, Background(SAID, 0, 1.0), (65535,) * 32 + (200,) * 32).steps
+    assert not steps.any()
+
+
 def test_only_windows_that_show_it_are_asked() -> None:
     luma = twice(ODD_TABLE, 90)
     shape = window_grid(*luma.shape)
