@@ -432,13 +432,16 @@ def test_a_find_is_looked_at_again_near_it_or_everywhere(
         asked.append(where)
         return found
 
-    near = np.zeros((12, 13), bool)
-    near[3, 4] = True
+    def near(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        out = np.zeros(shape, bool)
+        out[3, 4] = True
+        return out
+
     monkeypatch.setattr(estimate, "CONFIRMED", 0.0)
-    monkeypatch.setattr(estimate, "_windows_in", lambda part, found: near[: len(found.present)])
+    monkeypatch.setattr(estimate, "_windows_in", lambda part, found: near(found.present.shape))
     monkeypatch.setattr(q1map, "again", look_again)
     scanner.estimator.jpeg(np.array(PICTURE[:, :, 1]), Q2, everywhere=everywhere)
-    assert asked[0].all() if everywhere else np.array_equal(asked[0], near[: len(asked[0])])
+    assert asked[0].all() if everywhere else np.array_equal(asked[0], near(asked[0].shape))
 
 
 def test_the_jpeg_in_decoded_pixels_is_looked_at_again_everywhere(
