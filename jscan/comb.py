@@ -47,7 +47,7 @@ class Band:
         for k, q in enumerate(self.steps):
             # A cosine of this step is the same again after q units: so few are computed that a table takes no time.
             turn = np.cos(2 * np.pi * np.arange(q * STEPS_PER_UNIT, dtype=np.float64) / (q * STEPS_PER_UNIT))
-            out[:ROWS, k] = np.resize(turn / len(self.coefs), ROWS)
+            out[:ROWS, k] = np.tile(turn / len(self.coefs), -(-ROWS // turn.size))[:ROWS]
         if self.bells:
             c = np.arange(ROWS, dtype=np.float64)[:, None] / STEPS_PER_UNIT
             out[:ROWS, len(self.steps) :] = np.exp(-((c / np.asarray(self.bells)) ** 2)) / len(self.coefs)

@@ -1,52 +1,22 @@
-"""Compiled loops of the comb features, for the CPU.
+"""Compiled loops of the comb features, for the CPU; each is described where it is written, in `jscan.loops`.
 
 They compute what the models' own graphs compute (`train/graphs.py`), with two differences that make them some ten
 times faster there: nothing that was looked up is written to memory before it is added up, and full features are
-computed at a few grid shifts only. Numba compiles them when they are first called and keeps the result on disk.
+computed at a few grid shifts only. A loop is called with what its description names before its room, which is made
+here: a loop that made its own would need Numba's library to run. They are compiled when they are first called, and
+kept on disk; see `jscan.looplibrary`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
-import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
-# Without it, LLVM adds up a row of eight functions one by one; it is read when Numba is imported.
-os.environ.setdefault("NUMBA_SLP_VECTORIZE", "1")
-
-import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import types
-from numba.extending import intrinsic
 
-from jscan import comb, limits
-
-_HOW: dict[str, Any] = {"fastmath": True, "nogil": True, "boundscheck": False}
-
-
-def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
-    """The loop, compiled when it is first called and kept on disk; for this process alone where nothing can be written.
-
-    Numba raises RuntimeError where neither the folder of this file nor a cache of the user's can be written to. What it
-    takes of memory to compile, or to load from the disk, is no image's.
-    """
-    try:
-        fast = numba.njit(cache=True, **_HOW)(loop)
-    except RuntimeError:
-        fast = numba.njit(**_HOW)(loop)
-
-    @functools.wraps(loop)
-    def run(*args: Any) -> None:
-        with contextlib.nullcontext() if fast.signatures else limits.uncounted():
-            fast(*args)
-
-    return run
-
+from jscan.looplibrary import Library
 
 MOST_ROWS = 8
 """Rows of zeros at the end of a table: as many as the functions of a coefficient fill at most."""
@@ -56,325 +26,11 @@ AT_A_TIME = 256
 """Pixels of a row that `scout_sums` works on together: what that takes stays in the nearest cache."""
 BLOCKS_AT_A_TIME = 32
 """Blocks side by side that `comb_sums` works on together, for the same reason."""
-_N = tuple(np.uint64(k) for k in range(SCOUT_SIZE))
-"""Indices that Numba knows not to be negative: for others it would look whether they count from the end."""
+SIDE_BY_SIDE = 64
+"""Blocks of a row whose coefficients are computed together, for the same reason."""
 
-
-def _four_rows(size: int, *, more: bool) -> Any:
-    """What compiled loops call to add up four rows of a flat table, each `size` numbers, in as few instructions.
-
-    `(table, a, b, c, d, out, at)`: `out[at : at + size]` becomes the sum of the rows that begin at a, b, c and d, or,
-    with `more`, has it added to it. LLVM finds such sums in a loop over the numbers now and then; here they are said.
-    """
-
-    @intrinsic
-    def add(typing_context: Any, table: Any, a: Any, b: Any, c: Any, d: Any, out: Any, at: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            kind = context.get_value_type(signature.args[0].dtype)
-            row = ir.VectorType(kind, size).as_pointer()
-            align = context.get_abi_sizeof(kind)
-            flat, to = (context.make_array(signature.args[k])(context, builder, args[k]).data for k in (0, 5))
-            rows = [builder.load(builder.bitcast(builder.gep(flat, [args[k]]), row), align=align) for k in range(1, 5)]
-            total = builder.add(builder.add(rows[0], rows[1]), builder.add(rows[2], rows[3]))
-            place = builder.bitcast(builder.gep(to, [args[6]]), row)
-            if more:
-                total = builder.add(total, builder.load(place, align=align))
-            builder.store(total, place, align=align)
-            return context.get_dummy_value()
-
-        return types.void(table, a, b, c, d, out, at), generate
-
-    return add
-
-
-_put_eight, _add_eight = _four_rows(SCOUT_SIZE, more=False), _four_rows(SCOUT_SIZE, more=True)
-_put_register, _add_register = _four_rows(comb.REGISTER, more=False), _four_rows(comb.REGISTER, more=True)
-
-
-@_compiled
-def scout_sums(
-    pixels: Any, rows: int, cols: int, basis: Any, down: Any, along: Any, begin: Any, table: Any, scale: Any, out: Any
-) -> None:
-    """Adds up the scout's functions of every block of a tile, by cell of 32 x 32 pixels and grid shift.
-
-    `pixels` (H + 7, W + 7) float32 around 0; only blocks that begin in the first `rows` rows and `cols` columns count.
-    Of coefficient k, with frequencies `down`[k] and `along`[k], the functions at |c| = r / 8 are row `begin`[k] + r of
-    `table` (n, 8), int16, in units of `scale`; its last row is zero. `out` (H / 32, W / 32, 8, 64) float32 zeros: cell
-    down, cell across, shift down, shift across and function.
-    """
-    n, flat = down.shape[0], table.reshape(-1)
-    columns = np.empty((8, AT_A_TIME + 8), np.float32)
-    # Four coefficients are looked up together; where they do not come out even, zeros are.
-    where, sums = np.empty(((n + 3) // 4 * 4, AT_A_TIME), np.uint32), np.empty(AT_A_TIME * SCOUT_SIZE, table.dtype)
-    where[n:] = SCOUT_SIZE * (table.shape[0] - 1)
-    tallest = down.max() + 1
-    for left in range(0, cols, AT_A_TIME):
-        width = min(AT_A_TIME, cols - left)
-        for y in range(rows):
-            p0, p1, p2, p3 = pixels[y, left:], pixels[y + 1, left:], pixels[y + 2, left:], pixels[y + 3, left:]
-            p4, p5, p6, p7 = pixels[y + 4, left:], pixels[y + 5, left:], pixels[y + 6, left:], pixels[y + 7, left:]
-            for u in range(tallest):
-                b0, b1, b2, b3 = basis[u, 0], basis[u, 1], basis[u, 2], basis[u, 3]
-                b4, b5, b6, b7 = basis[u, 4], basis[u, 5], basis[u, 6], basis[u, 7]
-                to = columns[u]
-                for x in range(width + 7):
-                    c = b0 * p0[x] + b1 * p1[x] + b2 * p2[x] + b3 * p3[x]
-                    to[x] = c + b4 * p4[x] + b5 * p5[x] + b6 * p6[x] + b7 * p7[x]
-            for k in range(n):
-                d, to_row, v = columns[down[k]], where[k], along[k]
-                first = np.int32(SCOUT_SIZE * begin[k])
-                b0, b1, b2, b3 = basis[v, 0], basis[v, 1], basis[v, 2], basis[v, 3]
-                b4, b5, b6, b7 = basis[v, 4], basis[v, 5], basis[v, 6], basis[v, 7]
-                for x in range(width):
-                    c = b0 * d[x] + b1 * d[x + 1] + b2 * d[x + 2] + b3 * d[x + 3]
-                    c += b4 * d[x + 4] + b5 * d[x + 5] + b6 * d[x + 6] + b7 * d[x + 7]
-                    row = np.int32(abs(c) * np.float32(8) + np.float32(0.5))
-                    to_row[x] = np.int32(SCOUT_SIZE) * row + first
-            for k in range(0, n, 4):
-                a, b, c, d = where[k], where[k + 1], where[k + 2], where[k + 3]
-                if k == 0:  # the first four are written, the others added
-                    for x in range(width):
-                        at = np.uint64(SCOUT_SIZE) * np.uint64(x)
-                        _put_eight(flat, np.uint64(a[x]), np.uint64(b[x]), np.uint64(c[x]), np.uint64(d[x]), sums, at)
-                else:
-                    for x in range(width):
-                        at = np.uint64(SCOUT_SIZE) * np.uint64(x)
-                        _add_eight(flat, np.uint64(a[x]), np.uint64(b[x]), np.uint64(c[x]), np.uint64(d[x]), sums, at)
-            for block in range((width + 7) // 8):
-                cell = out[y // 32, (left + 8 * block) // 32, y % 8]
-                some = sums[64 * block : min(64 * block + 64, SCOUT_SIZE * width)]
-                for k in range(some.shape[0]):
-                    cell[k] += np.float32(some[k]) * scale
-
-
-@_compiled
-def comb_sums(
-    pixels: Any,
-    rows: int,
-    cols: int,
-    basis: Any,
-    shifts: Any,
-    stands_for: Any,
-    down: Any,
-    along: Any,
-    begin: Any,
-    padded: Any,
-    place: Any,
-    again: Any,
-    table: Any,
-    side: int,
-    wanted: Any,
-    features: Any,
-    loud: Any,
-) -> None:
-    """Adds up the comb functions of the blocks of a tile at some grid shifts, for the cells that are `wanted`.
-
-    `pixels`, `rows` and `cols` as for `scout_sums`; `shifts` (S,) dy * 8 + dx. Cells are `side` x `side` blocks, of
-    which `side` is 2 or 4; `wanted` (cells down, cells across). Of coefficient k, the functions at |c| = r / 8 fill the
-    `padded`[k] rows from `begin`[k] + r * `padded`[k] on of `table` (n, 16), int16, up to zeros at the end; the last
-    MOST_ROWS rows of the table are zero. They are written to `features` (cells down, cells across, S, F + padding),
-    int16, from `place`[k] on, or, where `again`[k], added to what is there; what a row's zeros write over is written
-    anew by the next. `loud` (cells down, cells across, coefficients), float32: sums of |c| over shifts, each times what
-    it `stands_for` (S,). Nothing is written for the other cells.
-    """
-    n, cells_down, cells_across = down.shape[0], features.shape[0], features.shape[1]
-    room, together = BLOCKS_AT_A_TIME, BLOCKS_AT_A_TIME // side
-    # Blocks side by side, pixel by pixel: every loop over a block row is a loop over neighbours in memory.
-    apart, columns = np.zeros((8, 8, room), np.float32), np.empty((8, 8, room), np.float32)
-    where, size_of = np.empty((side, n, room), np.uint32), np.empty((n, room), np.float32)
-    volume = np.empty((n, together), np.float32)
-    wide = comb.REGISTER
-    nothing, flat = np.uint32(wide * (table.shape[0] - MOST_ROWS)), table.reshape(-1)
-    some, first_pixel = np.empty(cells_across, np.int64), np.empty(room, np.int64)
-    for cy in range(cells_down):
-        found = 0
-        for cx in range(cells_across):
-            if wanted[cy, cx]:
-                some[found] = cx
-                found += 1
-        for start in range(0, found, together):
-            here = some[start : min(start + together, found)]
-            chosen = here.shape[0]
-            many = (side * chosen + 7) // 8 * 8  # whole registers of them
-            volume[:] = 0
-            for s in range(shifts.shape[0]):
-                dy, dx = shifts[s] // 8, shifts[s] % 8
-                inside = 0  # blocks of the row that count; they come first
-                for b in range(side * chosen):
-                    first_pixel[b] = 8 * (side * here[b // side] + b % side) + dx
-                    if first_pixel[b] < cols:
-                        inside = b + 1
-                size_of[:] = 0
-                for line in range(side):
-                    y = 8 * (side * cy + line) + dy
-                    if y >= rows:
-                        where[line, :, :] = nothing
-                        continue
-                    for m in range(8):
-                        pixel = pixels[y + m]
-                        for j in range(8):
-                            to = apart[m, j]
-                            for b in range(inside):
-                                to[b] = pixel[first_pixel[b] + j]
-                    for u in range(8):
-                        b0, b1, b2, b3 = basis[u, 0], basis[u, 1], basis[u, 2], basis[u, 3]
-                        b4, b5, b6, b7 = basis[u, 4], basis[u, 5], basis[u, 6], basis[u, 7]
-                        for j in range(8):
-                            to = columns[u, j]
-                            for b in range(many):
-                                c = b0 * apart[0, j, b] + b1 * apart[1, j, b] + b2 * apart[2, j, b]
-                                c += b3 * apart[3, j, b] + b4 * apart[4, j, b] + b5 * apart[5, j, b]
-                                to[b] = c + b6 * apart[6, j, b] + b7 * apart[7, j, b]
-                    for k in range(n):
-                        v, size, first = along[k], np.int32(wide * padded[k]), np.int32(wide * begin[k])
-                        b0, b1, b2, b3 = basis[v, 0], basis[v, 1], basis[v, 2], basis[v, 3]
-                        b4, b5, b6, b7 = basis[v, 4], basis[v, 5], basis[v, 6], basis[v, 7]
-                        rows_of, to, of = where[line, k], size_of[k], columns[down[k]]
-                        for b in range(many):
-                            c = b0 * of[0, b] + b1 * of[1, b] + b2 * of[2, b] + b3 * of[3, b]
-                            c += b4 * of[4, b] + b5 * of[5, b] + b6 * of[6, b] + b7 * of[7, b]
-                            c = abs(c)
-                            to[b] += c
-                            rows_of[b] = first + size * np.int32(c * np.float32(8) + np.float32(0.5))
-                        for b in range(inside, many):
-                            rows_of[b] = nothing
-                for k in range(n):
-                    loudness, level = volume[k], size_of[k]
-                    for b in range(inside, side * chosen):
-                        level[b] = 0
-                    for i in range(chosen):
-                        total = np.float32(0)
-                        for j in range(side):
-                            total += level[side * i + j]
-                        loudness[i] += stands_for[s] * total
-                    # Two rows of two blocks, or one of four.
-                    upper, lower = where[0, k], where[1 if side == 2 else 0, k]
-                    for i in range(chosen):
-                        out, left = features[cy, here[i], s], side * i
-                        right = left if side == 2 else left + 2
-                        for part in range(padded[k]):
-                            off = np.uint64(wide * part)
-                            at = np.uint64(place[k]) + off
-                            r0, r1 = np.uint64(upper[left]) + off, np.uint64(upper[left + 1]) + off
-                            r2, r3 = np.uint64(lower[right]) + off, np.uint64(lower[right + 1]) + off
-                            if again[k]:
-                                _add_register(flat, r0, r1, r2, r3, out, at)
-                            else:
-                                _put_register(flat, r0, r1, r2, r3, out, at)
-                            if side == 4:
-                                for line in range(1, 4):
-                                    row = where[line, k]
-                                    r0, r1 = np.uint64(row[left]) + off, np.uint64(row[left + 1]) + off
-                                    r2, r3 = np.uint64(row[right]) + off, np.uint64(row[right + 1]) + off
-                                    _add_register(flat, r0, r1, r2, r3, out, at)
-            for i in range(chosen):
-                to_loud = loud[cy, here[i]]
-                for k in range(n):
-                    to_loud[k] = volume[k, i]
-
-
-@_compiled
-def window_means(cells: Any, blocks: Any, out: Any) -> None:
-    """Sums over 2 x 2 cells (down, across, shifts * 8), divided by `blocks` (rows, columns, shifts): `out`.
-
-    `out` is (rows, columns, shifts, 16): the means of a shift, and the means of these over all shifts. Nearly all
-    windows have as many blocks at all shifts.
-    """
-    size, shifts = cells.shape[2], blocks.shape[2]
-    mean = np.empty(size, np.float32)
-    for r in range(out.shape[0]):
-        for x in range(out.shape[1]):
-            a, b, c, d = cells[r, x], cells[r, x + 1], cells[r + 1, x], cells[r + 1, x + 1]
-            count = blocks[r, x]
-            share = np.float32(1) / count[0]
-            for k in range(size):
-                mean[k] = ((a[k] + b[k]) + (c[k] + d[k])) * share
-            for s in range(shifts):
-                if count[s] != count[0]:
-                    for k in range(8 * s, 8 * s + 8):
-                        mean[k] *= count[0] / count[s]
-            t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = np.float32(0)
-            for s in range(shifts):
-                at, to = np.uint64(8 * s), out[r, x, s]
-                m0, m1, m2, m3 = mean[at], mean[at + _N[1]], mean[at + _N[2]], mean[at + _N[3]]
-                m4, m5, m6, m7 = mean[at + _N[4]], mean[at + _N[5]], mean[at + _N[6]], mean[at + _N[7]]
-                to[0], to[1], to[2], to[3], to[4], to[5], to[6], to[7] = m0, m1, m2, m3, m4, m5, m6, m7
-                t0 += m0
-                t1 += m1
-                t2 += m2
-                t3 += m3
-                t4 += m4
-                t5 += m5
-                t6 += m6
-                t7 += m7
-            share = np.float32(1) / np.float32(shifts)
-            for s in range(shifts):
-                to = out[r, x, s]
-                to[8], to[9], to[10], to[11] = t0 * share, t1 * share, t2 * share, t3 * share
-                to[12], to[13], to[14], to[15] = t4 * share, t5 * share, t6 * share, t7 * share
-
-
-@_compiled
-def some_window_sums(cells: Any, side: int, rows: Any, cols: Any, scale: Any, out: Any) -> None:
-    """Sums over `side` x `side` cells (down, across, S, n) from cell (`rows`[k], `cols`[k]) on, times `scale`.
-
-    `side` is even. `out` (windows, S, m) float32; of the n numbers the first m are wanted.
-    """
-    for w in range(rows.shape[0]):
-        for s in range(out.shape[1]):
-            to = out[w, s]
-            to[:] = 0
-            for down in range(0, side, 2):
-                for across in range(0, side, 2):
-                    y, x = rows[w] + down, cols[w] + across
-                    a, b, c, d = cells[y, x, s], cells[y, x + 1, s], cells[y + 1, x, s], cells[y + 1, x + 1, s]
-                    for k in range(to.shape[0]):
-                        four = (np.float32(a[k]) + np.float32(b[k])) + (np.float32(c[k]) + np.float32(d[k]))
-                        to[k] += four
-            for k in range(to.shape[0]):
-                to[k] *= scale
-
-
-@_compiled
-def means_between(
-    p: Any, above: Any, below: Any, left: Any, right: Any, least: Any, row: int, col: int, out: Any
-) -> None:
-    """Writes the logs, in half precision, of probabilities interpolated between those of windows that were looked at.
-
-    `p` (r, c, K) float32; of window (i, j), unless both are even, the mean of the four at rows `above`[i] and
-    `below`[i] and columns `left`[j] and `right`[j] is taken, or `least` where that is more. `out` is (rows, columns, K)
-    uint16, the bits of half precision, of a whole image, in which the first window lies at (`row`, `col`). The log is
-    that of (m - 1) / (m + 1), as a series, plus that of a power of two; it is exact to 1e-6.
-    """
-    size = p.shape[2]
-    mean, whole, power = np.empty(size, np.float32), np.empty(size, np.int32), np.empty(size, np.float32)
-    bits, part = mean.view(np.int32), whole.view(np.float32)
-    for i in range(above.shape[0]):
-        for j in range(left.shape[0]):
-            if i % 2 == 0 and j % 2 == 0:
-                continue
-            a, b = p[above[i], left[j]], p[above[i], right[j]]
-            c, d = p[below[i], left[j]], p[below[i], right[j]]
-            for k in range(size):
-                mean[k] = max(((a[k] + b[k]) + (c[k] + d[k])) * np.float32(0.25), least)
-            for k in range(size):
-                # The exponent for which the rest lies between the roots of 1/2 and 2.
-                e = (bits[k] - np.int32(0x3F3504F3)) >> np.int32(23)
-                power[k] = np.float32(e) * np.float32(0.6931472)
-                whole[k] = bits[k] - (e << np.int32(23))
-            for k in range(size):
-                m = part[k]
-                t = (m - np.float32(1)) / (m + np.float32(1))
-                u = t * t
-                series = np.float32(0.4) + u * (np.float32(0.2857143) + u * np.float32(0.2222222))
-                mean[k] = min(power[k] + t * (np.float32(2) + u * (np.float32(0.6666667) + u * series)), np.float32(0))
-            to = out[row + i, col + j]
-            for k in range(size):
-                # To the nearest, ties to even; what is too small for half precision is taken for 0.
-                size_only = bits[k] & np.int32(0x7FFFFFFF)
-                nearest = size_only + np.int32(0xFFF) + ((size_only >> np.int32(13)) & np.int32(1))
-                half = (nearest >> np.int32(13)) - np.int32(112 << 10)
-                to[k] = np.uint16(half | np.int32(0x8000)) if size_only > np.int32(0x38800000) else np.uint16(0)
+LINE = 64
+"""Bytes of a line of the cache."""
 
 
 def of_half(function: Any) -> npt.NDArray[np.float32]:
@@ -392,411 +48,48 @@ def of_half(function: Any) -> npt.NDArray[np.float32]:
 VALUE, EXP = of_half(lambda x: x), of_half(np.exp)
 
 
-@_compiled
-def weighted_sums(bits: Any, function: Any, weight: Any, out: Any) -> None:
-    """Adds to `out` (K,) float64 the `function` of `bits` (R, C, K), uint16, times the weights (R, C)."""
-    row = np.empty(bits.shape[2], np.float32)
-    for r in range(bits.shape[0]):
-        row[:] = 0
-        for c in range(bits.shape[1]):
-            here, w = bits[r, c], weight[r, c]
-            for k in range(bits.shape[2]):
-                row[k] += function[here[k]] * w
-        for k in range(bits.shape[2]):
-            out[k] += row[k]
+def _room(*shape: int, of: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+    """An array of this shape that nothing is written to yet, and that begins where a line of the cache does.
 
-
-@_compiled
-def q1_facts(
-    bits: Any,
-    value: Any,
-    exp: Any,
-    floored: Any,
-    groups: Any,
-    logs: Any,
-    table: Any,
-    near: Any,
-    tables: Any,
-    at: Any,
-    sure: Any,
-    mean_log: Any,
-    joint: Any,
-) -> None:
-    """What `history.jpeg_channels` wants to know of each window's steps.
-
-    `bits` (R, C, K) log-posteriors in half precision, as uint16, in `groups` (G + 1,); `logs` (K,) logs of the steps;
-    `table` (G,) the background's steps and `near` (G,) how far a step may be from them; `tables` (T, G) indices of
-    steps. Writes (G, R, C) each: `at`, the log of what the background's steps get, `sure`, the largest log-posterior,
-    and `mean_log`, the mean log of the step; and `joint` (T, R, C), for each table the sum over groups of the floored
-    logs.
+    Elsewhere every second register of AVX is read from two lines, which costs a twentieth.
     """
-    p, bounded = np.empty(bits.shape[2], np.float32), np.empty(bits.shape[2], np.float32)
-    for r in range(bits.shape[0]):
-        for c in range(bits.shape[1]):
-            here = bits[r, c]
-            for k in range(bits.shape[2]):
-                p[k], bounded[k] = exp[here[k]], floored[here[k]]
-            for g in range(groups.shape[0] - 1):
-                first, end = groups[g], groups[g + 1]
-                best, mean, inside = np.float32(-1e9), np.float32(0), np.float32(0)
-                for k in range(first, end):
-                    best = max(best, value[here[k]])
-                    mean += p[k] * logs[k]
-                for k in range(max(first, first + table[g] - 1 - near[g]), min(end, first + table[g] + near[g])):
-                    inside += p[k]
-                at[g, r, c], sure[g, r, c], mean_log[g, r, c] = np.log(inside + np.float32(3e-4)), best, mean
-            for t in range(tables.shape[0]):
-                total = np.float32(0)
-                for g in range(tables.shape[1]):
-                    total += bounded[tables[t, g]]
-                joint[t, r, c] = total
+    size = math.prod(shape) * np.dtype(of).itemsize
+    memory = np.empty(size + LINE, np.uint8)
+    first = -memory.__array_interface__["data"][0] % LINE
+    return memory[first : first + size].view(of).reshape(shape)
 
 
-@_compiled
-def q1_steps(bits: Any, value: Any, exp: Any, groups: Any, pull: Any, steps: Any, sure: Any) -> None:
-    """Decodes posteriors as `q1map.decode` says: `steps` (R, C, G) int16, `sure` (R, C) the mean of the best p."""
-    for r in range(bits.shape[0]):
-        for c in range(bits.shape[1]):
-            here, likely = bits[r, c], np.float32(0)
-            for g in range(groups.shape[0] - 1):
-                first, end = groups[g], groups[g + 1]
-                mean, square, most = np.float32(0), np.float32(0), np.float32(0)
-                for k in range(first, end):
-                    p, step = exp[here[k]], np.float32(k - first)
-                    mean += p * step
-                    square += p * step * step
-                    most = max(most, p)
-                likely += most
-                spread = np.sqrt(max(square - mean * mean, np.float32(0))) + np.float32(0.5)
-                best, where = np.float32(-1e9), 0
-                for k in range(first, end):
-                    away = np.float32(k - first) - mean
-                    score = max(value[here[k]], np.float32(-8)) - pull * away * away / spread
-                    if score > best:
-                        best, where = score, k - first
-                steps[r, c, g] = where + 1
-            sure[r, c] = likely / np.float32(groups.shape[0] - 1)
+def _of_scout_sums(*args: Any) -> Iterable[Any]:
+    n, table = len(args[4]), args[7]
+    where, sums = _room((n + 3) // 4 * 4, AT_A_TIME, of=np.uint32), _room(AT_A_TIME * SCOUT_SIZE, of=table.dtype)
+    return table.reshape(-1), _room(8, AT_A_TIME + 8), where, sums
 
 
-@_compiled
-def planes(bits: Any, function: Any, out: Any) -> None:
-    """Writes the `function` of `bits` (R, C, K), uint16, to `out` (K, R, C)."""
-    for r in range(bits.shape[0]):
-        for c in range(bits.shape[1]):
-            here = bits[r, c]
-            for k in range(bits.shape[2]):
-                out[k, r, c] = function[here[k]]
+def _of_comb_sums(*args: Any) -> Iterable[Any]:
+    n, table, side, cells_across, many = len(args[6]), args[12], args[13], args[15].shape[1], BLOCKS_AT_A_TIME
+    blocks, where, sizes = _room(2, 8, 8, many), _room(side, n, many, of=np.uint32), _room(2, n, many)
+    return table.reshape(-1), *blocks, where, *sizes, _room(cells_across, of=np.int64), _room(many, of=np.int64)
 
 
-@_compiled
-def cell_sums(pixels: Any, side: int, out: Any) -> None:
-    """Sums over cells of `side` x `side` pixels (H, W) uint8, those at the lower and right edge as far as they reach.
-
-    `out` (cells down, cells across, 3) float64: of the pixels, of their squares, and how many are black or white.
-    """
-    width = pixels.shape[1]
-    total, square, clipped = np.empty(width, np.int32), np.empty(width, np.int32), np.empty(width, np.int32)
-    for r in range(out.shape[0]):
-        total[:], square[:], clipped[:] = 0, 0, 0
-        for y in range(side * r, min(side * r + side, pixels.shape[0])):
-            line = pixels[y]
-            for x in range(width):
-                v = np.int32(line[x])
-                total[x] += v
-                square[x] += v * v
-                clipped[x] += np.int32((v < 2) | (v > 253))
-        for c in range(out.shape[1]):
-            a = b = n = 0
-            for x in range(side * c, min(side * c + side, width)):
-                a += total[x]
-                b += square[x]
-                n += clipped[x]
-            out[r, c, 0], out[r, c, 1], out[r, c, 2] = a, b, n
+def _of_blocks(*_: Any) -> Iterable[Any]:
+    return *_room(2, 8, 8, SIDE_BY_SIDE), _room(64, SIDE_BY_SIDE), _room(SIDE_BY_SIDE)
 
 
-SIDE_BY_SIDE = 64
-"""Blocks of a row whose coefficients are computed together: what that takes stays in the nearest cache."""
+_LOOPS = Library("jscan.loops", "jscan.kernels", "jscan.comb", "jscan.compiler")
 
-
-@numba.njit(fastmath=True, nogil=True, boundscheck=False)
-def _coefficients(pixels: Any, y: int, x: int, basis: Any, apart: Any, half: Any, out: Any, extreme: Any) -> int:
-    """How many blocks follow each other from (y, x) on, up to SIDE_BY_SIDE; `out` (64, .) holds their coefficients.
-
-    `extreme` is 127.5 for those with black or white pixels, and less for others; `apart` and `half` (8, 8, .) are room.
-    """
-    n: int = min((pixels.shape[1] - x) // 8, out.shape[1])
-    for b in range(n):
-        extreme[b] = 0
-    for m in range(8):
-        line = pixels[y + m]
-        for j in range(8):
-            to = apart[m, j]
-            for b in range(n):
-                to[b] = np.float32(line[x + 8 * b + j]) - np.float32(128)
-            for b in range(n):
-                extreme[b] = max(extreme[b], abs(to[b] + np.float32(0.5)))
-    for u in range(8):
-        b0, b1, b2, b3 = basis[u, 0], basis[u, 1], basis[u, 2], basis[u, 3]
-        b4, b5, b6, b7 = basis[u, 4], basis[u, 5], basis[u, 6], basis[u, 7]
-        for j in range(8):
-            to = half[u, j]
-            for b in range(n):
-                c = b0 * apart[0, j, b] + b1 * apart[1, j, b] + b2 * apart[2, j, b] + b3 * apart[3, j, b]
-                c += b4 * apart[4, j, b] + b5 * apart[5, j, b] + b6 * apart[6, j, b] + b7 * apart[7, j, b]
-                to[b] = c
-    for v in range(8):
-        b0, b1, b2, b3 = basis[v, 0], basis[v, 1], basis[v, 2], basis[v, 3]
-        b4, b5, b6, b7 = basis[v, 4], basis[v, 5], basis[v, 6], basis[v, 7]
-        for u in range(8):
-            to = out[8 * u + v]
-            for b in range(n):
-                c = b0 * half[u, 0, b] + b1 * half[u, 1, b] + b2 * half[u, 2, b] + b3 * half[u, 3, b]
-                c += b4 * half[u, 4, b] + b5 * half[u, 5, b] + b6 * half[u, 6, b] + b7 * half[u, 7, b]
-                to[b] = c
-    return n
-
-
-@numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
-def _cosine(turns: Any) -> Any:
-    """cos(2 pi t), by the series of sin(pi t) around the nearest whole turn; its error is below 1e-6."""
-    t = turns - np.floor(turns + np.float32(0.5))
-    x = t * t
-    s = np.float32(0.08214589) - x * np.float32(0.00737043)
-    s = np.float32(2.55016404) - x * (np.float32(0.59926453) - x * s)
-    s = t * (np.float32(3.14159265) - x * (np.float32(5.16771278) - x * s))
-    return np.float32(1) - np.float32(2) * s * s
-
-
-@_compiled
-def cosine_sums(
-    pixels: Any, dy: int, dx: int, every: int, basis: Any, waves: Any, least: Any, total: Any, count: Any
-) -> None:
-    """Adds up cos(2 pi c / q) of the blocks of an image from (`dy`, `dx`) on, and counts them, for each coefficient.
-
-    Of the rows of blocks every `every`-th is read.
-
-    `pixels` (H, W) uint8; `waves` (64,) 1 / q and `least` (64,) the |c| from which a coefficient counts, at 8 * down +
-    along. Blocks with black or white pixels do not count. `total` and `count` are (64,) float64.
-    """
-    apart, half = np.empty((8, 8, SIDE_BY_SIDE), np.float32), np.empty((8, 8, SIDE_BY_SIDE), np.float32)
-    c, extreme = np.empty((64, SIDE_BY_SIDE), np.float32), np.empty(SIDE_BY_SIDE, np.float32)
-    for y in range(dy, pixels.shape[0] - 7, 8 * every):
-        for x in range(dx, pixels.shape[1] - 7, 8 * SIDE_BY_SIDE):
-            n = _coefficients(pixels, y, x, basis, apart, half, c, extreme)
-            for k in range(64):
-                some, number = np.float32(0), np.float32(0)
-                for b in range(n):
-                    speaks = np.float32((abs(c[k, b]) > least[k]) & (extreme[b] < np.float32(127.5)))
-                    some += speaks * _cosine(c[k, b] * waves[k])
-                    number += speaks
-                total[k] += some
-                count[k] += number
-
-
-@_compiled
-def step_cosines(values: Any, share: Any, total: Any, count: Any) -> None:
-    """Adds up cos(2 pi c / q) of coefficients for every step q, and counts those that speak: |c| above `share` q.
-
-    `values` (K, n) float32; `total` and `count` are (K, Q) float64, of the steps 0 to Q - 1; 0 and 1 are left out.
-    """
-    for k in range(values.shape[0]):
-        here = values[k]
-        for q in range(2, total.shape[1]):
-            wave, least = np.float32(1) / np.float32(q), share * np.float32(q)
-            some, number = np.float32(0), np.float32(0)
-            for b in range(here.shape[0]):
-                speaks = np.float32(abs(here[b]) > least)
-                some += speaks * _cosine(here[b] * wave)
-                number += speaks
-            total[k, q], count[k, q] = total[k, q] + some, count[k, q] + number
-
-
-@_compiled
-def lattice_likelihoods(places: Any, below: Any, last: Any, noises: Any, odd: Any, out: Any) -> None:
-    """Writes the log-likelihood of every first step q of coefficients that a last step put on its own multiples.
-
-    Of coefficient k `places`[k, n] lie at n times its `last` step, either side of 0 taken together, and of those
-    before any compression `below`[k, h] have a size below h / 2. The first compression moves what is nearest to a
-    multiple of q to it, rounding to pixels adds normal noise of one of the deviations `noises`, and the last one moves
-    the sum to the nearest multiple of its step. One of the shares `odd` has no first step; what explains best those
-    that are not zero counts.
-    `places` (K, N), `below` (K, H), and `out` (K, Q), of the steps 0 to Q - 1, of which 0 is left out, are float64.
-    """
-    n_places, most = places.shape[1], below.shape[1] - 1
-    smooth, comb = np.empty(n_places), np.empty(n_places)
-    for k in range(places.shape[0]):
-        q2, number = last[k], places[k, 1:].sum()
-        for n in range(n_places):
-            lower = below[k, min((2 * n - 1) * q2, most)] if n > 0 else 0.0
-            smooth[n] = below[k, min((2 * n + 1) * q2, most)] - lower
-        for q in range(1, out.shape[1]):
-            best = -1e300
-            for s in range(noises.shape[0]):
-                comb[:] = 0
-                scale = 1 / (noises[s] * math.sqrt(2.0))
-                for m in range((n_places * q2) // q + 2):
-                    lower = below[k, min((2 * m - 1) * q, most)] if m > 0 else 0.0
-                    mass = below[k, min((2 * m + 1) * q, most)] - lower
-                    near = (m * q + q2 // 2) // q2
-                    for n in range(max(near - 1, 0), min(near + 2, n_places)):
-                        upper = math.erf(((n + 0.5) * q2 - m * q) * scale)
-                        comb[n] += mass * (upper - math.erf(((n - 0.5) * q2 - m * q) * scale)) / 2
-                for i in range(odd.shape[0]):
-                    total, logs = 0.0, 0.0
-                    for n in range(1, n_places):
-                        p = odd[i] * smooth[n] + (1 - odd[i]) * comb[n] + 1e-7
-                        total += p
-                        logs += places[k, n] * math.log(p)
-                    best = max(best, logs - number * math.log(total))
-            out[k, q] = best
-
-
-@_compiled
-def ratios(pixels: Any, dy: int, dx: int, basis: Any, waves: Any, least: Any, strength: Any, out: Any) -> None:
-    """Of each block the sum over coefficients that count of a (a - 2 cos(2 pi c / q)), a being their `strength` (64,).
-
-    The rest is as for `cosine_sums`; `out` is (rows, columns), 0 for blocks that do not count.
-    """
-    apart, half = np.empty((8, 8, SIDE_BY_SIDE), np.float32), np.empty((8, 8, SIDE_BY_SIDE), np.float32)
-    c, extreme = np.empty((64, SIDE_BY_SIDE), np.float32), np.empty(SIDE_BY_SIDE, np.float32)
-    out[:] = 0
-    loudest = np.float32(0)
-    for k in range(64):
-        loudest = max(loudest, strength[k])
-    if loudest == 0:
-        return
-    for row in range(out.shape[0]):
-        for first in range(0, out.shape[1], SIDE_BY_SIDE):
-            to = out[row, first : first + SIDE_BY_SIDE]
-            _coefficients(pixels, dy + 8 * row, dx + 8 * first, basis, apart, half, c, extreme)
-            for k in range(64):
-                a = strength[k]
-                if a > 0:
-                    for b in range(to.shape[0]):
-                        speaks = np.float32(abs(c[k, b]) > least[k])
-                        to[b] += speaks * a * (a - np.float32(2) * _cosine(c[k, b] * waves[k]))
-            for b in range(to.shape[0]):
-                if extreme[b] == np.float32(127.5):
-                    to[b] = 0
-
-
-@numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
-def _activity(c: Any, b: int, edges: Any) -> int:
-    """How many of the `edges`, ascending, the sum of |c| over all but the first coefficient of block b reaches."""
-    total = np.float32(0)
-    for k in range(1, 64):
-        total += abs(c[k, b])
-    kind = 0
-    for i in range(edges.shape[0]):
-        if total >= edges[i]:
-            kind = i + 1
-    return kind
-
-
-@_compiled
-def comb_facts(
-    pixels: Any,
-    dy: int,
-    dx: int,
-    every: int,
-    basis: Any,
-    waves: Any,
-    least: Any,
-    edges: Any,
-    skipped: Any,
-    total: Any,
-    count: Any,
-    size: Any,
-    seen: Any,
-) -> None:
-    """Adds up what `cosine_sums` does for each kind of block, and how large its coefficients are.
-
-    The kind is by `edges` (K - 1,), see `_activity`; blocks that are `skipped` (rows, columns) do not count. `total`,
-    `count` and `size`, the sums of |c|, are (K, 64) float64, `seen` (K,) counts the blocks. The rest is as for
-    `cosine_sums`.
-    """
-    apart, half = np.empty((8, 8, SIDE_BY_SIDE), np.float32), np.empty((8, 8, SIDE_BY_SIDE), np.float32)
-    c, extreme = np.empty((64, SIDE_BY_SIDE), np.float32), np.empty(SIDE_BY_SIDE, np.float32)
-    for row in range(0, skipped.shape[0], every):
-        for first in range(0, skipped.shape[1], SIDE_BY_SIDE):
-            _coefficients(pixels, dy + 8 * row, dx + 8 * first, basis, apart, half, c, extreme)
-            for b in range(min(SIDE_BY_SIDE, skipped.shape[1] - first)):
-                if skipped[row, first + b] or extreme[b] == np.float32(127.5):
-                    continue
-                kind = _activity(c, b, edges)
-                seen[kind] += 1
-                for k in range(64):
-                    x = abs(c[k, b])
-                    size[kind, k] += x
-                    if x > least[k]:
-                        total[kind, k] += _cosine(x * waves[k])
-                        count[kind, k] += 1
-
-
-@numba.njit(fastmath=True, nogil=True, boundscheck=False, inline="always")
-def _comb(x: Any, s: Any, spread: Any) -> Any:
-    """The density at x, in steps, of a Laplace density that was rounded, as a multiple of that without rounding.
-
-    `spread` is its mean |x|, `s` the deviation of noise that was added to the rounded.
-    """
-    rate = np.float32(1) / spread
-    nearest = np.floor(x + np.float32(0.5))
-    comb = np.float32(0)
-    for d in range(-1, 2):
-        n = nearest + np.float32(d)
-        off = x - n
-        z = off / s
-        # What is rounded to n, as a multiple of the density without a comb at x.
-        if n > 0:
-            mass = np.exp(np.float32(0.5) * rate) - np.exp(np.float32(-0.5) * rate)
-        elif n == 0:
-            mass = np.float32(2) - np.float32(2) * np.exp(np.float32(-0.5) * rate)
-        else:
-            mass = np.float32(0)
-        comb += mass * np.exp(off * rate - np.float32(0.5) * z * z)
-    # Noise widens the density without a comb as well.
-    wider = min(np.float32(0.5) * s * s * rate * rate, np.float32(2))
-    return comb * spread / (s * np.float32(2.5066283)) * np.exp(-wider)
-
-
-@_compiled
-def comb_ratios(
-    pixels: Any,
-    dy: int,
-    dx: int,
-    basis: Any,
-    waves: Any,
-    least: Any,
-    edges: Any,
-    skipped: Any,
-    noise: Any,
-    spread: Any,
-    odd: Any,
-    out: Any,
-) -> None:
-    """Writes the log-likelihood ratio of no comb against a comb for each block: `out` (rows, columns).
-
-    `noise` (K, 64) is the deviation around the multiples of a step, 0 where a coefficient is not asked, `spread` (K,
-    64) the mean of |c|, for each kind of block, both in steps; `odd` is the share of coefficients that obey no comb in
-    any case. The density without a comb is Laplace's; with one the same, rounded, and noise. The rest is as for
-    `comb_facts`.
-    """
-    apart, half = np.empty((8, 8, SIDE_BY_SIDE), np.float32), np.empty((8, 8, SIDE_BY_SIDE), np.float32)
-    c, extreme = np.empty((64, SIDE_BY_SIDE), np.float32), np.empty(SIDE_BY_SIDE, np.float32)
-    one = np.float32(1)
-    for row in range(out.shape[0]):
-        for first in range(0, out.shape[1], SIDE_BY_SIDE):
-            to = out[row, first : first + SIDE_BY_SIDE]
-            _coefficients(pixels, dy + 8 * row, dx + 8 * first, basis, apart, half, c, extreme)
-            for b in range(to.shape[0]):
-                to[b] = 0
-                if skipped[row, first + b] or extreme[b] == np.float32(127.5):
-                    continue
-                kind = _activity(c, b, edges)
-                nats = np.float32(0)
-                for k in range(64):
-                    s = noise[kind, k]
-                    if s == 0 or abs(c[k, b]) <= least[k]:
-                        continue
-                    nats -= np.log(odd + (one - odd) * _comb(abs(c[k, b]) * waves[k], s, spread[kind, k]))
-                to[b] = nats
+scout_sums = _LOOPS.loop("scout_sums", _of_scout_sums)
+comb_sums = _LOOPS.loop("comb_sums", _of_comb_sums)
+window_means = _LOOPS.loop("window_means", lambda cells, *_: [_room(cells.shape[2])])
+some_window_sums = _LOOPS.loop("some_window_sums")
+means_between = _LOOPS.loop("means_between", lambda p, *_: _room(3, p.shape[2]))
+weighted_sums = _LOOPS.loop("weighted_sums", lambda bits, *_: [_room(bits.shape[2])])
+q1_facts = _LOOPS.loop("q1_facts", lambda bits, *_: _room(2, bits.shape[2]))
+q1_steps = _LOOPS.loop("q1_steps")
+planes = _LOOPS.loop("planes")
+cell_sums = _LOOPS.loop("cell_sums", lambda pixels, *_: _room(3, pixels.shape[1], of=np.int32))
+cosine_sums = _LOOPS.loop("cosine_sums", _of_blocks)
+step_cosines = _LOOPS.loop("step_cosines")
+lattice_likelihoods = _LOOPS.loop("lattice_likelihoods", lambda places, *_: _room(2, places.shape[1], of=np.float64))
+ratios = _LOOPS.loop("ratios", _of_blocks)
+comb_facts = _LOOPS.loop("comb_facts", _of_blocks)
+comb_ratios = _LOOPS.loop("comb_ratios", _of_blocks)

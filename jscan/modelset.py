@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +10,9 @@ import numpy.typing as npt
 from jscan import candidates, comb, context, limits, papermap, q1map, qfmap, suspicion, tiling, weights
 from jscan.config import devices
 from jscan.errors import DeviceError, UsageError
+from jscan.fastwindows import FastWindows
 from jscan.stages import stage
 from jscan.windows import AllShifts, tile_side
-
-if TYPE_CHECKING:
-    from jscan.fastwindows import FastWindows
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +93,6 @@ class ModelSet:
         if not fast or not self._fast or rows * cols < FEW_WINDOWS:
             return AllShifts(self(kind.model), self._side)
         if kind not in self._looks:
-            from jscan.fastwindows import FastWindows  # its compiler takes half a second to import
-
             scout, reader = self(kind.scout), self(kind.reader)
             bands = (comb.from_manifest(weights.manifest(name)) for name in (kind.scout, kind.reader))
             self._looks[kind] = FastWindows(scout, next(bands), reader, next(bands), kind.strata)

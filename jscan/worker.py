@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,8 +92,6 @@ def lighten() -> None:
     """Nothing; what this process, which belongs to a scanner alone, imports from now on takes less time."""
     # Imports make many objects that stay: looking through them for garbage every 700 is a tenth of a worker's start.
     gc.set_threshold(50_000)
-    # Numba would import SciPy, where it is installed, for what none of the loops calls, which takes 0.15 s.
-    sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
 
 
 def open_in_worker(

@@ -61,14 +61,15 @@ def test_workers_started_early_have_imported_what_they_will_want() -> None:
 
 
 def _is_warm(state: str, item: str, ask: Ask) -> tuple[bool, bool, int]:
-    scipy = [name for name in sys.modules if name.startswith("scipy.")]
-    return "jscan.scan" in sys.modules, not scipy, gc.get_threshold()[0]
+    return "jscan.scan" in sys.modules, "numba" in sys.modules, gc.get_threshold()[0]
 
 
-def test_a_warm_worker_has_what_scans_and_not_what_numba_would_like_to_have() -> None:
+def test_a_warm_worker_has_what_scans_and_no_compiler() -> None:
+    import jscan.warm  # noqa: F401 - so that the loop that it calls is kept
+
     with engine.started_early(1, "jscan.warm"):
         (outcome,) = local_run(_is_warm, ["a"], init=_state, workers=1)
-    assert outcome.value == (True, True, 50_000)
+    assert outcome.value == (True, False, 50_000)
 
 
 def test_who_was_started_early_and_is_not_wanted_ends() -> None:
