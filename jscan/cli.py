@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import io
 import os
 import re
@@ -21,7 +22,7 @@ import typer
 from jscan import __version__
 from jscan.config import DEFAULT_MAX_MEMORY, DEFAULT_MAX_PIXELS, DEFAULT_TIMEOUT
 from jscan.errors import ExitCode, JscanError, OutputError, SetupError, UsageError
-from jscan.limits import one_thread_for_linear_algebra
+from jscan.limits import collect_garbage_rarely, one_thread_for_linear_algebra
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 5.0
 """Between two lines of progress where there is no terminal."""
+WARM = "jscan.warm"
+"""What workers that are started early import."""
 _SIZE = re.compile("0*[1-9][0-9]{0,4}")  # of a terminal, in lines or columns
 
 Arguments = ParamSpec("Arguments")
@@ -61,13 +64,14 @@ app = typer.Typer(
 def main() -> None:
     """Never returns: runs the command line and exits with its code."""
     one_thread_for_linear_algebra()
+    collect_garbage_rarely()
     _open_streams()
     with contextlib.suppress(ValueError, AttributeError):
         signal.signal(signal.SIGTERM, _interrupt)
     code: Any = ExitCode.INTERRUPTED
     try:
         _refuse_empty(sys.argv[1:])
-        with _printing():
+        with _printing(), _first_worker(sys.argv[1:]):
             app(prog_name="jscan")
     except SystemExit as leaving:
         code = leaving.code
@@ -76,7 +80,21 @@ def main() -> None:
     except SetupError as error:  # of the arguments or from the help; commands turn theirs into a code themselves
         code = error.exit_code
         _complain(str(error))
+    gc.freeze()  # an interpreter that ends looks through all that it holds, which takes longer than it seems worth
     sys.exit(code)
+
+
+def _first_worker(arguments: list[str]) -> contextlib.AbstractContextManager[None]:
+    """A context in which a worker has been started where the arguments look like a scan's.
+
+    To understand them takes a third of the time that a worker needs to be ready.
+    """
+    names = {argument.partition("=")[0] for argument in arguments}
+    if arguments[:1] != ["scan"] or names & {"-h", "--help", "--ray"}:
+        return contextlib.nullcontext()
+    from jscan.engine import local
+
+    return local.started_early(1, WARM)
 
 
 def _refuse_empty(arguments: list[str]) -> None:
@@ -384,7 +402,7 @@ def _workers_started_early(config: ScanConfig) -> contextlib.AbstractContextMana
     wanted = min(wanted, config.limit or wanted)
     if config.files_from is None and not any(map(os.path.isdir, config.sources)):
         wanted = min(wanted, len(config.sources))
-    return local.started_early(wanted, "jscan.warm")
+    return local.started_early(wanted, WARM)
 
 
 @app.command()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 
-from jscan.worker import lighten
+from jscan import limits
 
-lighten()
+limits.collect_garbage_rarely()
 
 import numpy as np  # noqa: E402
+import numpy.ma  # noqa: E402 - the first median imports it
+import onnxruntime  # noqa: E402, F401
 
-from jscan import kernels, scan  # noqa: E402, F401
+from jscan import kernels, scan, worker  # noqa: E402, F401
 
 # With the first loop LLVM is loaded.
 with contextlib.suppress(Exception):  # whoever scans will say what is wrong

@@ -5,7 +5,6 @@ It is apart from the run so that a worker imports nothing that only the parent n
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -88,12 +87,6 @@ def open_scanner(
     )
 
 
-def lighten() -> None:
-    """Nothing; what this process, which belongs to a scanner alone, imports from now on takes less time."""
-    # Imports make many objects that stay: looking through them for garbage every 700 is a tenth of a worker's start.
-    gc.set_threshold(50_000)
-
-
 def open_in_worker(
     device: str,
     max_pixels: int,
@@ -111,7 +104,7 @@ def open_in_worker(
     `max_memory` is in MiB; 0 sets no limit. A worker on a GPU has none: CUDA reserves address space as it likes.
     """
     limits.forbid_core_dumps()
-    lighten()
+    limits.collect_garbage_rarely()
     named = devices(device)
     scanner = open_scanner(
         named[place() % len(named)],

@@ -86,6 +86,35 @@ def test_as_many_workers_start_early_as_there_will_be(
     assert asked == ([] if wanted is None else [(wanted, "jscan.warm")])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["scan", "a.jpg"], 1),
+        (["scan", ".", "--out", "--ray.parquet"], 1),
+        (["scan"], 1),
+        (["scan", "--help"], 0),
+        (["scan", "a.jpg", "-h"], 0),
+        (["scan", "a.jpg", "--ray", "local"], 0),
+        (["scan", "a.jpg", "--ray=local"], 0),
+        (["show", "a.jpg"], 0),
+        (["--help"], 0),
+        ([], 0),
+    ],
+)
+def test_a_worker_starts_before_a_scan_is_understood(
+    arguments: list[str], wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, str]] = []
+    monkeypatch.setattr(local, "started_early", lambda *how: asked.append(how) or contextlib.nullcontext())
+    monkeypatch.setattr(cli, "app", lambda **_: None)
+    monkeypatch.setattr(cli, "_open_streams", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["jscan", *arguments])
+    monkeypatch.setattr(cli.gc, "freeze", lambda: None)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert asked == [(1, "jscan.warm")] * wanted
+
+
 def test_version() -> None:
     assert invoke("--version").output == f"jscan {jscan.__version__}\n"
 

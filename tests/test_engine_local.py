@@ -80,6 +80,15 @@ def test_who_was_started_early_and_is_not_wanted_ends() -> None:
     assert not active_children() and not any(map(_alive, early))
 
 
+def test_those_of_a_context_around_count() -> None:
+    with engine.started_early(2, "colorsys"):
+        with engine.started_early(3, "colorsys"):
+            assert len(active_children()) == 3
+        assert not active_children()
+        with engine.started_early(1, "colorsys"), engine.started_early(1, "colorsys"):
+            assert len(active_children()) == 1
+
+
 def test_who_was_started_early_and_died_costs_nothing() -> None:
     with engine.started_early(2, "colorsys"):
         for process in active_children():

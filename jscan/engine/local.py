@@ -180,10 +180,10 @@ _early: list[tuple[BaseProcess, Connection, Connection]] = []
 def started_early(count: int, module: str) -> Iterator[None]:
     """A context in which the first workers of a run, so many, have been started already, and import `module`.
 
-    That takes longer than many an item, and this process imports what it needs itself meanwhile. Who was not wanted is
-    ended with the context.
+    That takes longer than many an item, and this process imports what it needs itself meanwhile. Those of a context
+    around this one count. Who was not wanted is ended with the context.
     """
-    _early.extend(_spawn(module) for _ in range(count))
+    _early.extend(_spawn(module) for _ in range(count - len(_early)))
     try:
         yield
     finally:
