@@ -194,7 +194,7 @@ class Estimator:
         origin = (found.origin[0] % tiling.BLOCK, found.origin[1] % tiling.BLOCK)
         fraction, shown = _double_fraction(found, base, silent)
 
-        def share_kept(part: doubts.History | None, where: npt.NDArray[np.bool_]) -> float | None:
+        def share_kept(part: doubts.History | None, where: npt.NDArray[np.bool_]) -> kept.Left | None:
             if part is None:
                 return kept.share(luma, left.steps, left.first, q2, origin, where)
             if part.q1 is None or part.grid_shift is None:
@@ -231,14 +231,14 @@ class Estimator:
         everywhere = self._thorough
         refined = context.refine(refiner, found, q2, pixels.texture, pixels.saturated, everywhere=everywhere)
         table, place = _background_facts(refined, base, silent, known)
-        share = consistency.kept
+        still = consistency.kept
         notes: tuple[str, ...] = ()
-        if share is None and table is not None:
-            share = regions.kept_by_rest(share_kept, consistency.suspicion > 0.5, found, base)
-        if doubts.untold(share):
+        if still is None and table is not None:
+            still = regions.kept_by_rest(share_kept, consistency.suspicion > 0.5, found, base, colours)
+        if doubts.untold(still):
             said = [UNTOLD] * (table is not None) + [NO_SIGN] * doubts.worn(consistency.kept)
             maybe = "" if known.sure else UNKNOWN_TABLE
-            notes = (WORN.format(max(share or 0.0, 0.0), maybe, ", and ".join(said)),) if said else ()
+            notes = (WORN.format(max(still.share if still else 0.0, 0.0), maybe, ", and ".join(said)),) if said else ()
             table = None
         if place is None and shown > 0.5 and not consistency.regions:
             notes = (NO_ONE_GRID,)

@@ -9,6 +9,7 @@ another codec in between keeps less, and not the same everywhere; that parts of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,16 @@ MOST_CAPPED = 2.5
 _AT = [BLOCK * u + v for u, v in ZIGZAG]
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is left of a first compression's trace."""
+
+    share: float
+    """Of what the last compression alone would have left; 1 where nothing was done."""
+    weight: float
+    """Coefficients that told it, each counted by the square of the mean cosine that two compressions leave of it."""
+
+
 def share(
     luma: npt.NDArray[np.uint8],
     steps: npt.NDArray[np.float32],
@@ -42,8 +53,8 @@ def share(
     q2: Sequence[int],
     origin: tuple[int, int],
     where: npt.NDArray[np.bool_],
-) -> float | None:
-    """The share of a first compression's trace that is left in some cells of an image (H, W); 1 where nothing was done.
+) -> Left | None:
+    """The share of a first compression's trace that is left in some cells of an image (H, W).
 
     `steps` (64,), at 8 * down + along, and `first`, where a block begins, 0 to 7 down and along, are of the first
     compression, `q2` (64,), zigzag, and `origin` of the last one; `where` (ceil(H / 8), ceil(W / 8)) are the cells.
@@ -70,7 +81,7 @@ def share(
     order = np.argsort(shares)
     middle = np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2)
     # A step that was taken for another makes one mean too small, and the mean of all more than the middle one.
-    return float(max(shares[order][middle], (weight @ shares) / weight.sum()))
+    return Left(float(max(shares[order][middle], (weight @ shares) / weight.sum())), float(weight.sum()))
 
 
 _Piece = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], tuple[int, int]]

@@ -16,6 +16,7 @@ from jscan import doubts
 from jscan.clipping import Colours
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
+from jscan.kept import Left
 from jscan.likelihood import Likelihood
 from jscan.records import Agreement, Region, WindowPosteriors
 from jscan.score import probability, smooth
@@ -71,8 +72,8 @@ class Consistency:
     """The strongest first."""
     score: float
     """Calibrated probability that the image holds such a region."""
-    kept: float | None = None
-    """The share of the background's first compression that is left, where that was asked and can be told."""
+    kept: Left | None = None
+    """What is left of the background's first compression, where that was asked and can be told."""
     incomparable: float = 0.0
     """Share of the cells that are in parts which would be regions, had the rest anything to compare them with."""
 
@@ -118,8 +119,8 @@ def find(
     deviation = _over_cells(texture, found)
     silent, incomparable = np.zeros(smoothed.shape, bool), 0
     named = []
-    share = None
-    rest = functools.cache(lambda: None if kept is None else kept_by_rest(kept, labels > 0, found, base))
+    left = None
+    rest = functools.cache(lambda: None if kept is None else kept_by_rest(kept, labels > 0, found, base, colours))
     for part in parts:
         here = labels == part.label
         if not _comparable(here, labels, deviation):
@@ -157,8 +158,8 @@ def find(
             there = lacks is not None and lacks(here) < doubts.SHORT
             history = history if there else doubts.History(LACKING)
         if history.kind in (*doubts.OTHER, LACKING):
-            share = rest()
-            history = doubts.History("unclear") if doubts.worn(share) else history
+            left = rest()
+            history = doubts.History("unclear") if doubts.worn(left) else history
         if _hidden_by_grey(history, here, likely, colours):
             history = doubts.History("unclear")
         if history.kind == "unclear" or (not _surely_lacks(history, here, likely) and _is_clipped(here, colours)):
@@ -179,20 +180,29 @@ def find(
     regions = regions[:shown]
     suspicion = (1 / (1 + np.exp(-smoothed))).astype(np.float32)
     suspicion[silent] = np.nan
-    return Consistency(suspicion, tuple(regions), score, share, incomparable / smoothed.size)
+    return Consistency(suspicion, tuple(regions), score, left, incomparable / smoothed.size)
 
 
 def kept_by_rest(
-    kept: doubts.Kept, parts: npt.NDArray[np.bool_], found: WindowPosteriors, base: Background
-) -> float | None:
-    """The share of the background's first compression that is left outside of all parts.
+    kept: doubts.Kept,
+    parts: npt.NDArray[np.bool_],
+    found: WindowPosteriors,
+    base: Background,
+    colours: Colours | None,
+) -> Left | None:
+    """What is left of the background's first compression outside of all parts.
 
-    Of what surely shows it, if that is enough: more may have been pasted in than is suspicious.
+    Of what surely shows it, if that is enough: more may have been pasted in than is suspicious. Where little is left,
+    what has no clipped `colours` is asked again, if that is enough: they take as much of it as a filter does.
     """
     away = doubts.far_from(parts, SURROUND)
     shown = _over_cells(doubts.shows(found, base.shift), found)
-    share = kept(None, away & shown)
-    return kept(None, away) if share is None else share
+    left = kept(None, away & shown) or kept(None, away)
+    clipped = None if left is None or left.share >= doubts.KEPT_BY_REST or colours is None else colours.clipped()
+    if clipped is None or not clipped.any():
+        return left
+    away &= doubts.far_from(clipped > 0, 1)
+    return kept(None, away & shown) or kept(None, away) or left
 
 
 def _surely_lacks(history: doubts.History, here: npt.NDArray[np.bool_], likely: Likelihood | None) -> bool:

@@ -39,9 +39,11 @@ def share(
     table = tuple(min(q, most) for q, most in zip(standard_table(qf1)[:N_COEFS].tolist(), Q1_MAX, strict=True))
     first = ((origin[0] - shift[0]) % 8, (origin[1] - shift[1]) % 8)
     everywhere = np.ones((cells(luma.shape[0]), cells(luma.shape[1])), bool)
-    return kept.share(
+    left = kept.share(
         luma, trace.whole_table(table), first, standard_table(qf2), origin, everywhere if where is None else where
     )
+    assert left is None or left.weight >= kept.ENOUGH_WEIGHT
+    return None if left is None else left.share
 
 
 def noisy(pixels: Pixels) -> Pixels:

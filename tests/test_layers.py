@@ -78,10 +78,12 @@ SIBLINGS = {
     ("firsttable", "history"),
     ("firsttable", "trace"),
     ("doubts", "history"),
+    ("doubts", "kept"),
     ("doubts", "likelihood"),
     ("regions", "clipping"),
     ("regions", "doubts"),
     ("regions", "history"),
+    ("regions", "kept"),
     ("regions", "likelihood"),
     ("regions", "score"),
 }

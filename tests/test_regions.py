@@ -13,6 +13,7 @@ from material import mixed, posteriors
 from jscan import doubts, history, regions, rescaled
 from jscan.clipping import Colours
 from jscan.jpegtables import N_COEFS, standard_table
+from jscan.kept import Left
 from jscan.likelihood import Likelihood
 from jscan.records import Agreement, Region, WindowPosteriors
 from jscan.tiling import cells, nearest_window
@@ -362,18 +363,20 @@ def test_parts_of_a_picture_that_was_processed_after_its_first_compression_are_d
     """What is left of that compression is looked at far from the parts; where it is not known nothing is doubted."""
     asked = []
 
-    def kept(share: float | None) -> Any:
-        def tell(part: Any, where: npt.NDArray[np.bool_]) -> float | None:
+    def kept(left: Left | None) -> Any:
+        def tell(part: Any, where: npt.NDArray[np.bool_]) -> Left | None:
             asked.append((part, where))
-            return share
+            return left
 
         return tell
 
-    for share, found in ((0.69, 0), (0.71, 1), (None, 1)):
-        result = result_with(GROUND, pasted, kept=kept(share), likely=Said(np.full((cells(HEIGHT), cells(WIDTH)), -9)))
-        assert len(result.regions) == found and result.kept == share and (result.score > 0.5) == found
+    # What few coefficients tell may be more off.
+    told = ((Left(0.74, 250), 0), (Left(0.76, 250), 1), (Left(0.84, 10_000), 0), (Left(0.86, 10_000), 1))
+    for left, found in (*told, (None, 1)):
+        result = result_with(GROUND, pasted, kept=kept(left), likely=Said(np.full((cells(HEIGHT), cells(WIDTH)), -9)))
+        assert len(result.regions) == found and result.kept == left and (result.score > 0.5) == found
     # Where what surely shows it is too little to tell, all that is no part is asked.
-    assert len(asked) == 4 and all(part is None for part, _ in asked) and (asked[2][1] == asked[3][1]).all()
+    assert len(asked) == 6 and all(part is None for part, _ in asked) and (asked[4][1] == asked[5][1]).all()
     inside = np.zeros(asked[0][1].shape, bool)
     inside[BOX[0] : BOX[2], BOX[1] : BOX[3]] = True
     assert not (asked[0][1] & inside).any() and asked[0][1].mean() > 0.6
@@ -388,18 +391,38 @@ def test_what_is_left_is_asked_of_what_shows_the_compression() -> None:
     for enough in (True, False):
         asked.clear()
 
-        def tell(part: Any, where: npt.NDArray[np.bool_], enough: bool = enough) -> float | None:
+        def tell(part: Any, where: npt.NDArray[np.bool_], enough: bool = enough) -> Left | None:
             asked.append(where)
-            return 0.9 if enough or len(asked) == 2 else None
+            return Left(0.9, 500) if enough or len(asked) == 2 else None
 
-        assert (
-            regions.kept_by_rest(
-                tell, np.zeros((cells(HEIGHT), cells(WIDTH)), bool), found, history.background(made[0])
-            )
-            == 0.9
-        )
+        nowhere = np.zeros((cells(HEIGHT), cells(WIDTH)), bool)
+        colours = Colours(lambda: pytest.fail("enough is left"), lambda: False)
+        assert regions.kept_by_rest(tell, nowhere, found, history.background(made[0]), colours) == Left(0.9, 500)
         assert len(asked) == (1 if enough else 2)
         assert not asked[0][:7].any() and asked[0][14:].all() and asked[-1].all() != enough
+
+
+def test_clipped_colours_take_nothing_of_what_is_left() -> None:
+    """Where little is left, what has none is asked again, and what it tells counts where it is enough."""
+    found = posteriors(*GROUND[:2], present=0.95, height=HEIGHT, width=WIDTH)
+    clipped = np.zeros((cells(HEIGHT), cells(WIDTH)), np.float32)
+    clipped[:6] = 0.1
+    nowhere = clipped > 1
+    for share, without, colours, wanted in (
+        (0.6, Left(0.95, 500), clipped, Left(0.95, 500)),
+        (0.6, None, clipped, Left(0.6, 900)),
+        (0.6, Left(0.95, 500), None, Left(0.6, 900)),
+        (0.6, Left(0.95, 500), 0 * clipped, Left(0.6, 900)),
+        (0.9, Left(0.95, 500), clipped, Left(0.9, 900)),
+    ):
+
+        def tell(part: Any, where: npt.NDArray[np.bool_], share: Any = share, without: Any = without) -> Left | None:
+            assert where[7:].all() and where[:7].all() == where[:7].any()
+            return Left(share, 900) if where.all() else without
+
+        said = Colours(lambda colours=colours: colours, lambda: False)  # type: ignore[misc]
+        assert regions.kept_by_rest(tell, nowhere, found, history.background(found), said) == wanted
+    assert regions.kept_by_rest(tell, nowhere, found, history.background(found), None) == Left(0.9, 900)
 
 
 @pytest.mark.parametrize("origin", [(0, 0), (3, 6)])
@@ -412,7 +435,7 @@ def test_a_first_compression_of_a_part_is_doubt_where_too_little_of_it_is_left(o
         def tell(part: Any, where: npt.NDArray[np.bool_], share: Any = share, asked: Any = asked) -> Any:
             asked.append(part.grid_shift)
             assert 0.5 < where.sum() / ((BOX[2] - BOX[0]) * (BOX[3] - BOX[1])) < 1
-            return share
+            return None if share is None else Left(share, 10_000)
 
         result = result_with(ground, (table(80), shift, 0.95), origin, kept=tell)
         assert [r.kind for r in result.regions] == ["first_compression"] * found and result.kept is None
