@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from jscan import kernels
+from jscan.coefficients import of_blocks
 from jscan.history import Background
-from jscan.jpegtables import N_COEFS, Q1_MAX, ZIGZAG, nearest_qf, standard_table
+from jscan.jpegtables import N_COEFS, Q1_MAX, nearest_qf, standard_table
 from jscan.records import WindowPosteriors
-from jscan.tiling import BLOCK, STRIDE, WINDOW
-from jscan.trace import APART, BASIS, moved
+from jscan.tiling import BLOCK
+from jscan.trace import APART, moved
 
 ENOUGH = 10
 """Of the first 15 steps so many are told where they stand for the table, whatever single windows say of it."""
@@ -93,7 +94,9 @@ def estimate(
     if without is not None:
         shown &= ~without
     first = moved(divmod(base.shift, BLOCK), found.origin)
-    here, elsewhere = (_coefficients(luma, moved(first, off), found, shown) for off in ((0, 0), APART[0]))
+    here, elsewhere = (
+        of_blocks(luma, moved(first, off), found.origin, shown, MOST_BLOCKS) for off in ((0, 0), APART[0])
+    )
     if min(here.shape[1], elsewhere.shape[1]) < FEWEST_BLOCKS:
         return NOTHING
     times = np.where(np.arange(BLOCK * BLOCK) < N_COEFS, 1, HIGHER)
@@ -125,26 +128,6 @@ def estimate(
 def _is_standard(table: tuple[int, ...]) -> bool:
     """Whether these (15,) are the first steps of a standard quality."""
     return tuple(np.minimum(standard_table(round(nearest_qf(table)))[:N_COEFS], Q1_MAX)) == table
-
-
-def _coefficients(
-    luma: npt.NDArray[np.uint8], first: tuple[int, int], found: WindowPosteriors, shown: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float32]:
-    """(64, n) zigzag coefficients of blocks from `first` on whose nearest window is `shown` (R, C)."""
-    sides = [(n - f) // BLOCK for n, f in zip(luma.shape, first, strict=True)]
-    nearest = []
-    for count, begin, windows, origin in zip(sides, first, shown.shape, found.origin, strict=True):
-        centres = begin + BLOCK * np.arange(count) + BLOCK // 2 - origin - WINDOW // 2
-        nearest.append(np.clip(np.rint(centres / STRIDE), 0, windows - 1).astype(np.int64))
-    y, x = np.nonzero(shown[np.ix_(*nearest)])
-    if len(y) > MOST_BLOCKS:
-        some = np.linspace(0, len(y) - 1, MOST_BLOCKS).astype(np.int64)
-        y, x = y[some], x[some]
-    whole = luma[first[0] : first[0] + BLOCK * sides[0], first[1] : first[1] + BLOCK * sides[1]]
-    blocks = whole.reshape(sides[0], BLOCK, sides[1], BLOCK)[y, :, x, :]
-    blocks = blocks[~((blocks == 0) | (blocks == 255)).any(axis=(1, 2))].astype(np.float32) - np.float32(128)
-    dct = np.einsum("ua,nab,vb->uvn", BASIS, blocks, BASIS, optimize=True)
-    return np.ascontiguousarray(dct[tuple(np.transpose(ZIGZAG))], np.float32)
 
 
 def _by_cosines(here: npt.NDArray[np.float32], elsewhere: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from jscan.coefficients import of_blocks
 from jscan.jpegtables import ZIGZAG, dct_basis, standard_table
 from jscan.records import Agreement, LastCompression, WindowPosteriors
-from jscan.tiling import BLOCK, STRIDE, WINDOW
+from jscan.tiling import BLOCK
 
 ROUNDING_NOISE = 0.4
 """Standard deviation of a coefficient after rounding to 8-bit pixels: 0.29 from the luma, more from the colours."""
@@ -72,32 +73,6 @@ def agreement(luma: npt.NDArray[np.uint8], last: LastCompression) -> Agreement:
     return Agreement(nats, count, (oy, ox))
 
 
-def _coefficients(
-    luma: npt.NDArray[np.uint8], origin: tuple[int, int], found: WindowPosteriors
-) -> npt.NDArray[np.float32]:
-    """(n, 64) zigzag DCT coefficients of blocks in windows that were compressed on this grid, at most MAX_BLOCKS."""
-    oy, ox = origin
-    rows, cols = (luma.shape[0] - oy) // BLOCK, (luma.shape[1] - ox) // BLOCK
-    y, x = np.mgrid[:rows, :cols].reshape(2, -1)
-    # The window whose centre is nearest to that of the block.
-    shift = (STRIDE + BLOCK - WINDOW) // 2
-    wy = np.clip((y * BLOCK + oy + shift) // STRIDE, 0, found.present.shape[0] - 1)
-    wx = np.clip((x * BLOCK + ox + shift) // STRIDE, 0, found.present.shape[1] - 1)
-    own = found.shift.argmax(axis=2) == origin[0] * BLOCK + origin[1]
-    pick = np.flatnonzero((found.present[wy, wx] > 0.5) & own[wy, wx])
-    if len(pick) > MAX_BLOCKS:
-        pick = pick[np.linspace(0, len(pick) - 1, MAX_BLOCKS).astype(np.int64)]
-    whole = luma[oy : oy + BLOCK * rows, ox : ox + BLOCK * cols].reshape(rows, BLOCK, cols, BLOCK)
-    blocks = whole[y[pick], :, x[pick], :]
-    clipped = ((blocks == 0) | (blocks == 255)).any(axis=(1, 2))
-    blocks = blocks[~clipped]
-    basis = dct_basis().astype(np.float64)
-    dct = np.einsum("ua,nab,vb->nuv", basis, blocks.astype(np.float64) - 128, basis, optimize=True)
-    zigzag = np.array(ZIGZAG)
-    picked: npt.NDArray[np.float32] = dct[:, zigzag[:, 0], zigzag[:, 1]].astype(np.float32)
-    return picked
-
-
 def _log_likelihood(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """(MAX_STEP,) log-likelihood of each step 1, 2, ... for the values of one coefficient."""
     steps = np.arange(1, MAX_STEP + 1, dtype=np.float32)
@@ -141,7 +116,8 @@ def estimate(luma: npt.NDArray[np.uint8], found: WindowPosteriors, shift: int) -
     `found` are its QF posteriors, `shift` (dy * 8 + dx, seen from the image's corner) where most blocks begin.
     """
     origin = divmod(shift, 8)
-    values = _coefficients(luma, origin, found)
+    own = found.shift.argmax(axis=2) == origin[0] * BLOCK + origin[1]
+    values = of_blocks(luma, origin, found.origin, (found.present > 0.5) & own, MAX_BLOCKS).T
     speaking = (np.abs(values[:, 1:]) > 1).any(axis=1)  # a flat block obeys every table
     if np.count_nonzero(speaking) < MIN_BLOCKS:
         return None

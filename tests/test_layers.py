@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "jscan"
 LAYERS = {
     0: (
         "errors", "records", "config", "names", "timestamps", "filetypes", "jpegtables", "pngdata", "tiling", "limits",
-        "comb", "candidates", "stages", "inparallel", "binding", "wording",
+        "comb", "candidates", "coefficients", "stages", "inparallel", "binding", "wording",
     ),
     1: (
         "discover", "members", "archives", "reading", "jpegheader", "decode", "weights", "windows",
