@@ -45,8 +45,9 @@ class Library:
             symbol = "jscan_" + file.removesuffix(".o").replace("-", "_")
             for folder in _folders():
                 code = self._kept(folder / file)
-                if code is not None:
-                    return load(code, symbol, kinds)
+                with contextlib.suppress(Exception):  # LLVM's own: what it cannot load is compiled anew
+                    if code is not None:
+                        return load(code, symbol, kinds)
             from jscan import compiler
 
             loop = getattr(importlib.import_module(self._module), name)

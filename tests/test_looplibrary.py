@@ -111,6 +111,20 @@ def test_damaged_code_is_compiled_anew(
     assert doubled() == [0, 2, 4]
 
 
+def test_code_that_cannot_be_loaded_is_compiled_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    doubled()
+    load, refused = looplibrary.load, []
+
+    def once(code: bytes, symbol: str, kinds: Any) -> Any:
+        if not refused:
+            refused.append(code)
+            raise RuntimeError("no such relocation")
+        return load(code, symbol, kinds)
+
+    monkeypatch.setattr(looplibrary, "load", once)
+    assert doubled() == [0, 2, 4] and refused
+
+
 def test_code_of_another_source_is_compiled_anew(folder: Path, tmp_path: Path) -> None:
     assert doubled() == [0, 2, 4]
     write(tmp_path, LOOPS.replace("np.float32(2) * times", "np.float32(3) * times"))
