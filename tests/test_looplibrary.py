@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jscan import compiler, looplibrary
+from jscan import compiler, limits, looplibrary
 from jscan.looplibrary import Library
 from jscan.native import kind
 
@@ -81,6 +81,16 @@ def test_what_was_compiled_is_kept_and_loaded_the_next_time(folder: Path, monkey
     assert kept.name.startswith("doubled-") and kept.suffix == ".o"
     refuse(monkeypatch, "machine_code", "by_numba")
     assert doubled(3) == [0, 6, 12]
+
+
+def test_what_a_loop_takes_to_be_made_or_loaded_is_no_image_s(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[int] = []
+    for module, name in ((compiler, "machine_code"), (looplibrary, "load")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, real=real: inside.append(limits._limit.lifted) or real(*args))
+    doubled()
+    doubled()
+    assert inside == [1, 1, 1] and limits._limit.lifted == 0
 
 
 def test_the_source_is_not_imported_where_machine_code_is_kept(folder: Path) -> None:
