@@ -247,22 +247,26 @@ class Estimator:
         maps = _jpeg_maps(refined, consistency.suspicion, mute, q2, base, steps_of_all)
         return Estimate(consistency, maps, notes, q1=table, grid_shift=place, double_fraction=fraction)
 
-    def _look(
-        self,
-        luma: npt.NDArray[np.uint8],
-        *,
-        fast: bool = False,
-        restored: bool = False,
-        colours: Colours | None = None,
-    ) -> _Look:
+    def _look(self, luma: npt.NDArray[np.uint8], *, restored: bool = False, colours: Colours | None = None) -> _Look:
         """What the last compression of decoded pixels says, or of those that were `restored` to a scale.
 
-        Not the fast way where it decides: judged by it, some photographs without any compression scored above 0.5.
+        As of a JPEG, the fast way settles those in which it finds nothing. All of the others is looked at closely:
+        judged by the fast way, some photographs without any compression scored above 0.5.
         """
-        found = qfmap.estimate(self.models.windows(QF, luma, fast=fast), luma)
+        look = self.models.windows(QF, luma)
+        judge = functools.partial(self._of_pixels, luma=luma, restored=restored, colours=colours)
+        seen = judge(qfmap.estimate(look, luma))
+        if isinstance(look, AllShifts) or max(seen.consistency.score, seen.consistency.strongest) < CONFIRMED:
+            return seen
+        return judge(qfmap.again(look, seen.found, luma))
+
+    def _of_pixels(
+        self, found: WindowPosteriors, *, luma: npt.NDArray[np.uint8], restored: bool, colours: Colours | None
+    ) -> _Look:
+        """The same from the windows of decoded pixels."""
         pixels, base = history.content(luma, found), history.background(found)
         channels = history.pixel_channels(found, base, pixels)
-        last = lastjpeg.estimate(luma, found, base.shift) if base.fraction > 0.5 and not fast else None
+        last = lastjpeg.estimate(luma, found, base.shift) if base.fraction > 0.5 else None
         agreement = lastjpeg.agreement(luma, last) if last is not None else None
         mute = history.mute(pixels)
         consistency = self._compare(
@@ -354,7 +358,8 @@ class Estimator:
                     continue
                 if size[0] * size[1] > MAX_ENLARGED or max(size) > rescaled.LONGEST:
                     return noted("The image is too large to look for parts that were resized.")
-                tried = self._look(rescaled.restore(luma, factor, phase), fast=True, restored=True).found
+                pixels = rescaled.restore(luma, factor, phase)
+                tried = qfmap.estimate(self.models.windows(QF, pixels), pixels)
                 shown, sure = _found(tried), _Cells(tried)(doubts.surely_shown(tried)).astype(np.float32)
                 anywhere |= regions.resample(sure, anywhere.shape) > 0.5
                 if best is None or shown > best[0]:

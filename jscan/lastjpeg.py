@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from jscan import kernels
 from jscan.coefficients import of_blocks
 from jscan.jpegtables import ZIGZAG, dct_basis, standard_table
 from jscan.records import Agreement, LastCompression, WindowPosteriors
@@ -33,7 +34,8 @@ explains whatever is there. Photographs saved once at 55 to 63 had 6 to 12, most
 26 and more."""
 OUTLIERS = 0.03
 """Share of coefficients that obey no comb, from clipped or edited blocks."""
-
+FAR, FINE = 4, 512
+"""Where that noise ends, ten deviations away, and how finely it is told."""
 
 CLIPPED_NOISE = 1.0
 """The same where colours were clipped, which moves all coefficients of a block."""
@@ -73,22 +75,19 @@ def agreement(luma: npt.NDArray[np.uint8], last: LastCompression) -> Agreement:
     return Agreement(nats, count, (oy, ox))
 
 
-def _log_likelihood(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """(MAX_STEP,) log-likelihood of each step 1, 2, ... for the values of one coefficient."""
-    steps = np.arange(1, MAX_STEP + 1, dtype=np.float32)
-    index = np.rint(values[:, None] / steps)
-    residual = values[:, None] - steps * index
-    # The two places next to the nearest one matter for steps of 1 and 2, which the noise blurs together.
-    near, next_to = np.abs(residual), steps - np.abs(residual)
-    noise = np.exp(-0.5 * (near / ROUNDING_NOISE) ** 2) + np.exp(-0.5 * (next_to / ROUNDING_NOISE) ** 2)
-    noise /= ROUNDING_NOISE * np.sqrt(2 * np.pi)
-    # Coefficients are about Laplacian; the comb moves the mass of each cell of width q to its centre.
-    scale = max(float(np.abs(values).mean()), 0.1)
-    smooth = np.maximum(np.exp(-np.abs(values[:, None]) / scale), 1e-12) / (2 * scale)
-    mass = np.where(index == 0, 1 - np.exp(-steps / (2 * scale)), steps * smooth)
-    density = (1 - OUTLIERS) * mass * noise + OUTLIERS * smooth
-    total: npt.NDArray[np.float64] = np.log(density).sum(axis=0, dtype=np.float64)
-    return total
+def _log_likelihoods(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """(64, MAX_STEP) log-likelihood of each step 1, 2, ... for the values (64, n) of each coefficient."""
+    sizes = np.abs(values)
+    # Coefficients are about Laplacian.
+    scale = np.maximum(sizes.mean(axis=1, dtype=np.float64), 0.1).astype(np.float32)
+    smooth = np.maximum(np.exp(-sizes / scale[:, None]), np.float32(1e-12)) / (2 * scale[:, None])
+    z = np.arange(FAR * FINE + 1) / (FINE * ROUNDING_NOISE)
+    bell = np.exp(-z * z / 2) / (ROUNDING_NOISE * np.sqrt(2 * np.pi))
+    out = np.empty((len(values), MAX_STEP), np.float64)
+    kernels.step_likelihoods(
+        sizes, smooth, scale, bell.astype(np.float32), FINE, np.float32(OUTLIERS), out
+    )  # fmt: skip
+    return out
 
 
 def _last_of_two(
@@ -117,11 +116,11 @@ def estimate(luma: npt.NDArray[np.uint8], found: WindowPosteriors, shift: int) -
     """
     origin = divmod(shift, 8)
     own = found.shift.argmax(axis=2) == origin[0] * BLOCK + origin[1]
-    values = of_blocks(luma, origin, found.origin, (found.present > 0.5) & own, MAX_BLOCKS).T
-    speaking = (np.abs(values[:, 1:]) > 1).any(axis=1)  # a flat block obeys every table
+    values = of_blocks(luma, origin, found.origin, (found.present > 0.5) & own, MAX_BLOCKS)
+    speaking = (np.abs(values[1:]) > 1).any(axis=0)  # a flat block obeys every table
     if np.count_nonzero(speaking) < MIN_BLOCKS:
         return None
-    likelihood = np.stack([_log_likelihood(values[:, i]) for i in range(64)])
+    likelihood = _log_likelihoods(values)
     tables = np.stack([np.minimum(standard_table(qf), MAX_STEP) for qf in range(1, 101)])
     joint = likelihood[np.arange(64), tables - 1].sum(axis=1)
     qf = int(np.argmax(joint)) + 1
@@ -129,7 +128,7 @@ def estimate(luma: npt.NDArray[np.uint8], found: WindowPosteriors, shift: int) -
     free = np.argmax(likelihood, axis=1) + 1
     gain = likelihood.max(axis=1) - likelihood[np.arange(64), standard - 1]
     # A free step must beat the standard one clearly; by chance the best of many is a little better.
-    least = 12 + 0.005 * len(values)
+    least = 12 + 0.005 * values.shape[1]
     better = gain > least
     if better.mean() > UNEXPLAINED:
         last, both, unexplained = _last_of_two(likelihood, tables, least)

@@ -589,6 +589,43 @@ def step_cosines(values: Any, share: Any, total: Any, count: Any) -> None:
             total[k, q], count[k, q] = total[k, q] + some, count[k, q] + number
 
 
+def step_likelihoods(
+    values: Any, smooth: Any, scale: Any, bell: Any, fine: Any, odd: Any, out: Any, near: Any, p: Any
+) -> None:
+    """Writes the log-likelihood of every step q of coefficients that lie around its multiples.
+
+    `values` (K, n) float32 are the sizes of coefficients, and `smooth` (K, n) float32 how dense such are without a
+    step: Laplace's density of both signs, of mean size `scale` (K,). A step moves the mass of each cell of width q to
+    its middle, around which lies noise, whose density at m / `fine` is `bell`[m], and 0 behind it; a share `odd` of
+    the coefficients obeys no step. `out` (K, Q) float64, of the steps 1 to Q. `near` and `p` are room.
+    """
+    last, n = bell.shape[0] - 1, values.shape[1]
+    p[:] = 1
+    one, half = np.float32(1), np.float32(0.5)
+    for q in range(1, out.shape[1] + 1):
+        step, wave = np.float32(q), one / np.float32(q)
+        for m in range(last + 1):
+            near[m] = bell[m]
+        for m in range(max(0, q * fine - last), min(last, q * fine // 2 + 1) + 1):
+            near[m] += bell[q * fine - m]  # of small steps the noise reaches from one multiple to the next
+        for k in range(values.shape[0]):
+            here, there = values[k], smooth[k]
+            zero = one - np.float32(math.exp(-q / (2 * scale[k])))
+            for b in range(n):
+                x = here[b] * wave
+                multiple = np.rint(x)
+                off = abs(x - multiple) * step
+                mass = step * there[b] if multiple > 0 else zero
+                at = min(np.int32(off * np.float32(fine) + half), np.int32(last))
+                p[b] = (one - odd) * mass * near[at] + odd * there[b]
+            total = 0.0
+            for b in range(0, n, 8):  # one logarithm of eight
+                left = np.float64(p[b]) * p[b + 1] * p[b + 2] * p[b + 3]
+                right = np.float64(p[b + 4]) * p[b + 5] * p[b + 6] * p[b + 7]
+                total += math.log(left * right)
+            out[k, q - 1] = total
+
+
 def lattice_likelihoods(
     places: Any, below: Any, last: Any, noises: Any, odd: Any, out: Any, smooth: Any, comb: Any
 ) -> None:

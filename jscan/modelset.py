@@ -87,10 +87,10 @@ class ModelSet:
                 )
         return self._loaded[name]
 
-    def windows(self, kind: Kind, luma: npt.NDArray[np.uint8], *, fast: bool = True) -> AllShifts | FastWindows:
+    def windows(self, kind: Kind, luma: npt.NDArray[np.uint8]) -> AllShifts | FastWindows:
         """What looks at the windows of these pixels: the fast way, unless they are few or it is not wanted."""
         rows, cols = (max(0, s - tiling.WINDOW) // tiling.STRIDE + 1 for s in luma.shape)
-        if not fast or not self._fast or rows * cols < FEW_WINDOWS:
+        if not self._fast or rows * cols < FEW_WINDOWS:
             return AllShifts(self(kind.model), self._side)
         if kind not in self._looks:
             scout, reader = self(kind.scout), self(kind.reader)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jscan.records import WindowPosteriors
-from jscan.windows import Windows
+from jscan.windows import LooksAgain, Windows
 
 MODEL = "qf-comb"
 READER, SCOUT = "qf-reader", "qf-scout"
@@ -28,6 +28,11 @@ _STRIP = 64  # rows of windows smoothed at a time, so that no second stack of po
 def estimate(look: Windows, luma: npt.NDArray[np.uint8]) -> WindowPosteriors:
     """The QF posteriors of an image, (H, W) uint8; `shift` is seen from (0, 0)."""
     return look(luma, (0, 0))
+
+
+def again(look: LooksAgain, found: WindowPosteriors, luma: npt.NDArray[np.uint8]) -> WindowPosteriors:
+    """What `estimate` found, with all windows looked at once more, at all shifts."""
+    return look.again(found, np.ones(found.present.shape, bool), luma)
 
 
 def smooth(found: WindowPosteriors) -> npt.NDArray[np.float32]:

@@ -74,6 +74,8 @@ class Consistency:
     """Calibrated probability that the image holds such a region."""
     kept: Left | None = None
     """What is left of the background's first compression, where that was asked and can be told."""
+    strongest: float = 0.0
+    """Score of the strongest part, whether it counts or was set aside."""
     incomparable: float = 0.0
     """Share of the cells that are in parts which would be regions, had the rest anything to compare them with."""
 
@@ -117,16 +119,17 @@ def find(
         _raise_where_alone(smoothed, missing)
     labels, parts = _parts(smoothed)
     deviation = _over_cells(texture, found)
-    silent, incomparable = np.zeros(smoothed.shape, bool), 0
+    silent, incomparable, strongest = np.zeros(smoothed.shape, bool), 0, 0.0
     named = []
     left = None
     rest = functools.cache(lambda: None if kept is None else kept_by_rest(kept, labels > 0, found, base, colours))
     for part in parts:
         here = labels == part.label
+        own = _strength(part, labels, smoothed, smoothed.size, calibration)
+        strongest = max(strongest, own)
         if not _comparable(here, labels, deviation):
             silent |= here
-            if _strength(part, labels, smoothed, smoothed.size, calibration) >= least:
-                incomparable += int(here.sum())
+            incomparable += int(here.sum()) if own >= least else 0
             continue
         if agreement is not None and doubts.agrees(here, smoothed, agreement):
             smoothed[here] = NOTHING
@@ -180,7 +183,7 @@ def find(
     regions = regions[:shown]
     suspicion = (1 / (1 + np.exp(-smoothed))).astype(np.float32)
     suspicion[silent] = np.nan
-    return Consistency(suspicion, tuple(regions), score, left, incomparable / smoothed.size)
+    return Consistency(suspicion, tuple(regions), score, left, strongest, incomparable / smoothed.size)
 
 
 def kept_by_rest(

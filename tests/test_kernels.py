@@ -381,6 +381,30 @@ def test_q1_steps_equal_their_definition() -> None:
 # --- the trace of single blocks -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("n", [1, 21])
+def test_step_likelihoods_equal_their_definition(n: int) -> None:
+    """Sizes half way between two multiples, which lie at the even one, among them."""
+    deviation, odd, fine, most = 0.4, 0.03, 512, 19
+    sizes = np.abs(rng(4).laplace(0, [[1.0], [9.0]], (2, n))).astype(np.float32)
+    sizes[1, : n // 3] = 0.5 * np.arange(n // 3)
+    scale = sizes.mean(axis=1)
+    smooth = np.exp(-sizes / scale[:, None]) / (2 * scale[:, None])
+    z = np.arange(4 * fine + 1) / fine / deviation
+    bell = (np.exp(-z * z / 2) / (deviation * np.sqrt(2 * np.pi))).astype(np.float32)
+    got = np.empty((2, most))
+    kernels.step_likelihoods(sizes, smooth, scale, bell, fine, np.float32(odd), got)
+    q = np.arange(1, most + 1)
+    x, flat, spread = sizes.astype(np.float64)[..., None], smooth[..., None], scale[:, None, None]
+    multiple = np.rint(x / q)
+    off = np.abs(x - q * multiple)
+    noise = np.exp(-((off / deviation) ** 2) / 2) + np.exp(-(((q - off) / deviation) ** 2) / 2)
+    mass = np.where(multiple > 0, q * flat, 1 - np.exp(-q / (2 * spread)))
+    density = (1 - odd) * mass * noise / (deviation * np.sqrt(2 * np.pi)) + odd * flat
+    # Off by half of what the noise is told in, times how steeply its logarithm may fall.
+    assert np.abs(got - np.log(density).sum(axis=1)).max() < n * (0.5 / fine) * 3 / deviation
+    assert got.argmax(axis=1).tolist() == np.log(density).sum(axis=1).argmax(axis=1).tolist()
+
+
 def test_the_cosine_is_exact_to_a_millionth() -> None:
     turns = np.concatenate([np.linspace(-3, 3, 60_001), np.arange(-40, 41) / 4, [0.4999999, 0.5000001, 511.5]])
     turns = turns.astype(np.float32)

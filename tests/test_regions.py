@@ -221,8 +221,8 @@ def test_whoever_is_accused_is_told_of_what(monkeypatch: pytest.MonkeyPatch) -> 
     """Weak parts may come to a score together: the strongest is shown; parts that cannot be named come to none."""
     other = (30, 4, 36, 14)
     found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH)
-    texture, strengths = np.full(found.present.shape, 20.0), iter((0.3, 0.4))
-    monkeypatch.setattr(regions, "_strength", lambda *of: 1.0 if of[3] == 1 else next(strengths))
+    texture, strengths = np.full(found.present.shape, 20.0), {1: 0.3, 2: 0.4}
+    monkeypatch.setattr(regions, "_strength", lambda *of: 1.0 if of[3] == 1 else strengths[of[0].label])
     result = find(logits_with(BOX, other), least=0.5)
     assert result.score > 0.9 and [r.score for r in result.regions] == [0.4]
     monkeypatch.setattr(regions, "UNNAMED", 7.0)
@@ -236,6 +236,7 @@ def test_a_difference_that_cannot_be_named_is_doubt() -> None:
     result = regions.find(logits_with(BOX), found, history.background(found), CALIBRATION, texture)
     assert result.regions == () and result.score < 0.5
     assert 0.2 < np.nanmax(result.suspicion) < 0.5
+    assert result.strongest > 0.5, "a closer look may find a name for it"
 
 
 NEXT_TO = 12

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from material import file_of, mixed, natural, photo, pixels_of, posteriors
 from PIL import Image
 
-from jscan import Scanner, ScanResult, context, estimate, history, q1map, qfmap, regions, scan_image, weights
+from jscan import Scanner, ScanResult, context, estimate, history, q1map, qfmap, regions, rescaled, scan_image, weights
 from jscan.decode import from_array
 from jscan.errors import ModelError, UsageError
 from jscan.estimate import Estimator
+from jscan.fastwindows import FastWindows
 from jscan.jpegtables import N_COEFS, standard_table
 from jscan.likelihood import Likelihood
 from jscan.records import Agreement, ImageRef, LastCompression
@@ -405,6 +406,31 @@ def test_only_a_find_of_the_fast_way_is_looked_at_again(
     assert result.maps is not None and bool(asked) == again
     double = result.maps.double[np.isfinite(result.maps.double)]
     assert bool((double == 0.25).all()) == again
+
+
+@pytest.mark.parametrize(
+    ("score", "strongest", "thorough", "again"),
+    [(0.39, 0.39, False, False), (0.41, 0.41, False, True), (0.1, 0.41, False, True), (0.41, 0.41, True, False)],
+)
+def test_all_of_decoded_pixels_is_looked_at_again_where_the_fast_way_may_have_found_something(
+    monkeypatch: pytest.MonkeyPatch, score: float, strongest: float, thorough: bool, again: bool
+) -> None:
+    """What was set aside among that: a part that cannot be named at a glance may have a name at a closer look."""
+    asked, find, in_full = [], regions.find, FastWindows.again
+
+    def look_again(look: FastWindows, found: Any, where: npt.NDArray[np.bool_], *rest: Any, **more: Any) -> Any:
+        asked.append(bool(where.all()))
+        return in_full(look, found, where, *rest, **more)
+
+    monkeypatch.setattr(regions, "find", lambda *a, **k: replace(find(*a, **k), score=score, strongest=strongest))
+    monkeypatch.setattr(FastWindows, "again", look_again)
+    monkeypatch.setattr(rescaled, "candidates", lambda luma: ())
+    result = Scanner(device="cpu", thorough=thorough).scan(PICTURE)
+    assert asked == [True] * again
+    plain = Scanner(device="cpu", thorough=True).scan(PICTURE)
+    assert result.maps is not None and plain.maps is not None
+    if again:
+        assert np.allclose(result.maps.flag, plain.maps.flag, atol=1e-3, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -29,6 +29,7 @@ from jscan.modelset import Q1, QF
 from jscan.records import WindowPosteriors
 from jscan.scan import Scanner
 from jscan.tiling import BLOCK, STRIDE, WINDOW
+from jscan.windows import AllShifts
 from train import forgery
 from train.dataset import image_weights, load_images
 
@@ -92,7 +93,8 @@ def _capped(table: tuple[int, ...] | None) -> npt.NDArray[np.int64]:
 
 def _look(made: forgery.Case, scanner: Scanner) -> Case:
     if made.q2 is None:
-        found = qfmap.estimate(scanner.estimator.models.windows(QF, made.luma, fast=False), made.luma)
+        # What decides about a picture that is suspected is what is said of it by all shifts.
+        found = qfmap.estimate(AllShifts(scanner.estimator.models(QF.model)), made.luma)
     else:
         found = q1map.estimate(scanner.estimator.models.windows(Q1, made.luma), made.luma, made.q2)
     pixels, (rows, cols) = history.content(made.luma, found), found.present.shape
