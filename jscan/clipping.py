@@ -27,11 +27,14 @@ TONED = 1.5
 Photographs that were made grey had 0.0, in sepia 0.6 to 6.8, and 2.7 to 54 as Kodak, CLIC and cameras have them."""
 
 
+Clipped = Callable[[], npt.NDArray[np.float32] | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Colours:
     """What is asked of an image's colours, once something is suspicious."""
 
-    clipped: Callable[[], npt.NDArray[np.float32] | None]
+    clipped: Clipped
     """What `share` tells of them; None where they are not known."""
     grey: Callable[[], bool]
     """Whether the image `is_grey`, so that what was clipped before it was made grey cannot be seen."""
@@ -49,6 +52,23 @@ def share(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         shares = cv2.resize(padded.astype(np.float32), (cols, rows), interpolation=cv2.INTER_AREA)
         out[top // BLOCK : top // BLOCK + rows] = shares
     return out
+
+
+def blocks(
+    clipped: npt.NDArray[np.float32] | None, size: tuple[int, ...], first: tuple[int, int]
+) -> npt.NDArray[np.bool_]:
+    """(r, c) whole blocks from `first` on, 0 to 7 each, of an image of `size` (H, W) in which a colour is clipped.
+
+    `clipped` is what `share` tells; without it none is.
+    """
+    rows, cols = ((side - begin) // BLOCK for side, begin in zip(size, first, strict=True))
+    if clipped is None:
+        return np.zeros((rows, cols), bool)
+    cut = np.pad(clipped > 0, ((0, 1), (0, 1)))
+    down, across = (int(begin > 0) for begin in first)
+    out = cut[:rows, :cols] | cut[down : down + rows, :cols]
+    out |= cut[:rows, across : across + cols] | cut[down : down + rows, across : across + cols]
+    return np.ascontiguousarray(out)
 
 
 def is_grey(rgb: npt.NDArray[np.uint8]) -> bool:

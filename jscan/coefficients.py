@@ -15,18 +15,21 @@ def of_blocks(
     origin: tuple[int, int],
     shown: npt.NDArray[np.bool_],
     most: int,
+    without: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.float32]:
     """(64, n) coefficients, zigzag, of the blocks from `first` on whose nearest window is `shown` (R, C).
 
     `origin` is where the first window begins; of two windows that are as near the lower, or right, one counts. Of more
-    than `most` blocks evenly spread ones are taken; those with black or white pixels are left out.
+    than `most` blocks evenly spread ones are taken; those with black or white pixels are left out, and before that
+    those `without` (r, c) some: all whole blocks from `first` on have their place there.
     """
     sides = [(n - f) // BLOCK for n, f in zip(luma.shape, first, strict=True)]
     nearest = []
     for count, begin, windows, at in zip(sides, first, shown.shape, origin, strict=True):
         off = begin - at + (STRIDE + BLOCK - WINDOW) // 2
         nearest.append(np.clip((BLOCK * np.arange(count) + off) // STRIDE, 0, windows - 1))
-    y, x = np.nonzero(shown[np.ix_(*nearest)])
+    wanted = shown[np.ix_(*nearest)]
+    y, x = np.nonzero(wanted if without is None else wanted & ~without)
     if len(y) > most:
         some = np.linspace(0, len(y) - 1, most).astype(np.int64)
         y, x = y[some], x[some]

@@ -266,7 +266,8 @@ class Estimator:
         """The same from the windows of decoded pixels."""
         pixels, base = history.content(luma, found), history.background(found)
         channels = history.pixel_channels(found, base, pixels)
-        last = lastjpeg.estimate(luma, found, base.shift) if base.fraction > 0.5 else None
+        clipped = None if colours is None else colours.clipped
+        last = lastjpeg.estimate(luma, found, base.shift, clipped) if base.fraction > 0.5 else None
         agreement = lastjpeg.agreement(luma, last) if last is not None else None
         mute = history.mute(pixels)
         consistency = self._compare(

@@ -29,6 +29,9 @@ BLOCKS_AT_A_TIME = 32
 SIDE_BY_SIDE = 64
 """Blocks of a row whose coefficients are computed together, for the same reason."""
 
+LEAST_DENSE = 1e-12
+"""Share of a density's peak that `step_likelihoods` believes in anywhere: there are always a few odd coefficients."""
+
 LINE = 64
 """Bytes of a line of the cache."""
 
@@ -71,6 +74,10 @@ def _of_comb_sums(*args: Any) -> Iterable[Any]:
     return table.reshape(-1), *blocks, where, *sizes, _room(cells_across, of=np.int64), _room(many, of=np.int64)
 
 
+def _of_step_likelihoods(values: npt.NDArray[np.float32], *_: Any) -> Iterable[Any]:
+    return _room(int(values.max(initial=0)) + 4), _room((values.shape[1] + 7) // 8 * 8)
+
+
 def _of_blocks(*_: Any) -> Iterable[Any]:
     return *_room(2, 8, 8, SIDE_BY_SIDE), _room(64, SIDE_BY_SIDE), _room(SIDE_BY_SIDE)
 
@@ -89,9 +96,7 @@ planes = _LOOPS.loop("planes")
 cell_sums = _LOOPS.loop("cell_sums", lambda pixels, *_: _room(3, pixels.shape[1], of=np.int32))
 cosine_sums = _LOOPS.loop("cosine_sums", _of_blocks)
 step_cosines = _LOOPS.loop("step_cosines")
-step_likelihoods = _LOOPS.loop(
-    "step_likelihoods", lambda values, *rest: (_room(len(rest[2])), _room((values.shape[1] + 7) // 8 * 8))
-)
+step_likelihoods = _LOOPS.loop("step_likelihoods", _of_step_likelihoods)
 lattice_likelihoods = _LOOPS.loop("lattice_likelihoods", lambda places, *_: _room(2, places.shape[1], of=np.float64))
 ratios = _LOOPS.loop("ratios", _of_blocks)
 comb_facts = _LOOPS.loop("comb_facts", _of_blocks)

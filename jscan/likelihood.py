@@ -13,18 +13,15 @@ the likeliest not to have its first compression.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from jscan import kernels, trace
+from jscan import clipping, kernels, trace
+from jscan.clipping import Clipped
 from jscan.tiling import BLOCK
 from jscan.trace import APART, BASIS, ENOUGH, Blocks, Trace
-
-Clipped = Callable[[], npt.NDArray[np.float32] | None]
-"""Tells (ceil(H / 8), ceil(W / 8)) the share of each cell's pixels that have a clipped colour, or None."""
 
 SPEAKS = 0.4
 """Share of its step from which a coefficient counts; those that lie nearer to 0 do so with any history."""
@@ -94,7 +91,7 @@ class Likelihood:
         share = None if self._share is None else self._share[box]
 
         seen = _moved(self._seen, off)
-        skip = skipped(luma.shape, seen, share)
+        skip = clipping.blocks(share, luma.shape, seen.first)
         # Blocks whose middle lies in the part.
         down, across = (
             np.minimum((BLOCK * np.arange(n) + f + BLOCK // 2) // BLOCK, side - 1)
@@ -113,27 +110,12 @@ class Likelihood:
         return True
 
     def _skipped(self) -> npt.NDArray[np.bool_]:
-        return skipped(self._luma.shape, self._seen, self._share)
+        return clipping.blocks(self._share, self._luma.shape, self._seen.first)
 
 
 def _moved(seen: Trace, off: tuple[int, int]) -> Trace:
     """The same on another grid."""
     return replace(seen, first=trace.moved(seen.first, off))
-
-
-def skipped(size: tuple[int, ...], seen: Trace, clipped: npt.NDArray[np.float32] | None) -> npt.NDArray[np.bool_]:
-    """(r, c) blocks of an image of `size` (H, W), on the background's grid, in which a colour is clipped.
-
-    `clipped` (ceil(H / 8), ceil(W / 8)) is what `clipping.share` tells; without it no block is skipped.
-    """
-    rows, cols = ((side - first) // BLOCK for side, first in zip(size, seen.first, strict=True))
-    if clipped is None:
-        return np.zeros((rows, cols), bool)
-    cut = np.pad(clipped > 0, ((0, 1), (0, 1)))
-    down, across = (int(first > 0) for first in seen.first)
-    out = cut[:rows, :cols] | cut[down : down + rows, :cols]
-    out |= cut[:rows, across : across + cols] | cut[down : down + rows, across : across + cols]
-    return np.ascontiguousarray(out)
 
 
 def measure(luma: npt.NDArray[np.uint8], seen: Trace, skip: npt.NDArray[np.bool_]) -> Noise:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 from material import file_of, natural, photo, pixels_of, posteriors, rng
 
-from jscan import lastjpeg
+from jscan import clipping, lastjpeg
 from jscan.decode import from_array
 from jscan.jpegtables import N_COEFS, standard_table
 from jscan.records import Agreement, LastCompression
@@ -27,7 +27,7 @@ def estimated(rgb: npt.NDArray[np.uint8], dy: int = 0, dx: int = 0) -> LastCompr
     luma.setflags(write=False)
     shift = (-dy % 8) * 8 + (-dx % 8)
     found = posteriors((80,), shift, height=luma.shape[0], width=luma.shape[1])
-    return lastjpeg.estimate(luma, found, shift)
+    return lastjpeg.estimate(luma, found, shift, lambda: clipping.share(np.ascontiguousarray(rgb[dy:, dx:])))
 
 
 def by_opencv(rgb: npt.NDArray[np.uint8], qf: int, subsampling: str) -> npt.NDArray[np.uint8]:
@@ -54,7 +54,7 @@ def test_standard_tables(qf: int, crop: tuple[int, int], subsampling: str) -> No
 
 
 @pytest.mark.parametrize("name", ["coffee", "astronaut", "chelsea"])
-@pytest.mark.parametrize("qf", [55, 60, 63])
+@pytest.mark.parametrize("qf", [15, 20, 25, 30, 40, 55, 60, 63])
 def test_one_compression_is_not_taken_for_two(name: str, qf: int) -> None:
     """A last one of quality 99 after it would explain whatever is there."""
     last = estimated(pixels_of(file_of(photo(name)[:240, :320], quality=qf)))

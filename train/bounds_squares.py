@@ -82,7 +82,7 @@ def look(job: Job) -> Found:
     made = make(load(path), contrast, qf2, side, random.Random(seed))
     luma, seen, noise = known(made)
     rgb = np.ascontiguousarray(compress.decode(made.data)[..., ::-1])
-    skip = likelihood.skipped(luma.shape, seen, clipping.share(rgb))
+    skip = clipping.blocks(clipping.share(rgb), luma.shape, seen.first)
     missing = trace.around_cells(likelihood.against(luma, seen, noise, skip), (luma.shape[0], luma.shape[1]))
     # Without a square, the place that looks most like one takes its part.
     peak = np.unravel_index(int(missing.argmax()), missing.shape)
