@@ -36,6 +36,8 @@ AGREES = -0.8
 parts that only looked odd, mostly of clipped colours, had -0.35 to 0.9, pasted ones -2.8 to -1.6."""
 ENOUGH_COEFS = 30
 """Coefficients of which that mean must be."""
+AROUND = 9
+"""Blocks along a side of what tells of a cell whether it agrees: about a window."""
 _OF_LAST = ("uncompressed_in_jpeg", "other_qf", "other_shift")
 """Kinds of parts of decoded pixels whose last compression is not the background's."""
 TELLING, SETTLED = 6, 0.5
@@ -137,6 +139,20 @@ def _of_half(
         for at, first, size in zip((y, x), agreement.origin, agreement.nats.shape, strict=True)
     )
     return float(agreement.nats[rows, cols].sum()), float(agreement.count[rows, cols].sum())
+
+
+def agreeing(agreement: Agreement, shape: tuple[int, ...], *, silent: bool) -> npt.NDArray[np.bool_]:
+    """(R, C) cells, of so many, around which the blocks speak for the multiples of the image's last table.
+
+    Or, if these are taken for agreeing, are `silent` about them.
+    """
+    around = cv2.boxFilter(agreement.nats, -1, (AROUND, AROUND), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    speak = around >= 0 if silent else around > 0
+    rows, cols = (
+        np.clip(np.rint(np.arange(n) - first / BLOCK - 1e-9), 0, size - 1).astype(np.int64)
+        for n, first, size in zip(shape, agreement.origin, speak.shape, strict=True)
+    )
+    return np.asarray(speak[np.ix_(rows, cols)])
 
 
 def settled(agreement: Agreement | None, part: npt.NDArray[np.bool_] | None = None) -> bool:

@@ -32,7 +32,7 @@ from jscan import (
 from jscan.clipping import Colours
 from jscan.firsttable import FirstSteps
 from jscan.history import Background
-from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, nearest_qf
+from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, nearest_qf, standard_table
 from jscan.modelset import Q1, QF, ModelSet
 from jscan.records import NOT_LUMA, Agreement, DecodedImage, LastCompression, Maps, WindowPosteriors
 from jscan.regions import Consistency
@@ -251,12 +251,14 @@ class Estimator:
         """What the last compression of decoded pixels says, or of those that were `restored` to a scale.
 
         As of a JPEG, the fast way settles those in which it finds nothing. All of the others is looked at closely:
-        judged by the fast way, some photographs without any compression scored above 0.5.
+        judged by the fast way, some photographs without any compression scored above 0.5. So are those of which single
+        windows tell another quality than all of their blocks do together, as it may be below 50.
         """
         look = self.models.windows(QF, luma)
         judge = functools.partial(self._of_pixels, luma=luma, restored=restored, colours=colours)
         seen = judge(qfmap.estimate(look, luma))
-        if isinstance(look, AllShifts) or max(seen.consistency.score, seen.consistency.strongest) < CONFIRMED:
+        settled = max(seen.consistency.score, seen.consistency.strongest) < CONFIRMED and not _contradicted(seen)
+        if isinstance(look, AllShifts) or settled:
             return seen
         return judge(qfmap.again(look, seen.found, luma))
 
@@ -424,6 +426,23 @@ class _Look:
     """How well the pixels agree with it, as they do until something else is done to them."""
 
 
+def _contradicted(look: _Look) -> bool:
+    """Whether the windows of an image tell another quality than its blocks do together."""
+    return look.last is not None and abs(look.last.qf - look.base.table[0]) > 2 * qfmap.NEAR
+
+
+def _quality_of_all(look: _Look) -> int | None:
+    """The quality factor of the last compression, where the image as a whole tells a standard table.
+
+    Of a coarse compression single windows tell it less surely, and flat ones least.
+    """
+    last = look.last
+    if last is None or _contradicted(look):
+        return None
+    other = float(np.mean(np.array(last.table) != standard_table(last.qf)))
+    return last.qf if other <= lastjpeg.UNEXPLAINED else None
+
+
 def _found(found: WindowPosteriors) -> float:
     """How much of an image shows compression, in windows; what a scale is chosen by."""
     return float(np.maximum(found.present - 0.5, 0).sum())
@@ -477,9 +496,15 @@ def _pixel_estimate(look: _Look) -> Estimate:
     covered = history.sureness(found) * np.where(found.present > 0.5, sure, 1)
     shift, placed = _shifts(found, mute)
     size = look.consistency.suspicion.shape
+    qf = cells(np.where(mute | (found.present < 0.5), np.nan, quality).astype(np.float32))
+    if look.agreement is not None and (told := _quality_of_all(look)) is not None:
+        coarse = bool(np.median(standard_table(told)[:N_COEFS]) >= lastjpeg.LEAST_STEP)
+        own = cells(found.shift.argmax(axis=2) == look.base.shift) & ~(look.consistency.suspicion > 0.5)
+        own &= ~np.isnan(qf) & doubts.agreeing(look.agreement, size, silent=coarse)
+        qf[own] = told
     maps = Maps(
         suspicion=np.where(cells(mute), np.nan, look.consistency.suspicion).astype(np.float32),
-        qf=cells(np.where(mute | (found.present < 0.5), np.nan, quality).astype(np.float32)),
+        qf=qf,
         flag=cells(np.where(mute, np.nan, found.present).astype(np.float32)),
         q1=np.full((N_COEFS, *size), np.nan, np.float32),
         double=np.full(size, np.nan, np.float32),
