@@ -24,6 +24,18 @@ def test_shares_equal_their_definition(size: tuple[int, int]) -> None:
     assert (got >= 0).all() and (got <= 1 + 1e-6).all()
 
 
+@pytest.mark.parametrize("first", [(0, 0), (0, 5), (3, 0), (7, 1)])
+def test_blocks_with_a_clipped_colour_are_those_that_touch_such_a_cell(first: tuple[int, int]) -> None:
+    height, width = 61, 83
+    clipped = (rng(5).random((8, 11)) < 0.2).astype(np.float32) / 64
+    rows, cols = (height - first[0]) // 8, (width - first[1]) // 8
+    pixels = np.kron(clipped, np.ones((8, 8)))[:height, :width] > 0
+    whole = pixels[first[0] : first[0] + 8 * rows, first[1] : first[1] + 8 * cols]
+    touched = whole.reshape(rows, 8, cols, 8).any(axis=(1, 3))
+    assert np.array_equal(clipping.blocks(clipped, (height, width), first), touched) and touched.any()
+    assert not clipping.blocks(None, (height, width), first).any()
+
+
 def test_pictures_of_greys_and_of_one_tone_have_no_colours() -> None:
     colour = photo("coffee")
     grey = np.repeat(np.rint(colour @ (0.299, 0.587, 0.114)).astype(np.uint8)[..., None], 3, axis=2)

@@ -35,6 +35,12 @@ def test_coefficients_are_those_of_the_blocks_in_the_windows_that_are_shown(
     got = of_blocks(luma, first, origin, shown, 1000)
     assert got.shape == (64, len(wanted)) and got.dtype == np.float32
     assert np.allclose(got, np.array(wanted)[:, *np.transpose(ZIGZAG)].T, atol=1e-3)
+    some = np.zeros(tuple((n - f) // 8 for n, f in zip(luma.shape, first, strict=True)), bool)
+    some[3:9, 5:12] = True
+    left, others = (of_blocks(luma, first, origin, shown, 1000, without) for without in (some, ~some))
+    both = np.concatenate([left, others], axis=1)
+    assert left.shape[1] > 10 < others.shape[1]
+    assert np.allclose(sorted(both.T.tolist()), sorted(got.T.tolist()))
 
 
 def test_of_many_blocks_evenly_spread_ones_are_taken() -> None:

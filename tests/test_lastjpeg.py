@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 from material import file_of, natural, photo, pixels_of, posteriors, rng
 
-from jscan import clipping, lastjpeg
+from jscan import clipping, doubts, lastjpeg
 from jscan.decode import from_array
 from jscan.jpegtables import N_COEFS, standard_table
 from jscan.records import Agreement, LastCompression
@@ -61,7 +61,33 @@ def test_one_compression_is_not_taken_for_two(name: str, qf: int) -> None:
     assert last is not None and last.qf == qf
 
 
-@pytest.mark.parametrize(("first", "second"), [(60, 80), (72, 90)])
+def test_where_colours_are_clipped_nothing_is_taken_for_a_second_compression() -> None:
+    """Clipping moves the coefficients off the multiples of coarse steps, onto those of fine ones."""
+    rgb = pixels_of(file_of(photo("astronaut")[:240, :320], quality=60))
+    luma = luma_of(rgb)
+    found = posteriors((60,), 0, height=240, width=320)
+    asked = []
+    for tell in (clipping.share, lambda _: None, lambda rgb: 0 * clipping.share(rgb)):
+        last = lastjpeg.estimate(luma, found, 0, lambda tell=tell: asked.append(1) or tell(rgb))  # type: ignore[misc]
+        assert last is not None and (last.qf == 60) == (tell is clipping.share)
+    assert len(asked) == 3
+    plain = pixels_of(file_of(photo("coffee")[:280, :380] // 2 + 60, quality=80))
+    assert lastjpeg.estimate(
+        luma_of(plain), posteriors((80,), 0, height=280, width=380), 0, lambda: pytest.fail("asked")
+    )
+
+
+def test_zeros_speak_for_no_step_of_one() -> None:
+    """In a picture that is nearly flat a step of 1 explains the little noise of zeros no better than others."""
+    picture = (90 + (np.arange(400)[None, :] // 40 + np.arange(300)[:, None] // 50) % 7)[..., None] * [1.0, 1.1, 0.9]
+    picture = picture.astype(np.uint8)
+    picture[:60, :90] = photo("coffee")[100:160, 100:190]
+    for qf in (50, 75):
+        last = estimated(pixels_of(file_of(picture, quality=qf)))
+        assert last is not None and abs(last.qf - qf) <= 1
+
+
+@pytest.mark.parametrize(("first", "second"), [(60, 80), (72, 90), (75, 95), (85, 98)])
 def test_a_first_compression_on_the_same_grid_is_not_taken_for_the_last(first: int, second: int) -> None:
     """Many of its steps are two or three times those of the last one, and coefficients lie on multiples of them."""
     once = pixels_of(file_of(photo("coffee")[:280, :380], quality=first))
@@ -193,6 +219,18 @@ def test_fine_steps_and_flat_blocks_say_nothing() -> None:
     assert not lastjpeg.agreement(luma_of(photo("coffee")[:64, :64]), fine).count.any()
     flat = lastjpeg.agreement(np.full((64, 70), 90, np.uint8), coarse)
     assert flat.count.shape == (8, 8) and not flat.count.any() and not flat.nats.any()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_cells_agree_where_the_blocks_around_them_do(silent: bool) -> None:
+    nats = np.zeros((30, 40), np.float32)
+    nats[:, :20] = 1
+    nats[10:20, 5:15] = -2
+    cells = doubts.agreeing(Agreement(nats, np.ones_like(nats), (3, 6)), (31, 42), silent=silent)
+    assert cells.shape == (31, 42)
+    # The cell in row 15 and column 10 lies at blocks 14.6 and 9.3.
+    assert not cells[15, 10] and cells[2, 2] and cells[28, 12]
+    assert cells[0, 41] == cells[30, 35] == silent
 
 
 def test_agreement_is_the_same_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:

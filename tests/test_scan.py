@@ -24,6 +24,7 @@ from jscan.fastwindows import FastWindows
 from jscan.jpegtables import N_COEFS, standard_table
 from jscan.likelihood import Likelihood
 from jscan.records import Agreement, ImageRef, LastCompression
+from jscan.regions import Consistency
 
 FIELDS = ("suspicion", "qf", "flag", "q1", "double", "coverage", "shift", "shift_confidence")
 PICTURE = photo()[100:300, 50:283]  # 200 x 233, neither a multiple of 8 nor of 16
@@ -359,6 +360,43 @@ def test_a_png_with_a_past_gets_its_table(
     assert any("quality about 90" in r for r in result.record.reasons)
     assert result.last is not None and result.last.qf == 90 and result.last.table[:N_COEFS] == table
     assert result.record.double_fraction is not None and result.record.qf2 is None
+
+
+def test_the_qf_map_has_what_the_whole_image_tells(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where windows that show its grid tell another quality; not where the blocks speak against its table."""
+    once, other = (pixels_of(file_of(photo("coffee")[:280, :380], quality=qf)) for qf in (60, 85))
+    pixels = once.copy()
+    pixels[96:224, 160:288] = other[96:224, 160:288]
+    of_image, odd = (posteriors((qf,), 0, height=280, width=380) for qf in (60, 85))
+    found = mixed(of_image, odd, slice(4, 13), slice(8, 17))
+    monkeypatch.setattr(qfmap, "estimate", lambda look, luma: found)
+    monkeypatch.setattr(qfmap, "again", lambda look, found, luma: found)
+    monkeypatch.setattr(regions, "find", lambda *_, **more: Consistency(np.zeros((35, 48), np.float32), (), 0.1))
+    plain, spliced = (scanner.scan(rgb).maps for rgb in (once, pixels))
+    assert plain is not None and spliced is not None
+    assert (plain.qf == 60).mean() > 0.99, "whatever some windows say"
+    assert np.nanmedian(spliced.qf[15:25, 23:33]) == 85 and (spliced.qf[:8] == 60).mean() > 0.99
+
+
+def test_where_windows_and_blocks_tell_another_quality_all_shifts_are_looked_at(
+    scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, real = [], qfmap.again
+
+    def told(qf: int) -> None:
+        monkeypatch.setattr(qfmap, "estimate", lambda look, luma: posteriors((qf,), 0, height=280, width=380))
+
+    def again(look: Any, found: Any, luma: npt.NDArray[np.uint8]) -> Any:
+        asked.append(found)
+        return real(look, found, luma)
+
+    monkeypatch.setattr(qfmap, "again", again)
+    monkeypatch.setattr(regions, "find", lambda *_, **more: Consistency(np.zeros((35, 48), np.float32), (), 0.1))
+    pixels = pixels_of(file_of(photo("coffee")[:280, :380], quality=40))
+    for qf, wanted in ((45, 0), (75, 1)):
+        told(qf)
+        maps = scanner.scan(pixels).maps
+        assert len(asked) == wanted and maps is not None and np.nanmedian(maps.qf) == 40
 
 
 def test_a_png_without_a_past_has_none(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
