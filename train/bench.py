@@ -27,7 +27,7 @@ from train.measure_asked import ASKED, asked_table
 from train.measure_report import plain, table, write_report
 from train.measure_speed import BIG_MEGAPIXELS, machine, scan_files, watch
 
-PARTS = ("scan", "baselines", "start", "memory", "sizes", "counts", "workers")
+PARTS = ("scan", "decoded", "baselines", "start", "memory", "sizes", "counts", "workers")
 CAMERAS = Path("../shared/data/cameras")
 """Where photographs of cameras lie, beside a checkout, unless the options say otherwise."""
 REPEATS = 3
@@ -69,6 +69,11 @@ class Plan:
 def measure_scan(plan: Plan, folder: Path) -> Row:
     """The whole scan of the photographs."""
     return plan.scan(plan.photos)
+
+
+def measure_decoded(plan: Plan, folder: Path) -> Row:
+    """The scan of the same photographs as PNG files, of which the last compression has to be found out."""
+    return {"as PNG files": plan.scan([bench_material.as_png(path, folder) for path in plan.photos])}
 
 
 def measure_baselines(plan: Plan, folder: Path) -> Row:
@@ -136,6 +141,7 @@ def measure_workers(plan: Plan, folder: Path) -> Row:
 
 MEASURES: dict[str, Callable[[Plan, Path], Row]] = {
     "scan": measure_scan,
+    "decoded": measure_decoded,
     "baselines": measure_baselines,
     "start": measure_start,
     "memory": measure_memory,
@@ -202,6 +208,7 @@ def report(results: Row) -> str:
         lines += ["## The whole scan", "", *table("scan", {results["data"]: plain(scan)}), "Where its time goes:", ""]
         lines += table("stage", scan["stages"])
     titles = {
+        "decoded": "The same photographs, decoded",
         "baselines": "Decoding alone, and the papers' networks, on one thread",
         "start": "Start",
         "memory": "Memory of a worker",

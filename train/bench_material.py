@@ -43,6 +43,16 @@ def write_photographs(folder: Path, count: int) -> list[Path]:
     return paths
 
 
+def as_png(photo: Path, folder: Path) -> Path:
+    """A PNG file of a photograph's pixels, in the folder. Raises RuntimeError where it cannot be read, or written."""
+    image = cv2.imread(str(photo), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise RuntimeError(f"{photo.name} could not be read")
+    path = folder / f"{photo.name}.png"
+    _write(path, image[..., ::-1], cv2.IMWRITE_PNG_COMPRESSION, 1)
+    return path
+
+
 def write_sized(path: Path, megapixels: float) -> Path:
     """The path, a square image of that many megapixels: JPEG, or uncompressed TIFF where it ends in `.tif`."""
     side = round((megapixels * 1e6) ** 0.5)
