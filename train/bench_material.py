@@ -49,7 +49,7 @@ def as_png(photo: Path, folder: Path) -> Path:
     if image is None:
         raise RuntimeError(f"{photo.name} could not be read")
     path = folder / f"{photo.name}.png"
-    _write(path, image[..., ::-1], cv2.IMWRITE_PNG_COMPRESSION, 1)
+    _write(path, np.asarray(image[..., ::-1], np.uint8), cv2.IMWRITE_PNG_COMPRESSION, 1)
     return path
 
 

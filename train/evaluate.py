@@ -55,7 +55,7 @@ CORE_SECONDS = {
     "q1": 0.003,
     "q1-images": 0.45,
     "lossless": 5.0,
-    "qf": 25.0,
+    "qf": 10.0,
     "qf-sizes": 43.0,
     "sizes": 0.8,
     "processed": 0.8,
