@@ -54,7 +54,7 @@ QUICK = {"patches": 100, "images": 3, "per_kind": 4}
 CORE_SECONDS = {
     "q1": 0.003,
     "q1-images": 0.45,
-    "lossless": 5.0,
+    "lossless": 1.4,
     "qf": 10.0,
     "qf-sizes": 43.0,
     "sizes": 0.8,
