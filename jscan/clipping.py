@@ -26,8 +26,8 @@ TONED = 1.5
 """Levels by which a colour difference deviates, at most, from what the luma alone makes of it in a picture of greys.
 Photographs that were made grey had 0.0, in sepia 0.6 to 6.8, and 2.7 to 54 as Kodak, CLIC and cameras have them."""
 
-
 Clipped = Callable[[], npt.NDArray[np.float32] | None]
+"""Tells of an image what `share` does; None where its colours are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,6 @@ class Colours:
     """What is asked of an image's colours, once something is suspicious."""
 
     clipped: Clipped
-    """What `share` tells of them; None where they are not known."""
     grey: Callable[[], bool]
     """Whether the image `is_grey`, so that what was clipped before it was made grey cannot be seen."""
 

@@ -6,7 +6,7 @@ both all the same. Whoever is accused by a part that is called a region has a ri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -132,12 +132,7 @@ def _of_half(
     here: npt.NDArray[np.bool_], smoothed: npt.NDArray[np.float32], agreement: Agreement
 ) -> tuple[float, float]:
     """Nats and coefficients of the more suspicious half of a part."""
-    y, x = np.nonzero(surer_half(here, smoothed))
-    # The block whose centre is nearest to that of the cell.
-    rows, cols = (
-        np.clip(np.rint(at - first / BLOCK - 1e-9), 0, size - 1).astype(np.int64)
-        for at, first, size in zip((y, x), agreement.origin, agreement.nats.shape, strict=True)
-    )
+    rows, cols = _nearest_blocks(np.nonzero(surer_half(here, smoothed)), agreement)
     return float(agreement.nats[rows, cols].sum()), float(agreement.count[rows, cols].sum())
 
 
@@ -148,11 +143,15 @@ def agreeing(agreement: Agreement, shape: tuple[int, ...], *, silent: bool) -> n
     """
     around = cv2.boxFilter(agreement.nats, -1, (AROUND, AROUND), normalize=False, borderType=cv2.BORDER_CONSTANT)
     speak = around >= 0 if silent else around > 0
-    rows, cols = (
-        np.clip(np.rint(np.arange(n) - first / BLOCK - 1e-9), 0, size - 1).astype(np.int64)
-        for n, first, size in zip(shape, agreement.origin, speak.shape, strict=True)
-    )
-    return np.asarray(speak[np.ix_(rows, cols)])
+    return np.asarray(speak[np.ix_(*_nearest_blocks([np.arange(n) for n in shape], agreement))])
+
+
+def _nearest_blocks(cells: Sequence[npt.NDArray[np.int64]], agreement: Agreement) -> list[npt.NDArray[np.int64]]:
+    """Rows and columns of the blocks whose centres are nearest to those of cells, of which these are the same."""
+    return [
+        np.clip(np.rint(at - first / BLOCK - 1e-9), 0, size - 1).astype(np.int64)
+        for at, first, size in zip(cells, agreement.origin, agreement.nats.shape, strict=True)
+    ]
 
 
 def settled(agreement: Agreement | None, part: npt.NDArray[np.bool_] | None = None) -> bool:

@@ -89,9 +89,7 @@ def _log_likelihoods(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]
     z = np.arange(FAR * FINE + 1) / (FINE * ROUNDING_NOISE)
     bell = np.exp(-z * z / 2) / (ROUNDING_NOISE * np.sqrt(2 * np.pi))
     out = np.empty((len(values), MAX_STEP), np.float64)
-    kernels.step_likelihoods(
-        sizes, smooth, scale, bell.astype(np.float32), FINE, np.float32(OUTLIERS), out
-    )  # fmt: skip
+    kernels.step_likelihoods(sizes, smooth, scale, bell.astype(np.float32), FINE, np.float32(OUTLIERS), out)
     return out
 
 
@@ -103,8 +101,8 @@ def _last_of_two(
     more than `least`.
 
     A coefficient on multiples of q1 is moved by the second compression to multiples of q2: while it is small to those
-    of the multiple of q2 that is nearest to q1, and that is what free steps find. Where q2 is among the
-    FINEST, they find q1.
+    of the multiple of q2 that is nearest to q1, and that is what free steps find. Where q2 is among the FINEST,
+    they find q1.
     """
     last, first, k = tables[:, None], tables[None], np.arange(64)
     seen = np.minimum(last * np.maximum(np.rint(first / last), 1), MAX_STEP).astype(np.int64)
@@ -122,23 +120,29 @@ def estimate(
     """The last compression of an image (H, W) uint8, or None where too few blocks speak.
 
     `found` are its QF posteriors, `shift` (dy * 8 + dx, seen from the image's corner) where most blocks begin. Where
-    no standard table explains what is there, blocks with `clipped` colours are left out, if others are left: colours
-    are clipped where a coarse compression rings, and what that leaves of the luma a fine last one explains best.
+    no standard table explains what is there, blocks with `clipped` colours are left out: colours are clipped where a
+    coarse compression rings, and what that leaves of the luma a fine last one explains best. Where too few others are
+    left, none is told before the last one.
     """
     origin = (shift // BLOCK, shift % BLOCK)
     shown = (found.present > 0.5) & (found.shift.argmax(axis=2) == shift)
-    told, plain = _tell(of_blocks(luma, origin, found.origin, shown, MAX_BLOCKS), origin)
+    values = of_blocks(luma, origin, found.origin, shown, MAX_BLOCKS)
+    told, plain = _tell(values, origin)
     share = None if plain or clipped is None else clipped()
     if share is None or not share.any():
         return told
     without = clipping.blocks(share, luma.shape, origin)
-    return _tell(of_blocks(luma, origin, found.origin, shown, MAX_BLOCKS, without), origin)[0] or told
+    rest = of_blocks(luma, origin, found.origin, shown, MAX_BLOCKS, without)
+    return _tell(rest, origin)[0] or _tell(values, origin, twice=False)[0]
 
 
-def _tell(values: npt.NDArray[np.float32], origin: tuple[int, int]) -> tuple[LastCompression | None, bool]:
+def _tell(
+    values: npt.NDArray[np.float32], origin: tuple[int, int], *, twice: bool = True
+) -> tuple[LastCompression | None, bool]:
     """What the coefficients (64, n) of blocks on the last grid tell of its table; None where too few of them speak.
 
-    And whether there is no more to be asked: they do not, or one standard table explains them.
+    The last of two, if they may have been compressed `twice` there. And whether there is no more to be asked: they do
+    not, or one standard table explains them.
     """
     if np.count_nonzero(np.abs(values[1:]) >= SPEAKS) < MIN_COEFS:
         return None, True
@@ -153,7 +157,7 @@ def _tell(values: npt.NDArray[np.float32], origin: tuple[int, int]) -> tuple[Las
     least = 12 + 0.005 * values.shape[1]
     better = gain > least
     plain = not better.any()
-    if better.mean() > UNEXPLAINED:
+    if twice and better.mean() > UNEXPLAINED:
         last, both, unexplained = _last_of_two(likelihood, tables, least)
         surely = both - joint[qf - 1] >= SURELY_TWO * least
         if surely and unexplained.mean() <= min(UNEXPLAINED, float(better.mean()) / 2):
