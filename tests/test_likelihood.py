@@ -10,7 +10,7 @@ import pytest
 from material import file_of, photo, pixels_of
 from test_trace import SHIFT, luma_of, spliced, windows
 
-from jscan import likelihood, trace
+from jscan import clipping, likelihood, trace
 from jscan.jpegtables import N_COEFS, standard_table
 from jscan.likelihood import Likelihood
 from jscan.tiling import cells
@@ -85,17 +85,6 @@ def test_clipped_blocks_say_nothing_and_are_asked_for_only_where_something_is_mi
     assert np.array_equal(unknown, before)
 
 
-def test_every_cell_under_a_block_counts_for_its_clipping() -> None:
-    share = np.zeros((4, 5), np.float32)
-    share[2, 3] = 0.01
-    whole = trace.Trace(np.ones(64, np.float32), np.ones(64, np.float32), (0, 0))
-    skip = likelihood.skipped((32, 40), whole, share)
-    assert skip.shape == (4, 5) and np.argwhere(skip).tolist() == [[2, 3]]
-    moved = likelihood.skipped((32, 40), replace(whole, first=(3, 5)), share)
-    assert moved.shape == (3, 4) and np.argwhere(moved).tolist() == [[1, 2], [1, 3], [2, 2], [2, 3]]
-    assert not likelihood.skipped((32, 40), whole, None).any()
-
-
 def test_a_part_of_the_background_shows_its_compression_and_a_pasted_one_does_not() -> None:
     luma, (y, x) = spliced(75, 95, 64)
     likely = Likelihood(luma, seen_in(luma, 75), None)
@@ -117,7 +106,7 @@ def test_noise_is_less_where_a_block_is_flat() -> None:
     picture = pixels_of(file_of(photo(), quality=70))[SHIFT[0] :, SHIFT[1] :].copy()
     luma = luma_of(file_of(picture, quality=85))
     seen = seen_in(luma, 70)
-    noise = likelihood.measure(luma, seen, likelihood.skipped(luma.shape, seen, None))
+    noise = likelihood.measure(luma, seen, clipping.blocks(None, luma.shape, seen.first))
     kinds = len(likelihood.EDGES) + 1
     assert noise.deviation.shape == noise.spread.shape == (kinds, 64)
     known = (noise.deviation > 0).all(axis=0)

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("sklearn", reason="the extra `train` is not installed")
 data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
 
-from jscan import likelihood, trace  # noqa: E402
+from jscan import clipping, likelihood, trace  # noqa: E402
 from train import bounds_squares, measure_sizes  # noqa: E402
 
 IMAGE = np.ascontiguousarray(data.astronaut()[..., ::-1])
@@ -22,7 +22,7 @@ def test_what_its_maker_knows_shows_the_background_everywhere_but_in_the_square(
     luma, seen, noise = bounds_squares.known(made)
     assert luma.shape == made.pixels.shape[:2] and seen.first == (-made.shift[0] % 8, -made.shift[1] % 8)
     assert (noise.deviation > 0).any(axis=0).sum() > 20 and noise.deviation.max() <= 0.4
-    skip = likelihood.skipped(luma.shape, seen, None)
+    skip = clipping.blocks(None, luma.shape, seen.first)
     missing = trace.around_cells(likelihood.against(luma, seen, noise, skip), (luma.shape[0], luma.shape[1]))
     assert np.isfinite(missing).all() and np.median(missing) < -5
     row, col = np.unravel_index(int(missing.argmax()), missing.shape)
