@@ -33,10 +33,9 @@ UNEXPLAINED = 0.1
 always zero are often estimated wrongly. A maker's table leaves more."""
 SURELY_TWO = 16.0
 """Times what a free step must gain by which two tables must explain the coefficients better than one: a fine last one
-explains whatever is there. Of photographs saved once at 15 to 63 none left so much unexplained that it was asked, of
-261 saved twice on one grid 3 had less."""
+explains whatever is there. Of photographs saved once at 15 to 63 none left so much unexplained that it was asked."""
 FINEST = 2
-"""Steps up to which a last compression leaves coefficients about where a first one put them."""
+"""Steps up to which what was pasted into a picture looks like a last compression of all of it."""
 OUTLIERS = 0.03
 """Share of coefficients that obey no comb, from clipped or edited blocks."""
 FAR, FINE = 4, 512
@@ -101,13 +100,11 @@ def _last_of_two(
     more than `least`.
 
     A coefficient on multiples of q1 is moved by the second compression to multiples of q2: while it is small to those
-    of the multiple of q2 that is nearest to q1, and that is what free steps find. Where q2 is among the FINEST,
-    they find q1.
+    of the multiple of q2 that is nearest to q1, and that is what free steps find.
     """
     last, first, k = tables[:, None], tables[None], np.arange(64)
     seen = np.minimum(last * np.maximum(np.rint(first / last), 1), MAX_STEP).astype(np.int64)
     explained = np.maximum(likelihood[k, seen - 1], likelihood[k, last - 1])
-    explained = np.maximum(explained, np.where(last <= FINEST, likelihood[k, first - 1], -np.inf))
     total = explained.sum(axis=2)
     best = int(np.argmax(total))
     gain = likelihood.max(axis=1) - explained.reshape(-1, 64)[best]
@@ -159,7 +156,7 @@ def _tell(
     plain = not better.any()
     if twice and better.mean() > UNEXPLAINED:
         last, both, unexplained = _last_of_two(likelihood, tables, least)
-        surely = both - joint[qf - 1] >= SURELY_TWO * least
+        surely = both - joint[qf - 1] >= SURELY_TWO * least and np.median(tables[last]) > FINEST
         if surely and unexplained.mean() <= min(UNEXPLAINED, float(better.mean()) / 2):
             qf, better = last + 1, unexplained
     table = np.where(better, free, standard_table(qf))
