@@ -35,7 +35,8 @@ SURELY_TWO = 16.0
 """Times what a free step must gain by which two tables must explain the coefficients better than one: a fine last one
 explains whatever is there. Of photographs saved once at 15 to 63 none left so much unexplained that it was asked."""
 FINEST = 2
-"""Steps up to which what was pasted into a picture looks like a last compression of all of it."""
+"""Steps up to which a last compression leaves coefficients about where a first one put them, and where pasted parts
+look like one of the whole picture."""
 OUTLIERS = 0.03
 """Share of coefficients that obey no comb, from clipped or edited blocks."""
 FAR, FINE = 4, 512
@@ -105,6 +106,7 @@ def _last_of_two(
     last, first, k = tables[:, None], tables[None], np.arange(64)
     seen = np.minimum(last * np.maximum(np.rint(first / last), 1), MAX_STEP).astype(np.int64)
     explained = np.maximum(likelihood[k, seen - 1], likelihood[k, last - 1])
+    explained = np.maximum(explained, np.where(last <= FINEST, likelihood[k, first - 1], -np.inf))
     total = explained.sum(axis=2)
     best = int(np.argmax(total))
     gain = likelihood.max(axis=1) - explained.reshape(-1, 64)[best]
