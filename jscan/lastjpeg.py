@@ -119,29 +119,24 @@ def estimate(
     """The last compression of an image (H, W) uint8, or None where too few blocks speak.
 
     `found` are its QF posteriors, `shift` (dy * 8 + dx, seen from the image's corner) where most blocks begin. Where
-    no standard table explains what is there, blocks with `clipped` colours are left out: colours are clipped where a
-    coarse compression rings, and what that leaves of the luma a fine last one explains best. Where too few others are
-    left, none is told before the last one.
+    no standard table explains what is there, blocks with `clipped` colours are left out, if enough others are left:
+    colours are clipped where a coarse compression rings, and that moves the luma off the multiples of its steps.
     """
     origin = (shift // BLOCK, shift % BLOCK)
     shown = (found.present > 0.5) & (found.shift.argmax(axis=2) == shift)
-    values = of_blocks(luma, origin, found.origin, shown, MAX_BLOCKS)
-    told, plain = _tell(values, origin)
+    told, plain = _tell(of_blocks(luma, origin, found.origin, shown, MAX_BLOCKS), origin)
     share = None if plain or clipped is None else clipped()
     if share is None or not share.any():
         return told
     without = clipping.blocks(share, luma.shape, origin)
     rest = of_blocks(luma, origin, found.origin, shown, MAX_BLOCKS, without)
-    return _tell(rest, origin)[0] or _tell(values, origin, twice=False)[0]
+    return _tell(rest, origin)[0] or told
 
 
-def _tell(
-    values: npt.NDArray[np.float32], origin: tuple[int, int], *, twice: bool = True
-) -> tuple[LastCompression | None, bool]:
+def _tell(values: npt.NDArray[np.float32], origin: tuple[int, int]) -> tuple[LastCompression | None, bool]:
     """What the coefficients (64, n) of blocks on the last grid tell of its table; None where too few of them speak.
 
-    The last of two, if they may have been compressed `twice` there. And whether there is no more to be asked: they do
-    not, or one standard table explains them.
+    And whether there is no more to be asked: they do not, or one standard table explains them.
     """
     if np.count_nonzero(np.abs(values[1:]) >= SPEAKS) < MIN_COEFS:
         return None, True
@@ -156,7 +151,7 @@ def _tell(
     least = 12 + 0.005 * values.shape[1]
     better = gain > least
     plain = not better.any()
-    if twice and better.mean() > UNEXPLAINED:
+    if better.mean() > UNEXPLAINED:
         last, both, unexplained = _last_of_two(likelihood, tables, least)
         surely = both - joint[qf - 1] >= SURELY_TWO * least and np.median(tables[last]) > FINEST
         if surely and unexplained.mean() <= min(UNEXPLAINED, float(better.mean()) / 2):

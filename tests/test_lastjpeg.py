@@ -61,15 +61,40 @@ def test_one_compression_is_not_taken_for_two(name: str, qf: int) -> None:
     assert last is not None and last.qf == qf
 
 
-def test_where_colours_are_clipped_nothing_is_taken_for_a_second_compression() -> None:
+def told(rgb: npt.NDArray[np.uint8], share: npt.NDArray[np.float32] | None) -> LastCompression:
+    """What is told of pixels on the grid from (0, 0) on, a `share` of whose cells is clipped; None if it is unknown."""
+    found = posteriors((60,), 0, height=rgb.shape[0], width=rgb.shape[1])
+    last = lastjpeg.estimate(luma_of(rgb), found, 0, lambda: share)
+    assert last is not None
+    return last
+
+
+@pytest.mark.parametrize("qf", [20, 40, 60])
+def test_blocks_with_clipped_colours_are_left_out(qf: int) -> None:
     """Clipping moves the coefficients off the multiples of coarse steps, onto those of fine ones."""
+    rgb = pixels_of(file_of(photo("astronaut")[:300, :400], quality=qf))
+    share, table = clipping.share(rgb), standard_table(qf)
+    known, unknown, none, all_of_it = (told(rgb, said) for said in (share, None, 0 * share, 0 * share + 1))
+    assert known.qf == unknown.qf == qf and (np.array(known.table) != table).sum() <= 2
+    assert (np.array(unknown.table) != table).sum() > 10 and none == all_of_it == unknown
+
+
+def test_a_makers_table_is_told_by_the_blocks_without_clipped_colours() -> None:
+    picture = np.clip((photo("astronaut")[:300, :400] - 128.0) * 1.8 + 128, 0, 255).astype(np.uint8)
+    rgb = pixels_of(file_of(picture, qtables=[natural(CAMERA)] * 2, subsampling="4:2:0"))
+    assert told(rgb, clipping.share(rgb)).table[:N_COEFS] == tuple(CAMERA[:N_COEFS].tolist())
+    assert told(rgb, None).table[:N_COEFS] != tuple(CAMERA[:N_COEFS].tolist()), "there is something to be mistaken"
+
+
+def test_a_fine_last_compression_is_not_told_where_a_coarse_one_is_found() -> None:
+    """What clipped colours, or parts that were pasted in, leave looks like one of 98 or 99."""
     rgb = pixels_of(file_of(photo("astronaut")[:240, :320], quality=60))
-    luma = luma_of(rgb)
-    found = posteriors((60,), 0, height=240, width=320)
-    share = clipping.share(rgb)
-    for told in (share, np.ones_like(share), None, np.zeros_like(share)):
-        last = lastjpeg.estimate(luma, found, 0, lambda told=told: told)  # type: ignore[misc]
-        assert last is not None and last.qf == 60
+    assert told(rgb, None).qf == 60
+    both = pixels_of(file_of(pixels_of(file_of(photo("coffee")[:280, :380], quality=85)), quality=98))
+    assert told(both, clipping.share(both)).qf == 85
+
+
+def test_one_that_explains_all_asks_for_no_colours() -> None:
     plain = pixels_of(file_of(photo("coffee")[:280, :380] // 2 + 60, quality=80))
     assert lastjpeg.estimate(
         luma_of(plain), posteriors((80,), 0, height=280, width=380), 0, lambda: pytest.fail("asked")
@@ -86,7 +111,7 @@ def test_zeros_speak_for_no_step_of_one() -> None:
         assert last is not None and abs(last.qf - qf) <= 1
 
 
-@pytest.mark.parametrize(("first", "second"), [(60, 80), (72, 90)])
+@pytest.mark.parametrize(("first", "second"), [(60, 80), (72, 90), (75, 95)])
 def test_a_first_compression_on_the_same_grid_is_not_taken_for_the_last(first: int, second: int) -> None:
     """Many of its steps are two or three times those of the last one, and coefficients lie on multiples of them."""
     once = pixels_of(file_of(photo("coffee")[:280, :380], quality=first))
