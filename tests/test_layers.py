@@ -19,8 +19,8 @@ LAYERS = {
         "kernels", "loops", "looplibrary", "compiler", "native",
         "fastwindows", "scouting", "layout", "sparse",
         "qfmap", "q1map", "lastjpeg", "history", "trace", "firsttable", "suspicion", "context", "regions",
-        "rescaled", "clipping", "score", "parquet", "heatmap", "atomic", "blockedges", "doubts", "likelihood",
-        "kept",
+        "rescaled", "blockperiod", "clipping", "score", "parquet", "heatmap", "atomic", "blockedges", "doubts",
+        "likelihood", "kept",
         "papermap",
     ),
     2: ("modelset", "ledger", "journal", "tally", "installed"),
@@ -89,6 +89,7 @@ SIBLINGS = {
     ("regions", "kept"),
     ("regions", "likelihood"),
     ("regions", "score"),
+    ("rescaled", "blockperiod"),
 }
 NEVER = {"torch", "ray", "matplotlib", "train"}
 BUT = {("engine/ray.py", "ray")}

@@ -16,7 +16,19 @@ from hypothesis import strategies as st
 from material import file_of, mixed, natural, photo, pixels_of, posteriors
 from PIL import Image
 
-from jscan import Scanner, ScanResult, context, estimate, history, q1map, qfmap, regions, rescaled, scan_image, weights
+from jscan import (
+    Scanner,
+    ScanResult,
+    blockperiod,
+    context,
+    estimate,
+    history,
+    q1map,
+    qfmap,
+    regions,
+    scan_image,
+    weights,
+)
 from jscan.decode import from_array
 from jscan.errors import ModelError, UsageError
 from jscan.estimate import Estimator
@@ -462,13 +474,29 @@ def test_all_of_decoded_pixels_is_looked_at_again_where_the_fast_way_may_have_fo
 
     monkeypatch.setattr(regions, "find", lambda *a, **k: replace(find(*a, **k), score=score, strongest=strongest))
     monkeypatch.setattr(FastWindows, "again", look_again)
-    monkeypatch.setattr(rescaled, "candidates", lambda luma: ())
+    monkeypatch.setattr(blockperiod, "candidates", lambda luma: ())
     result = Scanner(device="cpu", thorough=thorough).scan(PICTURE)
     assert asked == [True] * again
     plain = Scanner(device="cpu", thorough=True).scan(PICTURE)
     assert result.maps is not None and plain.maps is not None
     if again:
         assert np.allclose(result.maps.flag, plain.maps.flag, atol=1e-3, equal_nan=True)
+
+
+@pytest.mark.parametrize(("fraction", "again"), [(0.5, True), (0.51, False)])
+def test_restored_pixels_are_looked_at_closely_unless_most_of_them_show_a_compression(
+    scanner: Scanner, monkeypatch: pytest.MonkeyPatch, fraction: float, again: bool
+) -> None:
+    asked, background, in_full = [], history.background, FastWindows.again
+
+    def look_again(look: FastWindows, found: Any, where: npt.NDArray[np.bool_], *rest: Any, **more: Any) -> Any:
+        asked.append(bool(where.all()))
+        return in_full(look, found, where, *rest, **more)
+
+    monkeypatch.setattr(history, "background", lambda *a: replace(background(*a), fraction=fraction))
+    monkeypatch.setattr(FastWindows, "again", look_again)
+    look = scanner.estimator._look_restored(from_array(PICTURE, rgb=False).luma)
+    assert asked == [True] * again and look.base.fraction == fraction
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -597,11 +625,7 @@ def test_a_part_shows_at_its_own_scale_and_the_rest_at_none() -> None:
     assert estimate._warped(part, anywhere)
 
 
-def test_a_flat_part_is_unknown_where_another_was_resized_too(
-    scanner: Scanner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(estimate, "FINE_SCALES", (1.0,))
-    monkeypatch.setattr(estimate, "PHASES", ((0.0, 0.0),))
+def test_a_flat_part_is_unknown_where_another_was_resized_too(scanner: Scanner) -> None:
     whole = photo()
     pixels = np.array(whole)
     compressed = Image.fromarray(pixels_of(file_of(whole[:240, :240], quality=60)))

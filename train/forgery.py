@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from jscan.estimate import PHASES
-from jscan.rescaled import restore
+from jscan.rescaled import PHASES, Scale, restore
 from jscan.tiling import STRIDE, WINDOW
 from train import compress
 from train.dataset import draw_crop, shift_index
@@ -276,6 +275,6 @@ def make_restored(images: list[Pixels], weights: npt.NDArray[np.float64], rng: r
     luma = np.asarray(cv2.cvtColor(np.ascontiguousarray(image, np.uint8), cv2.COLOR_BGR2GRAY), np.uint8)
     factor = before / side * (1 + rng.uniform(-SCALE_ERROR, SCALE_ERROR))
     # OpenCV's resizing leaves blocks at the first of the phases.
-    luma = restore(luma, factor, PHASES[0] if rng.random() < 0.75 else rng.choice(PHASES))
+    luma = restore(luma, Scale(factor, PHASES[0] if rng.random() < 0.75 else rng.choice(PHASES)))
     inside = cv2.resize(mask.astype(np.uint8), (luma.shape[1], luma.shape[0]), interpolation=cv2.INTER_NEAREST)
     return Case(kind, luma, None, inside > 0, History(), piece)
