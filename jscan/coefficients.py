@@ -8,6 +8,9 @@ import numpy.typing as npt
 from jscan.jpegtables import ZIGZAG, dct_basis
 from jscan.tiling import BLOCK, STRIDE, WINDOW
 
+UNSEEN = 0.03
+"""Share of a Laplace density in what coefficients were before a compression: of large ones another grid has few."""
+
 
 def of_blocks(
     luma: npt.NDArray[np.uint8],
@@ -39,3 +42,16 @@ def of_blocks(
     basis = dct_basis().astype(np.float64)
     dct = np.einsum("ua,nab,vb->uvn", basis, blocks.astype(np.float64) - 128, basis, optimize=True)
     return np.ascontiguousarray(dct[tuple(np.transpose(ZIGZAG))], np.float32)
+
+
+def shares_below(elsewhere: npt.NDArray[np.float32], most: int) -> npt.NDArray[np.float64]:
+    """(64, 2 * most + 1) shares of the coefficients of which the size was below h / 2 before they were given steps.
+
+    As those (64, n) of another grid tell: they are as many small and as many large ones, and lie on no multiples.
+    """
+    sizes, halves = np.abs(elsewhere), np.arange(2 * most + 1) / 2
+    out = np.empty((len(sizes), len(halves)))
+    for k, row in enumerate(sizes):
+        seen = np.searchsorted(np.sort(row), halves) / len(row)
+        out[k] = (1 - UNSEEN) * seen + UNSEEN * (1 - np.exp(-halves / max(float(row.mean()), 0.1)))
+    return out

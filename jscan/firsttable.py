@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jscan import kernels
-from jscan.coefficients import of_blocks
+from jscan.coefficients import of_blocks, shares_below
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_MAX, nearest_qf, standard_table
 from jscan.records import WindowPosteriors
@@ -44,8 +44,6 @@ NOISES = np.array([0.35, 0.6, 1.0])
 """Standard deviations of what rounding to pixels adds to a coefficient: 0.29 of the luma, more of clipped colours."""
 ODD = np.array([0.03, 0.12, 0.4])
 """Shares of the coefficients that obey no first step: a part may have been pasted in."""
-UNSEEN = 0.03
-"""Share of a Laplace density in what coefficients were before: of large ones another grid has few."""
 SPEAKS_FOR, BEATS = 12.0, 10.0
 """Nats that a step must have for it, and have more than any other: wrong ones among the first 15 had less."""
 DOUBT = 0.02
@@ -150,13 +148,7 @@ def _by_places(
     """(64, Q) log-likelihood of each step where both compressions have one grid, and (64,) how many are not zero."""
     place = np.abs(np.rint(here / last[:, None])).astype(np.int64)
     counts = np.stack([np.bincount(row[row < PLACES], minlength=PLACES) for row in place]).astype(np.float64)
-    # Sizes come in halves: all edges between multiples do.
-    size = np.abs(elsewhere)
-    halves = np.arange(2 * (PLACES + 1) * int(last.max()) + 1)
-    below = np.empty((len(here), len(halves)))
-    for k, row in enumerate(size):
-        seen = np.searchsorted(np.sort(row), halves / 2) / len(row)
-        below[k] = (1 - UNSEEN) * seen + UNSEEN * (1 - np.exp(-halves / 2 / max(float(row.mean()), 0.1)))
+    below = shares_below(elsewhere, (PLACES + 1) * int(last.max()))  # in halves, as all edges between multiples are
     nats = np.full((len(here), LARGEST + 1), -1e300)
     kernels.lattice_likelihoods(counts, below, last, NOISES, ODD, nats)
     return nats, (place > 0).sum(axis=1)

@@ -29,9 +29,6 @@ BLOCKS_AT_A_TIME = 32
 SIDE_BY_SIDE = 64
 """Blocks of a row whose coefficients are computed together, for the same reason."""
 
-LEAST_DENSE = 1e-12
-"""Share of a density's peak that `step_likelihoods` believes in anywhere: there are always a few odd coefficients."""
-
 LINE = 64
 """Bytes of a line of the cache."""
 
@@ -75,7 +72,7 @@ def _of_comb_sums(*args: Any) -> Iterable[Any]:
 
 
 def _of_step_likelihoods(values: npt.NDArray[np.float32], *_: Any) -> Iterable[Any]:
-    return _room(int(values.max(initial=0)) + 4), _room((values.shape[1] + 7) // 8 * 8)
+    return _room(int(values.max(initial=0)) + 4), *_room(2, (values.shape[1] + 7) // 8 * 8)
 
 
 def _of_blocks(*_: Any) -> Iterable[Any]:

@@ -9,12 +9,15 @@ zero everywhere only says that its step is large; it takes the value of the near
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from jscan import clipping, kernels
 from jscan.clipping import Clipped
-from jscan.coefficients import of_blocks
+from jscan.coefficients import of_blocks, shares_below
 from jscan.jpegtables import ZIGZAG, dct_basis, standard_table
 from jscan.records import Agreement, LastCompression, WindowPosteriors
 from jscan.tiling import BLOCK
@@ -37,6 +40,8 @@ explains whatever is there. Of photographs saved once at 15 to 63 none left so m
 FINEST = 2
 """Steps up to which a last compression leaves coefficients about where a first one put them, and where pasted parts
 look like one of the whole picture."""
+LEAST_DENSE = 1e-12
+"""Density of coefficients that is believed in anywhere, times their mean size: there are always a few odd ones."""
 OUTLIERS = 0.03
 """Share of coefficients that obey no comb, from clipped or edited blocks."""
 FAR, FINE = 4, 512
@@ -48,6 +53,10 @@ LEAST_STEP = 6
 """Steps between whose multiples that noise leaves room: finer ones fit whatever is there."""
 FLOOR = -6.0
 """Nats that one coefficient can say against a table at most."""
+TELLING = 6
+"""Coefficients of a block that tell something together."""
+ABOUT, FEWEST = 3, 15
+"""How far off a part's quality may be told, and blocks of it that must tell something."""
 STRIP = 64
 """Rows of blocks that are compared together, so that memory stays bounded."""
 
@@ -80,16 +89,47 @@ def agreement(luma: npt.NDArray[np.uint8], last: LastCompression) -> Agreement:
     return Agreement(nats, count, (oy, ox))
 
 
-def _log_likelihoods(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """(64, MAX_STEP) log-likelihood of each step 1, 2, ... for the values (64, n) of each coefficient."""
+def of_part(
+    luma: npt.NDArray[np.uint8], where: npt.NDArray[np.bool_], qf: float, first: tuple[int, int]
+) -> float | None:
+    """How well a part of an image (H, W) agrees with a standard table of about quality `qf` and blocks from `first` on.
+
+    In nats a coefficient, in the median of the blocks in its cells `where` (ceil(H / 8), ceil(W / 8)) that tell it, for
+    the table for which it is most; None where fewer than FEWEST of them do. At its edge a part holds what is around it.
+    """
+    inner = cv2.erode(where.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    rows, cols = (np.flatnonzero(inner.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return None
+    top, left = int(rows[0]), int(cols[0])
+    box = (slice(top, int(rows[-1]) + 2), slice(left, int(cols[-1]) + 2))  # the last blocks may begin in these cells
+    pixels = luma[tuple(slice(s.start * BLOCK, s.stop * BLOCK) for s in box)]
+    found = []
+    for quality in range(max(1, round(qf) - ABOUT), min(100, round(qf) + ABOUT) + 1):
+        table = LastCompression(first, tuple(int(q) for q in standard_table(quality)), quality, True)
+        each = agreement(pixels, table)
+        # A block lies in the cell that holds its centre.
+        middle = [np.arange(n) + (o + BLOCK // 2) // BLOCK for n, o in zip(each.nats.shape, first, strict=True)]
+        tell = (each.count >= TELLING) & np.pad(inner, ((0, 1), (0, 1)))[box][np.ix_(*middle)]
+        if tell.any():
+            found.append((float(np.median(each.nats[tell] / each.count[tell])), int(tell.sum())))
+    nats, count = max(found, default=(0.0, 0))
+    return nats if count >= FEWEST else None
+
+
+def _log_likelihoods(values: npt.NDArray[np.float32], elsewhere: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """(64, MAX_STEP) log-likelihood of each step 1, 2, ... for the values (64, n) of each coefficient.
+
+    How many are how large without a step is what those `elsewhere` (64, m), of another grid, tell. Laplacian ones of
+    the same mean size are small less often, so that large steps were taken for what makes so many zeros.
+    """
     sizes = np.abs(values)
-    # Coefficients are about Laplacian.
-    scale = np.maximum(sizes.mean(axis=1, dtype=np.float64), 0.1).astype(np.float32)
-    smooth = np.maximum(np.exp(-sizes / scale[:, None]), np.float32(kernels.LEAST_DENSE)) / (2 * scale[:, None])
+    below = shares_below(elsewhere, int(max(sizes.max(initial=0), MAX_STEP)) + 1)
+    least = LEAST_DENSE / (2 * np.maximum(sizes.mean(axis=1, dtype=np.float64), 0.1))
     z = np.arange(FAR * FINE + 1) / (FINE * ROUNDING_NOISE)
     bell = np.exp(-z * z / 2) / (ROUNDING_NOISE * np.sqrt(2 * np.pi))
     out = np.empty((len(values), MAX_STEP), np.float64)
-    kernels.step_likelihoods(sizes, smooth, scale, bell.astype(np.float32), FINE, np.float32(OUTLIERS), out)
+    kernels.step_likelihoods(sizes, below, least, bell.astype(np.float32), FINE, np.float32(OUTLIERS), out)
     return out
 
 
@@ -124,23 +164,43 @@ def estimate(
     """
     origin = (shift // BLOCK, shift % BLOCK)
     shown = (found.present > 0.5) & (found.shift.argmax(axis=2) == shift)
-    told, plain = _tell(of_blocks(luma, origin, found.origin, shown, MAX_BLOCKS), origin)
+
+    def values(first: tuple[int, int], without: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
+        odd = clipping.blocks(without, luma.shape, first)
+        return of_blocks(luma, first, found.origin, shown, MAX_BLOCKS, odd)
+
+    def tell(without: npt.NDArray[np.float32] | None) -> tuple[LastCompression | None, bool]:
+        return _tell(values(origin, without), values(_moved(origin), without), origin)
+
+    told, plain = tell(None)
     share = None if plain or clipped is None else clipped()
     if share is None or not share.any():
         return told
-    without = clipping.blocks(share, luma.shape, origin)
-    rest = of_blocks(luma, origin, found.origin, shown, MAX_BLOCKS, without)
-    return _tell(rest, origin)[0] or told
+    rest, _ = tell(share)
+    return rest or (told if told is not None and not _is_fine(told.table) else None)
 
 
-def _tell(values: npt.NDArray[np.float32], origin: tuple[int, int]) -> tuple[LastCompression | None, bool]:
+def _moved(origin: tuple[int, int]) -> tuple[int, int]:
+    """Where a grid begins that is as far off this one as can be."""
+    return (origin[0] + BLOCK // 2) % BLOCK, (origin[1] + BLOCK // 2) % BLOCK
+
+
+def _is_fine(table: Sequence[int] | npt.NDArray[np.int64]) -> bool:
+    """Whether a table explains whatever is there."""
+    return bool(np.median(table) <= FINEST)
+
+
+def _tell(
+    values: npt.NDArray[np.float32], elsewhere: npt.NDArray[np.float32], origin: tuple[int, int]
+) -> tuple[LastCompression | None, bool]:
     """What the coefficients (64, n) of blocks on the last grid tell of its table; None where too few of them speak.
 
-    And whether there is no more to be asked: they do not, or one standard table explains them.
+    And whether there is no more to be asked: they do not, or one standard table explains them that is not so fine that
+    it would explain anything. Those `elsewhere` (64, m) are of another grid.
     """
-    if np.count_nonzero(np.abs(values[1:]) >= SPEAKS) < MIN_COEFS:
+    if not elsewhere.shape[1] or np.count_nonzero(np.abs(values[1:]) >= SPEAKS) < MIN_COEFS:
         return None, True
-    likelihood = _log_likelihoods(values)
+    likelihood = _log_likelihoods(values, elsewhere)
     tables = np.stack([np.minimum(standard_table(qf), MAX_STEP) for qf in range(1, 101)])
     joint = likelihood[np.arange(64), tables - 1].sum(axis=1)
     qf = int(np.argmax(joint)) + 1
@@ -150,10 +210,12 @@ def _tell(values: npt.NDArray[np.float32], origin: tuple[int, int]) -> tuple[Las
     # A free step must beat the standard one clearly; by chance the best of many is a little better.
     least = 12 + 0.005 * values.shape[1]
     better = gain > least
-    plain = not better.any()
+    if better.sum() == 1:
+        better[:] = False  # no table differs from a standard one in a single step; mean levels may be few
+    plain = not better.any() and not _is_fine(standard)
     if better.mean() > UNEXPLAINED:
         last, both, unexplained = _last_of_two(likelihood, tables, least)
-        surely = both - joint[qf - 1] >= SURELY_TWO * least and np.median(tables[last]) > FINEST
+        surely = both - joint[qf - 1] >= SURELY_TWO * least and not _is_fine(tables[last])
         if surely and unexplained.mean() <= min(UNEXPLAINED, float(better.mean()) / 2):
             qf, better = last + 1, unexplained
     table = np.where(better, free, standard_table(qf))

@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 
 from jscan import comb
 from jscan.compiler import part
-from jscan.kernels import AT_A_TIME, BLOCKS_AT_A_TIME, LEAST_DENSE, MOST_ROWS, SCOUT_SIZE, SIDE_BY_SIDE
+from jscan.kernels import AT_A_TIME, BLOCKS_AT_A_TIME, MOST_ROWS, SCOUT_SIZE, SIDE_BY_SIDE
 
 _N = tuple(np.uint64(k) for k in range(SCOUT_SIZE))
 """Indices that Numba knows not to be negative: for others it would look whether they count from the end."""
@@ -590,37 +590,39 @@ def step_cosines(values: Any, share: Any, total: Any, count: Any) -> None:
 
 
 def step_likelihoods(
-    values: Any, smooth: Any, scale: Any, bell: Any, fine: Any, odd: Any, out: Any, mass: Any, p: Any
+    values: Any, below: Any, least: Any, bell: Any, fine: Any, odd: Any, out: Any, mass: Any, p: Any, loose: Any
 ) -> None:
     """Writes the log-likelihood of every step q of coefficients that lie around its multiples.
 
-    `values` (K, n) float32 are the sizes of coefficients, and `smooth` (K, n) float32 how dense such are without a
-    step: Laplace's density of both signs, of mean size `scale` (K,), and LEAST_DENSE of its peak at least. A step
-    moves what lies nearest to a multiple to it; around it lies noise, whose density at m / `fine` is `bell`[m], and 0
-    behind it. A share `odd` of the coefficients obeys no step. `out` (K, Q) float64, of the steps 1 to Q. `mass` and
-    `p` are room.
+    `values` (K, n) float32 are the sizes of coefficients. Of such without a step a share `below`[k, h] has a size below
+    h / 2; either sign is as likely, and each value at least as dense as `least`[k]. A step moves what lies nearest to a
+    multiple to it; around it lies noise, whose density at m / `fine` is `bell`[m], and 0 behind it. A share `odd` of
+    the coefficients obeys no step. `below` (K, H), `least` (K,) and `out` (K, Q), of the steps 1
+    to Q, are float64. `mass`, `p` and `loose` are room.
     """
     last, n = np.int32(bell.shape[0] - 1), values.shape[1]
     one, half, parts = np.float32(1), np.float32(0.5), np.float32(fine)
     p[:] = 1
     for k in range(values.shape[0]):
-        here, there = values[k], smooth[k]
+        here, share = values[k], below[k]
+        end = share.shape[0] - 1
         most = np.float32(0)
         for b in range(n):
             most = max(most, here[b])
+            at = min(np.int32(2 * here[b]), end - 1)
+            loose[b] = odd * max(share[at + 1] - share[at], least[k])
         for q in range(1, out.shape[1] + 1):
             step, wave = np.float32(q), one / np.float32(q)
-            fall = q / np.float64(scale[k])
-            mass[0] = (one - odd) * (1 - math.exp(-0.5 * fall))
+            mass[0] = (one - odd) * share[min(q, end)]
             for m in range(1, int(most * wave) + 3):
-                own = 0.5 * math.exp((0.5 - m) * fall) * (1 - math.exp(-fall))
-                mass[m] = (one - odd) * max(own, LEAST_DENSE * 0.5 * fall)
+                own = 0.5 * (share[min((2 * m + 1) * q, end)] - share[min((2 * m - 1) * q, end)])
+                mass[m] = (one - odd) * max(own, least[k] * q)
             if q * fine >= 2 * last:
                 for b in range(n):
                     x = here[b] * wave
                     multiple = np.rint(x)
                     at = min(np.int32(abs(x - multiple) * step * parts + half), last)
-                    p[b] = mass[np.int32(multiple)] * bell[at] + odd * there[b]
+                    p[b] = mass[np.int32(multiple)] * bell[at] + loose[b]
             else:  # the noise reaches from one multiple to the next
                 for b in range(n):
                     x = here[b] * wave
@@ -629,7 +631,7 @@ def step_likelihoods(
                     other = np.int32(multiple + one if x >= multiple else multiple - one)
                     at, beyond = np.int32(off * parts + half), np.int32((step - off) * parts + half)
                     near = mass[np.int32(multiple)] * bell[min(at, last)] + mass[other] * bell[min(beyond, last)]
-                    p[b] = near + odd * there[b]
+                    p[b] = near + loose[b]
             total = 0.0
             for b in range(0, n, 8):  # one logarithm of eight
                 left = np.float64(p[b]) * p[b + 1] * p[b + 2] * p[b + 3]

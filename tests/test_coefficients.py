@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from material import rng
 
-from jscan.coefficients import of_blocks
+from jscan.coefficients import UNSEEN, of_blocks, shares_below
 from jscan.jpegtables import ZIGZAG, dct_basis
 from jscan.tiling import STRIDE
 
@@ -50,3 +50,13 @@ def test_of_many_blocks_evenly_spread_ones_are_taken() -> None:
     assert every.shape == (64, 600) and some.shape == (64, 60)
     assert some[0, 0] == every[0, 0] and some[0, -1] == every[0, -1] and np.ptp(np.diff(some[0])) <= 8 * 8 + 1e-3
     assert of_blocks(luma, (0, 0), (0, 0), ~shown, 60).shape == (64, 0)
+
+
+def test_shares_below_are_those_of_the_sizes_that_were_seen_and_of_a_few_larger_ones() -> None:
+    values = np.array([[0.2, -0.7, 1.5, -30], [0, 0, 0, 0]], np.float32)
+    got = shares_below(values, 40)
+    assert got.shape == (2, 81) and (np.diff(got, axis=1) >= 0).all() and (got[:, 0] == 0).all()
+    for half, seen in ((1, 1), (2, 2), (3, 2), (4, 3), (60, 3), (61, 4), (80, 4)):
+        rest = 1 - np.exp(-half / 2 / 8.1)  # of the mean size
+        assert got[0, half] == pytest.approx((1 - UNSEEN) * seen / 4 + UNSEEN * rest)
+    assert got[1, 1] > 0.99, "zeros alone are small ones"

@@ -12,6 +12,7 @@ import pytest
 from material import photo, rng
 
 from jscan import comb, compiler, kernels
+from jscan.coefficients import shares_below
 from jscan.comb import STEPS_PER_UNIT, Band
 from jscan.jpegtables import Q1_OFFSET, ZIGZAG, dct_basis
 from jscan.layout import Layout
@@ -387,20 +388,24 @@ def test_step_likelihoods_equal_their_definition(n: int) -> None:
     deviation, odd, fine, most = 0.4, 0.03, 512, 19
     sizes = np.abs(rng(4).laplace(0, [[1.0], [9.0]], (2, n))).astype(np.float32)
     sizes[1, : n // 3] = 0.5 * np.arange(n // 3)
-    scale = sizes.mean(axis=1)
-    smooth = np.exp(-sizes / scale[:, None]) / (2 * scale[:, None])
+    other = np.abs(rng(5).laplace(0, [[2.0], [7.0]], (2, 40))).astype(np.float32)
+    below, least = shares_below(other, 30), np.array([1e-9, 1e-5])
     z = np.arange(4 * fine + 1) / fine / deviation
     bell = (np.exp(-z * z / 2) / (deviation * np.sqrt(2 * np.pi))).astype(np.float32)
     got = np.empty((2, most))
-    kernels.step_likelihoods(sizes, smooth, scale, bell, fine, np.float32(odd), got)
+    kernels.step_likelihoods(sizes, below, least, bell, fine, np.float32(odd), got)
     q = np.arange(1, most + 1)
-    x, flat, spread = sizes.astype(np.float64)[..., None], smooth[..., None], scale[:, None, None].astype(np.float64)
+    x, row = sizes.astype(np.float64)[..., None], np.arange(2)[:, None, None]
+
+    def smaller(size: Any) -> Any:
+        return below[row, np.clip(2 * size, 0, 60).astype(np.int64)]
+
+    half = np.minimum(np.floor(2 * x) / 2, 29.5)
+    density = odd * np.maximum(smaller(half + 0.5) - smaller(half), least[row])
     multiple = np.rint(x / q)
-    other = np.where(x >= q * multiple, multiple + 1, multiple - 1)
-    density = odd * flat
-    for at in (multiple, other):
-        cell = np.exp(-(at - 0.5) * q / spread) * (1 - np.exp(-q / spread)) / 2
-        cell = np.where(at > 0, np.maximum(cell, kernels.LEAST_DENSE * q / spread / 2), 1 - np.exp(-q / (2 * spread)))
+    for at in (multiple, np.where(x >= q * multiple, multiple + 1, multiple - 1)):
+        cell = np.maximum((smaller((at + 0.5) * q) - smaller((at - 0.5) * q)) / 2, q * least[row])
+        cell = np.where(at > 0, cell, smaller(q / 2))
         z = (x - q * at) / deviation
         density = density + (1 - odd) * cell * np.exp(-z * z / 2) / (deviation * np.sqrt(2 * np.pi))
     # Off by half of what the noise is told in, times how steeply its logarithm may fall.

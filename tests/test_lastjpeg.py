@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -69,19 +71,50 @@ def told(rgb: npt.NDArray[np.uint8], share: npt.NDArray[np.float32] | None) -> L
     return last
 
 
+def with_contrast(contrast: float) -> npt.NDArray[np.uint8]:
+    """A photograph of which the more colours are clipped the larger the contrast."""
+    return np.clip((photo("astronaut")[:300, :400] - 128.0) * contrast + 128, 0, 255).astype(np.uint8)
+
+
 @pytest.mark.parametrize("qf", [20, 40, 60])
 def test_blocks_with_clipped_colours_are_left_out(qf: int) -> None:
     """Clipping moves the coefficients off the multiples of coarse steps, onto those of fine ones."""
-    rgb = pixels_of(file_of(photo("astronaut")[:300, :400], quality=qf))
+    rgb = pixels_of(file_of(with_contrast(1.4), quality=qf))
     share, table = clipping.share(rgb), standard_table(qf)
     known, unknown, none, all_of_it = (told(rgb, said) for said in (share, None, 0 * share, 0 * share + 1))
-    assert known.qf == unknown.qf == qf and (np.array(known.table) != table).sum() <= 2
+    assert known.qf == unknown.qf == qf and known.exact and np.array_equal(known.table, table)
     assert (np.array(unknown.table) != table).sum() > 10 and none == all_of_it == unknown
 
 
+@pytest.mark.parametrize("qf", [20, 60])
+def test_where_nearly_all_colours_are_clipped_no_fine_compression_is_told(qf: int) -> None:
+    rgb = pixels_of(file_of(with_contrast(2.5), quality=qf))
+    share = clipping.share(rgb)
+    assert (share > 0).mean() > 0.95 and told(rgb, None).qf >= 98, "there is something to be mistaken"
+    assert lastjpeg.estimate(luma_of(rgb), posteriors((60,), 0, height=300, width=400), 0, lambda: share) is None
+
+
+@pytest.mark.parametrize("qf", [40, 78, 90])
+def test_many_zeros_beside_a_few_large_coefficients_speak_for_no_large_step(qf: int) -> None:
+    """Of a Laplace density with their mean size fewer would be zeros, and a large step makes zeros of more."""
+    picture = (photo("coffee")[:296, :400] / 12.0 + 90).astype(np.uint8)
+    picture[:80] = with_contrast(1.0)[100:180]
+    last = estimated(pixels_of(file_of(picture, quality=qf)), 3, 5)
+    assert last is not None and last.exact and np.array_equal(last.table, standard_table(qf))
+
+
+def test_one_step_that_is_not_a_standard_tables_is_not_believed() -> None:
+    table = standard_table(75).copy()
+    table[4] += 3
+    last = estimated(pixels_of(file_of(photo(), qtables=[natural(table)] * 2, subsampling="4:4:4")))
+    assert last is not None and last.exact and last.qf == 75
+    table[7] += 4
+    last = estimated(pixels_of(file_of(photo(), qtables=[natural(table)] * 2, subsampling="4:4:4")))
+    assert last is not None and np.array_equal(last.table[:N_COEFS], table[:N_COEFS])
+
+
 def test_a_makers_table_is_told_by_the_blocks_without_clipped_colours() -> None:
-    picture = np.clip((photo("astronaut")[:300, :400] - 128.0) * 1.8 + 128, 0, 255).astype(np.uint8)
-    rgb = pixels_of(file_of(picture, qtables=[natural(CAMERA)] * 2, subsampling="4:2:0"))
+    rgb = pixels_of(file_of(with_contrast(1.8), qtables=[natural(CAMERA)] * 2, subsampling="4:2:0"))
     assert told(rgb, clipping.share(rgb)).table[:N_COEFS] == tuple(CAMERA[:N_COEFS].tolist())
     assert told(rgb, None).table[:N_COEFS] != tuple(CAMERA[:N_COEFS].tolist()), "there is something to be mistaken"
 
@@ -263,3 +296,49 @@ def test_agreement_is_the_same_in_strips(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(lastjpeg, "STRIP", 3)
     strips = lastjpeg.agreement(luma, last)
     assert np.allclose(whole.nats, strips.nats, atol=1e-3) and np.array_equal(whole.count, strips.count)
+
+
+# --- of a part ----------------------------------------------------------------------------------------------
+
+
+def with_part(after: Any = None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Luma of a photograph with a piece of a JPEG of 70, with blocks from (3, 5) on, and the cells it lies in."""
+    rgb = photo("coffee")[:280, :380].copy()
+    piece = pixels_of(file_of(photo("astronaut")[:300, :300], quality=70))[40:200, 40:200]
+    rgb[59:219, 85:245] = piece if after is None else after(piece)
+    where = np.zeros((35, 48), bool)
+    where[7:28, 10:31] = True
+    return luma_of(rgb), where
+
+
+def test_a_part_lies_on_the_multiples_of_its_table() -> None:
+    luma, where = with_part()
+    luma.setflags(write=False)
+    for told_as in (68, 70.4, 73):
+        nats = lastjpeg.of_part(luma, where, told_as, (3, 5))
+        assert nats is not None and nats > 0.9
+    for qf, first in ((50, (3, 5)), (70, (3, 6))):
+        nats = lastjpeg.of_part(luma, where, qf, first)
+        assert nats is not None and nats < 0
+
+
+def test_a_part_that_was_filtered_since_lies_off_them() -> None:
+    luma, where = with_part(lambda piece: cv2.bilateralFilter(piece, 5, 25, 2))
+    nats = lastjpeg.of_part(luma, where, 70, (3, 5))
+    assert nats is not None and nats < 0
+
+
+def test_of_a_part_with_too_few_blocks_nothing_is_said() -> None:
+    luma, where = with_part()
+    few = np.zeros_like(where)
+    assert lastjpeg.of_part(luma, few, 70, (3, 5)) is None
+    few[10:15, 12:17] = True  # nine cells inside
+    assert lastjpeg.of_part(luma, few, 70, (3, 5)) is None
+    assert lastjpeg.of_part(np.full_like(luma, 90), where, 70, (3, 5)) is None
+
+
+def test_a_part_may_reach_to_all_edges() -> None:
+    luma = luma_of(pixels_of(file_of(photo("coffee")[:283, :381], quality=70))[3:, 2:])
+    where = np.ones((35, 48), bool)
+    nats = lastjpeg.of_part(luma, where, 70, (5, 6))
+    assert nats is not None and nats > 0.9
