@@ -284,6 +284,11 @@ class Estimator:
         last = lastjpeg.estimate(luma, found, base.shift, clipped) if base.fraction > 0.5 else None
         agreement = lastjpeg.agreement(luma, last) if last is not None else None
         mute = history.mute(pixels)
+
+        def lies(part: doubts.History, where: npt.NDArray[np.bool_]) -> float | None:
+            assert part.qf1 is not None and part.grid_shift is not None
+            return lastjpeg.of_part(luma, where, part.qf1, part.grid_shift)
+
         consistency = self._compare(
             suspicion.PIXEL_MODEL,
             found,
@@ -296,6 +301,7 @@ class Estimator:
             colours=colours if base.fraction > 0.5 else None,
             edges=functools.partial(blockedges.stand_out, luma),
             mosaic=functools.partial(blockedges.is_mosaic, luma),
+            lies=lies,
             restored=restored,
         )
         return _Look(found, base, mute, consistency, last, agreement)
@@ -341,7 +347,8 @@ class Estimator:
         note = f"The pixels show JPEG compression of quality about {last.qf} with blocks from x {last.origin[1]}, "
         note += f"y {last.origin[0]}; the file's own format does not keep its table, which was estimated."
         # Before a compression that the pixels no longer show, regions would be of the content's making.
-        deeper = doubts.settled(agreement) and consistency.score < 0.5 and before.consistency.score > consistency.score
+        deeper = before.consistency.score > consistency.score and consistency.score < 0.5
+        deeper = deeper and doubts.settled(agreement, colours, (luma.shape[0], luma.shape[1]))
         maps = replace(
             estimate.maps,
             q1=before.maps.q1,

@@ -96,6 +96,7 @@ def find(
     mosaic: doubts.Mosaic | None = None,
     kept: doubts.Kept | None = None,
     told: doubts.Told | None = None,
+    lies: doubts.Agrees | None = None,
     restored: bool = False,
     shared: bool = True,
     q2: tuple[int, ...] | None = None,
@@ -108,10 +109,11 @@ def find(
     first compression, None where it has none; `agreement` is of decoded pixels of which the last compression is
     known, and `since` the same where what was before that one is asked; `colours` are asked for once there is a part to
     be named, and `lacks` of a part that may lack the background's trace, where that is known; `edges` of those of the
-    background's blocks in a part of decoded pixels; `mosaic` of a part that was compressed alone; `kept` of a part that
-    has, or lacks, a first compression, and `told` of the table of one that is named; `q2` is the table of the last one,
-    of a JPEG. An image that was `restored` to a scale is a little off it: no grid in it is sure. Where the background's
-    grid is not `shared` by most of an image, no part is said to lack what the rest has.
+    background's blocks in a part of decoded pixels, and `lies` of the blocks of one that alone shows a compression;
+    `mosaic` of a part that was compressed alone; `kept` of a part that has, or lacks, a first compression, and `told`
+    of the table of one that is named; `q2` is the table of the last one, of a JPEG. An image that was `restored` to a
+    scale is a little off it: no grid in it is sure. Where the background's grid is not `shared` by most of an image, no
+    part is said to lack what the rest has.
     """
     smoothed = smooth(logits)
     missing = None if likely is None else likely.around_cells(least_missing(smoothed.size))
@@ -122,6 +124,7 @@ def find(
     silent, incomparable, strongest = np.zeros(smoothed.shape, bool), 0, 0.0
     named = []
     left = None
+    settled = functools.cache(lambda: doubts.settled(agreement, colours, found.size, labels > 0))
     rest = functools.cache(lambda: None if kept is None else kept_by_rest(kept, labels > 0, found, base, colours))
     for part in parts:
         here = labels == part.label
@@ -150,7 +153,7 @@ def find(
             history, here, base, found, lacks, labels > 0, restored
         ):
             history = doubts.History("unclear")
-        if doubts.alike(history, here, base, found, likely, lacks, edges, agreement, kept, restored):
+        if doubts.alike(history, here, base, found, likely, lacks, edges, settled, kept, lies, restored):
             history = doubts.History("unclear")
         if (
             history.kind == "unclear"

@@ -80,6 +80,7 @@ SIBLINGS = {
     ("firsttable", "kernels"),
     ("firsttable", "history"),
     ("firsttable", "trace"),
+    ("doubts", "clipping"),
     ("doubts", "history"),
     ("doubts", "kept"),
     ("doubts", "likelihood"),

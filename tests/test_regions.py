@@ -337,7 +337,52 @@ def test_pixels_that_were_processed_since_their_compression_have_no_regions_of_a
         result = result_with(ground, pasted, agreement=agreement)
         assert len(result.regions) == found and (result.score > 0.5) == found
     none.count[:] = 0
-    assert not doubts.settled(none) and not doubts.settled(few) and doubts.settled(agreement_with(-30, 10))
+    size = (HEIGHT, WIDTH)
+    assert not doubts.settled(none, None, size) and not doubts.settled(few, None, size)
+    assert doubts.settled(agreement_with(-30, 10), None, size)
+
+
+def clipped_in(*here: slice) -> Colours:
+    """Colours of an image that are clipped in some of its cells."""
+    share = np.zeros((cells(HEIGHT), cells(WIDTH)), np.float32)
+    share[here] = 0.1
+    return Colours(lambda: share, lambda: False)
+
+
+def test_nearly_all_blocks_must_lie_there_but_those_with_clipped_colours() -> None:
+    """As a filter that keeps edges leaves many as they were, and clipping moves a block off all multiples."""
+    size, unknown = (HEIGHT, WIDTH), Colours(lambda: None, lambda: False)
+    agreement = agreement_with(9, 10)
+    agreement.nats[:4] = -20
+    share = 4 / agreement.nats.shape[0]
+    assert 0.07 < share < 0.5, "more than a twentieth, and less than the median"
+    assert doubts.settled(agreement, None, size) and doubts.settled(agreement, unknown, size)
+    assert not doubts.settled(agreement, clipped_in(slice(20, 30)), size)
+    assert doubts.settled(agreement, clipped_in(slice(4)), size)
+    # Where nearly all colours are clipped the few other blocks do not speak for all.
+    assert not doubts.settled(agreement, clipped_in(slice(agreement.nats.shape[0] - 2)), size)
+    agreement.nats[4:] = -20
+    agreement.nats[-8:] = 9
+    assert doubts.settled(agreement, clipped_in(slice(-8)), size)
+
+
+@pytest.mark.parametrize(
+    ("nats", "restored", "found"), [(0.49, False, 0), (0.51, False, 1), (None, False, 1), (0.1, True, 1)]
+)
+def test_a_jpeg_in_uncompressed_pixels_lies_on_the_multiples_of_its_table(
+    nats: Any, restored: bool, found: int
+) -> None:
+    """What a filter left of a compression in one place only, and what a warp left, does not."""
+    asked = []
+
+    def lies(history: doubts.History, here: npt.NDArray[np.bool_]) -> float | None:
+        asked.append((history.qf1, history.grid_shift))
+        assert here[BOX[0] + 1 : BOX[2] - 1, BOX[1] + 1 : BOX[3] - 1].all()
+        return nats
+
+    result = result_with(((80,), 0, 0.03), ((80,), 11, 0.97), agreement=None, lies=lies, restored=restored)
+    assert len(result.regions) == found and (result.score > 0.5) == found
+    assert asked == [(80.0, (1, 3))] * (not restored)
 
 
 @pytest.mark.parametrize("origin", [(0, 0), (3, 5)])
@@ -347,9 +392,10 @@ def test_a_part_does_not_speak_for_the_rest(origin: tuple[int, int]) -> None:
     part = np.zeros((cells(HEIGHT), cells(WIDTH)), bool)
     part[:, :35] = True
     agreement.nats[:, :34], agreement.nats[:, 37:] = -30, 9
-    assert not doubts.settled(agreement) and doubts.settled(agreement, part)
+    size = (HEIGHT, WIDTH)
+    assert not doubts.settled(agreement, None, size) and doubts.settled(agreement, None, size, part)
     agreement.nats[:, 37:] = -30
-    assert not doubts.settled(agreement, part)
+    assert not doubts.settled(agreement, None, size, part)
 
 
 @pytest.mark.parametrize(("pasted", "kinds"), [(GROUND[0], []), (table(90), ["other_q1"])])
