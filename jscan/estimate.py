@@ -30,6 +30,7 @@ from jscan import (
     trace,
 )
 from jscan.clipping import Colours
+from jscan.fastwindows import FastWindows
 from jscan.firsttable import FirstSteps
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, nearest_qf, standard_table
@@ -37,7 +38,6 @@ from jscan.modelset import Q1, QF, ModelSet
 from jscan.records import NOT_LUMA, Agreement, DecodedImage, LastCompression, Maps, WindowPosteriors
 from jscan.regions import Consistency
 from jscan.stages import stage
-from jscan.windows import AllShifts
 
 MAX_ENLARGED = 60_000_000
 """Pixels up to which an image is brought back to the scale that its block edges speak of."""
@@ -150,7 +150,7 @@ class Estimator:
         without = None if parts is None else _windows_in(parts, found)
         judge = functools.partial(self._of_jpeg, luma=luma, q2=q2, since=since, colours=colours, without=without)
         estimate = judge(found)
-        if isinstance(look, AllShifts) or estimate.consistency.score < CONFIRMED:
+        if not isinstance(look, FastWindows) or estimate.consistency.score < CONFIRMED:
             return estimate
         where = (
             np.ones(found.present.shape, bool)
@@ -254,7 +254,7 @@ class Estimator:
         judge = functools.partial(self._of_pixels, luma=luma, colours=colours)
         seen = judge(qfmap.estimate(look, luma))
         settled = max(seen.consistency.score, seen.consistency.strongest) < CONFIRMED and not _contradicted(seen)
-        if isinstance(look, AllShifts) or settled:
+        if not isinstance(look, FastWindows) or settled:
             return seen
         return judge(qfmap.again(look, seen.found, luma))
 
@@ -265,7 +265,7 @@ class Estimator:
         """
         look = self.models.windows(QF, luma)
         found = qfmap.estimate(look, luma)
-        if not isinstance(look, AllShifts) and history.background(found).fraction <= 0.5:
+        if isinstance(look, FastWindows) and history.background(found).fraction <= 0.5:
             found = qfmap.again(look, found, luma)
         return self._of_pixels(found, luma=luma, colours=None, restored=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from jscan import candidates, comb, context, limits, papermap, q1map, qfmap, suspicion, tiling, weights
 from jscan.config import devices
 from jscan.errors import DeviceError, UsageError
-from jscan.fastwindows import FastWindows
+from jscan.fastwindows import FastWindows, InFull
 from jscan.stages import stage
 from jscan.windows import AllShifts, tile_side
 
@@ -47,14 +48,14 @@ class ModelSet:
         self._gpu = weights.gpu_number(device)
         self._threads = threads
         self.papers = papermap.check() if estimator == "paper" else ()
+        self._fast = False
         if self.papers:
             self._names: tuple[str, ...] = (*(p.name for p in self.papers), papermap.UCHIDA)
         else:
-            self._names = (q1map.MODEL, context.MODEL, qfmap.MODEL, suspicion.JPEG_MODEL, suspicion.PIXEL_MODEL)
             # On a GPU the plain way is fast enough, and all of it is one graph.
-            if self.provider == "CPU" and not thorough:
-                self._names += (Q1.scout, Q1.reader, QF.scout, QF.reader)
-        self._fast = Q1.scout in self._names
+            self._fast = self.provider == "CPU" and not thorough
+            looks = ((k.scout, k.reader) if self._fast else (k.model,) for k in (Q1, QF))
+            self._names = (*itertools.chain(*looks), context.MODEL, suspicion.JPEG_MODEL, suspicion.PIXEL_MODEL)
         for name in self._names:
             weights.check(name)
         self.labels = tuple(weights.label(name) for name in self._names)
@@ -87,13 +88,14 @@ class ModelSet:
                 )
         return self._loaded[name]
 
-    def windows(self, kind: Kind, luma: npt.NDArray[np.uint8]) -> AllShifts | FastWindows:
+    def windows(self, kind: Kind, luma: npt.NDArray[np.uint8]) -> AllShifts | InFull | FastWindows:
         """What looks at the windows of these pixels: the fast way, unless they are few or it is not wanted."""
-        rows, cols = (max(0, s - tiling.WINDOW) // tiling.STRIDE + 1 for s in luma.shape)
-        if not self._fast or rows * cols < FEW_WINDOWS:
+        if not self._fast:
             return AllShifts(self(kind.model), self._side)
+        rows, cols = (max(0, s - tiling.WINDOW) // tiling.STRIDE + 1 for s in luma.shape)
         if kind not in self._looks:
             scout, reader = self(kind.scout), self(kind.reader)
             bands = (comb.from_manifest(weights.manifest(name)) for name in (kind.scout, kind.reader))
             self._looks[kind] = FastWindows(scout, next(bands), reader, next(bands), kind.strata)
-        return self._looks[kind]
+        look = self._looks[kind]
+        return InFull(look) if rows * cols < FEW_WINDOWS else look

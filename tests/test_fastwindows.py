@@ -16,7 +16,7 @@ from material import photo, rng
 
 from jscan import candidates, comb, fastwindows, layout, qfmap, scouting, sparse, tiling, weights
 from jscan.candidates import SHIFTS
-from jscan.fastwindows import FastWindows
+from jscan.fastwindows import FastWindows, InFull
 from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, ZIGZAG, dct_basis, standard_table
 from jscan.modelset import FEW_WINDOWS, Q1, QF, Kind
 from jscan.q1map import decode
@@ -523,12 +523,24 @@ def test_what_a_scan_looks_with() -> None:
     fast, plain = (s.estimator.models for s in (scanner, thorough))
     look = fast.windows(QF, large)
     assert isinstance(look, FastWindows) and fast.windows(QF, large) is look
-    assert isinstance(fast.windows(QF, small), AllShifts) and isinstance(plain.windows(QF, large), AllShifts)
-    named = {label.partition("@")[0] for label in scanner.models}
-    assert named - {label.partition("@")[0] for label in thorough.models} == {
-        "q1-scout", "q1-reader", "qf-scout", "qf-reader",
-    }  # fmt: skip
-    assert {*thorough.models} <= {*scanner.models}
+    assert isinstance(fast.windows(QF, small), InFull) and isinstance(plain.windows(QF, small), AllShifts)
+    assert isinstance(plain.windows(QF, large), AllShifts)
+    named, others = ({label.partition("@")[0] for label in s.models} for s in (scanner, thorough))
+    assert named - others == {"q1-scout", "q1-reader", "qf-scout", "qf-reader"}
+    assert others - named == {"q1-comb", "qf-comb"}
+
+
+@EACH
+@pytest.mark.parametrize("size", [(64, 64), (131, 170)])
+def test_small_images_are_looked_at_in_full(name: str, size: tuple[int, int]) -> None:
+    """What all shifts of all windows tell, of which only the last bits depend on how they are computed."""
+    luma = np.ascontiguousarray(double("coffee", 75, 85)[20 : 20 + size[0], 30 : 30 + size[1]])
+    origin = (3, 6) if min(size) > 64 + 6 else (0, 0)
+    found, plain = InFull(fast(name))(luma, origin, **inputs(name, 85)), slow(name)(luma, origin, **inputs(name, 85))
+    assert found.origin == plain.origin and found.size == plain.size == size
+    assert np.allclose(found.present, plain.present, atol=5e-3)
+    for a, b in ((found.logp, plain.logp), (found.shift, plain.shift)):
+        assert a.shape == b.shape and np.allclose(np.exp(a.astype(float)), np.exp(b.astype(float)), atol=0.02)
 
 
 # --- once more, where something was found ------------------------------------------------------------------------

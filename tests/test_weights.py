@@ -328,7 +328,7 @@ def test_the_number_of_the_gpu_reaches_every_model_that_runs_there(monkeypatch: 
         ({}, 8 << 30, 64),
         ({"sharing": 4}, 8 << 30, 24),
         ({}, None, tiling.TILE),
-        ({"batch": 100, "device": "cpu"}, 0, tiling.TILE),
+        ({"batch": 100, "device": "cpu", "thorough": True}, 0, tiling.TILE),
     ],
 )
 def test_a_scanner_looks_at_as_many_windows_as_its_gpu_can_hold(
