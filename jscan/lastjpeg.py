@@ -53,10 +53,10 @@ LEAST_STEP = 6
 """Steps between whose multiples that noise leaves room: finer ones fit whatever is there."""
 FLOOR = -6.0
 """Nats that one coefficient can say against a table at most."""
-TELLING = 6
-"""Coefficients of a block that tell something together."""
-ABOUT, FEWEST = 3, 15
+ABOUT, FEWEST = 3, 40
 """How far off a part's quality may be told, and blocks of it that must tell something."""
+BEST = 80
+"""Percentile of these blocks that speaks for a part."""
 STRIP = 64
 """Rows of blocks that are compared together, so that memory stays bounded."""
 
@@ -94,8 +94,9 @@ def of_part(
 ) -> float | None:
     """How well a part of an image (H, W) agrees with a standard table of about quality `qf` and blocks from `first` on.
 
-    In nats a coefficient, in the median of the blocks in its cells `where` (ceil(H / 8), ceil(W / 8)) that tell it, for
-    the table for which it is most; None where fewer than FEWEST of them do. At its edge a part holds what is around it.
+    In nats a coefficient: four of five blocks in its cells `where` (ceil(H / 8), ceil(W / 8)) that tell it have at most
+    so many, for the table for which it is most; None where fewer than FEWEST of them do. The best ones speak, as a part
+    may have been taken for twice as large as it is.
     """
     inner = cv2.erode(where.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     rows, cols = (np.flatnonzero(inner.any(axis=axis)) for axis in (1, 0))
@@ -110,9 +111,9 @@ def of_part(
         each = agreement(pixels, table)
         # A block lies in the cell that holds its centre.
         middle = [np.arange(n) + (o + BLOCK // 2) // BLOCK for n, o in zip(each.nats.shape, first, strict=True)]
-        tell = (each.count >= TELLING) & np.pad(inner, ((0, 1), (0, 1)))[box][np.ix_(*middle)]
+        tell = (each.count > 0) & np.pad(inner, ((0, 1), (0, 1)))[box][np.ix_(*middle)]
         if tell.any():
-            found.append((float(np.median(each.nats[tell] / each.count[tell])), int(tell.sum())))
+            found.append((float(np.percentile(each.nats[tell] / each.count[tell], BEST)), int(tell.sum())))
     nats, count = max(found, default=(0.0, 0))
     return nats if count >= FEWEST else None
 
