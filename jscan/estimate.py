@@ -395,7 +395,7 @@ class Estimator:
         return estimate
 
     def _quickly(self, luma: npt.NDArray[np.uint8]) -> WindowPosteriors:
-        """What windows of decoded pixels show at a glance; nothing where there is none."""
+        """What windows of decoded pixels show at a glance."""
         return qfmap.estimate(self.models.windows(QF, luma), luma)
 
     def _anywhere(self, luma: npt.NDArray[np.uint8], candidate: blockperiod.Candidate) -> npt.NDArray[np.bool_]:
