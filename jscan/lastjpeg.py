@@ -72,7 +72,7 @@ def agreement(luma: npt.NDArray[np.uint8], last: LastCompression) -> Agreement:
     steps = np.empty((BLOCK, BLOCK), np.float32)
     steps[tuple(np.transpose(ZIGZAG))] = last.table
     basis = dct_basis().astype(np.float32)
-    speaks = steps >= LEAST_STEP
+    speaks = (steps >= LEAST_STEP) & (not _is_fine(last.table))  # a coarse step among fine ones is a mistaken one
     speaks[0, 0] = False
     nats, count = np.empty((rows, cols), np.float32), np.empty((rows, cols), np.float32)
     for top in range(0, rows, STRIP):

@@ -273,6 +273,8 @@ def test_blocks_agree_with_the_table_that_made_them(crop: tuple[int, int], qf: i
 def test_fine_steps_and_flat_blocks_say_nothing() -> None:
     fine = LastCompression((0, 0), (5,) * 64, 95, True)
     coarse = LastCompression((0, 0), (20,) * 64, 50, True)
+    mistaken = LastCompression((0, 0), (1,) * 40 + (9,) * 24, 100, False)
+    assert not lastjpeg.agreement(luma_of(photo("coffee")[:64, :64]), mistaken).count.any()
     assert not lastjpeg.agreement(luma_of(photo("coffee")[:64, :64]), fine).count.any()
     flat = lastjpeg.agreement(np.full((64, 70), 90, np.uint8), coarse)
     assert flat.count.shape == (8, 8) and not flat.count.any() and not flat.nats.any()
