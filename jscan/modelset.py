@@ -96,6 +96,7 @@ class ModelSet:
         if kind not in self._looks:
             scout, reader = self(kind.scout), self(kind.reader)
             bands = (comb.from_manifest(weights.manifest(name)) for name in (kind.scout, kind.reader))
-            self._looks[kind] = FastWindows(scout, next(bands), reader, next(bands), kind.strata)
+            with stage("start"), limits.uncounted():  # its tables belong to the models
+                self._looks[kind] = FastWindows(scout, next(bands), reader, next(bands), kind.strata)
         look = self._looks[kind]
         return InFull(look) if rows * cols < FEW_WINDOWS else look

@@ -98,5 +98,5 @@ def test_the_wheel_scans_from_anywhere(wheel: Path, tmp_path: Path) -> None:
         ("b.png", "ok"),
         ("c.txt.jpg", "skipped"),
     ]
-    assert all(r["score"] is not None and len(r["models"]) == 9 for r in rows[:2])
+    assert all(r["score"] is not None and len(r["models"]) == 7 for r in rows[:2])
     assert list(cwd.iterdir()) == []
