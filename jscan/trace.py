@@ -70,6 +70,22 @@ def moved(first: Sequence[int], by: Sequence[int]) -> tuple[int, int]:
     return down, along
 
 
+def beside(shift: int) -> tuple[tuple[int, int], bool]:
+    """By how far the blocks of a grid begin off those at `shift` that are compared with it, and whether it is alike.
+
+    `shift` is dy * 8 + dx off the last grid; the other is its mirror image, which lies to the last grid as it does.
+    Where blocks begin in the same rows or columns as the last ones, the steps of the last compression are seen through
+    the other grid: compared with one apart from both, coefficients seemed to lie on steps of 2 to 10 there. Half a
+    block from the last grid, in either direction or both, a grid is its own mirror image, and none is alike.
+    """
+    if shift == 0:
+        return APART[0], True  # what the last compression does to its own blocks is no other grid's
+    down, along = divmod(shift, BLOCK)
+    if {down, along} <= {0, BLOCK // 2}:
+        return ((3 if down else 0), (3 if along else 0)), False
+    return (-2 * down % BLOCK, -2 * along % BLOCK), True
+
+
 def whole_table(table: tuple[int, ...], known: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float32]:
     """(64,) steps at 8 * down + along: the 15 estimated ones, and the others of the nearest standard table.
 
