@@ -23,6 +23,12 @@ in 0.75 of cases; with 3 / 64, three times chance, in 0.56.
 LEAST = 0.1
 """What windows must say beyond that, together, for a shift to be looked at."""
 
+TELLING = 49_152
+"""Windows of an image that are as good as certain of a shift: with a part of them, as many times as many are looked at.
+Of pieces of 768 x 768 pixels, 2,304 windows, whose first quality was above the last one by 2 to 4, the right shift was
+the first or second in 4 of 10, and among 16 in 8. With 2 for all of them the accuracy of Q1 fell short of that with all
+64 shifts by 0.015 (CLIC, QF2 = 80), with 16 by 0.006."""
+
 FLOOR = 0.01
 """Added to posteriors before their logs are summed up over windows."""
 
@@ -35,6 +41,8 @@ class Strata:
     """The shifts of each kind, in the order in which they are taken into the sample."""
     sampled: tuple[int, ...]
     """Size of the sample of each kind; 0 for one that is looked at in any case."""
+    of_image: tuple[int, int]
+    """Least and most shifts that are looked at because the whole image speaks for them."""
 
 
 def _spaced(shifts: Iterable[int], *first: int) -> tuple[int, ...]:
@@ -50,10 +58,11 @@ GRID_KNOWN = Strata(
         _spaced((s for s in range(9, 64) if s % 8), 29, 50, 12, 43, 22, 57, 38),
     ),
     (0, 1, 1, 3),
+    (2, 16),
 )
 """Where the last grid is known: itself, the shifts in its rows, in its columns, and those apart from both."""
-GRID_UNKNOWN = Strata((_spaced(range(SHIFTS), 29, 2, 48, 11, 39, 22, 57, 5, 32, 60),), (5,))
-"""Where it is not, all shifts are alike."""
+GRID_UNKNOWN = Strata((_spaced(range(SHIFTS), 29, 2, 48, 11, 39, 22, 57, 5, 32, 60),), (5,), (2, 2))
+"""Where it is not, all shifts are alike, and the last compression's grid shows in every window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,12 @@ class Candidates:
 
 ALL = Candidates(np.arange(SHIFTS), np.ones(SHIFTS, np.float32), GRID_UNKNOWN)
 """All shifts, each for itself."""
+
+
+def shifts_of_image(windows: int, strata: Strata) -> int:
+    """How many shifts are looked at because an image of so many windows speaks for them."""
+    least, most = strata.of_image
+    return min(max(TELLING // max(windows, 1), least), most)
 
 
 def choose(ranked: Iterable[int], most: int, strata: Strata) -> Candidates:

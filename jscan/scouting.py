@@ -32,10 +32,8 @@ STRIP = 8 * TILE
 """Windows across that the scout looks at together."""
 SCOUTED = 256
 """Windows that the scout is asked about at a time: what it computes of so many stays in a core's cache."""
-MOST = 5
-"""Shifts of a tile that are looked at, besides the last grid's own and the sample."""
-OF_IMAGE = 2
-"""How many of them are those that the whole image speaks for."""
+OF_TILE = 3
+"""Shifts that are looked at because a tile speaks for them, besides the image's, the last grid's own and the sample."""
 STANDS_FOR = 4
 """Windows for which each that the scout looks at speaks."""
 CELL = 32
@@ -132,7 +130,7 @@ class Scouting:
                 moved = tiling.Tile(strip.row, strip.col + tile.col, strip.row_end, strip.col + tile.col_end)
                 votes.append((moved, of_all, of_doubtful))
                 of_image += candidates.evidence(likely)
-        whole = np.argsort(-of_image, kind="stable")[:OF_IMAGE]
+        whole = np.argsort(-of_image, kind="stable")[: candidates.shifts_of_image(rows * cols, self._strata)]
         quiet, calm = np.zeros((rows, cols), bool), False
         if glance is not None:
             full = sparse.fill(glance, (rows, cols))
@@ -142,7 +140,7 @@ class Scouting:
             speak = of_doubtful if calm else of_all
             ranked = [*whole, *(k for k in np.argsort(-speak, kind="stable") if speak[k] > candidates.LEAST)]
             here = (slice(tile.row, tile.row_end), slice(tile.col, tile.col_end))
-            yield Plan(tile, candidates.choose(ranked, MOST, self._strata), quiet[here])
+            yield Plan(tile, candidates.choose(ranked, len(whole) + OF_TILE, self._strata), quiet[here])
 
     def _strips(
         self, luma: npt.NDArray[np.uint8], origin: tuple[int, int], rows: int, cols: int, inputs: dict[str, FloatArray]

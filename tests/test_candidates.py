@@ -28,6 +28,14 @@ def test_kinds_of_a_known_grid() -> None:
         assert {(s // 8 == 0, s % 8 == 0) for s in members} == {wanted}
 
 
+@BOTH
+def test_the_fewer_windows_an_image_has_the_more_shifts_it_may_name(strata: Strata) -> None:
+    few, many = strata.of_image[1], strata.of_image[0]
+    counts = [candidates.shifts_of_image(n, strata) for n in (0, 1, 64, 2304, 4096, 8000, 20_000, 30_000, 10**6)]
+    assert counts == sorted(counts, reverse=True) and (counts[0], counts[3], counts[-1]) == (few, few, many)
+    assert counts[4] == (12 if strata is GRID_KNOWN else 2)
+
+
 @given(RANKED, st.integers(0, SHIFTS), st.sampled_from([GRID_KNOWN, GRID_UNKNOWN]))
 def test_what_is_chosen(ranked: list[int], most: int, strata: Strata) -> None:
     chosen = candidates.choose(ranked, most, strata)

@@ -102,7 +102,7 @@ def test_at_all_shifts_and_windows_the_answers_are_those_of_the_comb_model(
 ) -> None:
     """In several tiles, with windows that reach beyond the image's edges."""
     luma = np.concatenate([double("coffee", 75, 90)[:171, :90], double("astronaut", 85, 80)[100:271, 3:126]], axis=1)
-    monkeypatch.setattr(scouting, "MOST", SHIFTS)
+    monkeypatch.setattr(scouting, "OF_TILE", SHIFTS)
     monkeypatch.setattr(candidates, "LEAST", -1.0)  # shifts of which nothing speaks as well
     monkeypatch.setattr(scouting, "TILE", 4)
     monkeypatch.setattr(sparse, "disagreement", lambda p, *_: np.ones(p.shape[:2], bool))
@@ -167,7 +167,7 @@ def mosaic() -> npt.NDArray[np.uint8]:
 def test_a_part_on_another_grid_is_found_by_its_own_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the image names but its own shift, as a larger one would."""
     monkeypatch.setattr(scouting, "TILE", 16)
-    monkeypatch.setattr(scouting, "OF_IMAGE", 1)
+    monkeypatch.setattr(candidates, "shifts_of_image", lambda *_: 1)
     luma, places = mosaic(), []
     real = candidates.choose
 
