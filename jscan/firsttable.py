@@ -39,8 +39,9 @@ SPEAKS = 0.5
 steep flank of a coefficient that was zero everywhere looked like a fine step: of 574 steps that were told beyond the
 first 15, 53 were wrong, and 5 of 872 with this."""
 FURTHER, SOME = 1.5, 0.08
-"""Steps from 0 beyond which SOME of the coefficients that speak must lie where windows tell about a standard table. pictures nearly all that are not zero lie at the first multiple, nearer to 0 than they were, as the last compression
-left them: of 26 steps that were told there 18 were one to three too small, where windows were right. Of
+"""Steps from 0 beyond which SOME of the coefficients that speak must lie where windows tell about a standard table. In
+soft pictures nearly all that are not zero lie at the first multiple, nearer to 0 than they were, as the last
+compression left them: of 26 steps that were told there 18 were one to three too small, where windows were right. Of
 tables that windows do not know, 24 of 28 were right."""
 PLACES = 41
 """Multiples of the last step, from 0 on, at which coefficients are counted."""

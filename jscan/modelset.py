@@ -84,7 +84,12 @@ class ModelSet:
             provider, threads = (self.provider, self._threads) if tiled else ("CPU", 1)
             with stage("start"), limits.uncounted():
                 self._loaded[name] = weights.load(
-                    name, provider=provider, gpu=self._gpu, threads=threads, arena=tiled, inside=bool(self.papers)
+                    name,
+                    provider=provider,
+                    gpu=self._gpu,
+                    threads=threads,
+                    arena=tiled or name == context.MODEL,
+                    inside=bool(self.papers),
                 )
         return self._loaded[name]
 

@@ -99,13 +99,13 @@ def test_neighbours_are_heard_where_there_are_claims_or_doubts(present: float, h
     assert not np.array_equal(refine(network(2), windows).logp, windows.logp)
 
 
-def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    windows, net = found(40, 5), network(3)
+def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows, net = found(40, 23), network(3)
     whole = refine(net, windows)
-    monkeypatch.setattr(context, "STRIP", 9)
-    striped = refine(net, windows)
+    monkeypatch.setattr(context, "SIDE", 9)
+    tiled = refine(net, windows)
     for name in ("logp", "shift", "present"):
-        a, b = (getattr(x, name).astype(float) for x in (whole, striped))
+        a, b = (getattr(x, name).astype(float) for x in (whole, tiled))
         assert np.allclose(a, b, atol=1e-2 if name != "present" else 1e-5), name
 
 
