@@ -153,6 +153,8 @@ def find(
             history, here, base, found, lacks, labels > 0, restored
         ):
             history = doubts.History("unclear")
+        if doubts.unsupported(history, here, own, likely):
+            history = doubts.History("unclear")
         if doubts.alike(history, here, base, found, likely, lacks, edges, settled, kept, lies, restored):
             history = doubts.History("unclear")
         if (

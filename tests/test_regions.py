@@ -304,6 +304,17 @@ def test_a_part_whose_blocks_lack_nothing_either_way_is_doubt_however_sure_its_w
     assert len(result_with(GROUND, (table(70), 12, 0.05), likely=Said(nothing, spoken=0)).regions) == 1
 
 
+@pytest.mark.parametrize("pasted", [(table(70), 12, 0.05), (table(90), 30, 0.95), (table(70), 30, 0.95)])
+def test_a_part_of_which_neither_windows_nor_blocks_are_sure_is_doubt(pasted: Any) -> None:
+    """As where the first compression was about as fine as the last one, and hardly shows anywhere."""
+    nothing = np.full(logits_with(BOX).shape, -20, np.float32)
+    for strength, spoken, found in ((2.3, 9.9, 0), (2.3, 10.1, 1), (2.5, 9.9, 1)):
+        result = result_with(GROUND, pasted, strength=strength, likely=Said(nothing, spoken=spoken))
+        assert len(result.regions) == found and (result.score > 0.5) == found
+        assert found or 0.2 < np.nanmax(result.suspicion) < 0.5
+    assert len(result_with(GROUND, pasted, strength=2.3).regions) == 1  # nothing is known of its blocks
+
+
 @pytest.mark.parametrize(
     ("ground", "pasted"), [(GROUND, (table(90), 11, 0.95)), (((70,), 11, 0.95), ((90,), 11, 0.95))]
 )
