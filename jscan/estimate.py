@@ -35,7 +35,7 @@ from jscan.firsttable import FirstSteps
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, nearest_qf, standard_table
 from jscan.modelset import Q1, QF, ModelSet
-from jscan.records import NOT_LUMA, Agreement, DecodedImage, LastCompression, Maps, WindowPosteriors
+from jscan.records import NOT_LUMA, Agreement, DecodedImage, LastCompression, Maps, Region, WindowPosteriors
 from jscan.regions import Consistency
 from jscan.stages import stage
 
@@ -349,11 +349,13 @@ class Estimator:
         )
         note = f"The pixels show JPEG compression of quality about {last.qf} with blocks from x {last.origin[1]}, "
         note += f"y {last.origin[0]}; the file's own format does not keep its table, which was estimated."
+        consistency = regions.without(consistency, tuple(r for r in consistency.regions if _is_first(r, before)))
         # Before a compression that the pixels no longer show, regions would be of the content's making.
         deeper = before.consistency.score > consistency.score and consistency.score < 0.5
         deeper = deeper and doubts.settled(agreement, colours, (luma.shape[0], luma.shape[1]))
         maps = replace(
             estimate.maps,
+            suspicion=np.minimum(estimate.maps.suspicion, consistency.suspicion),
             q1=before.maps.q1,
             double=before.maps.double,
             shift=before.maps.shift,
@@ -469,6 +471,17 @@ def _quality_of_all(look: _Look) -> int | None:
 def _found(found: WindowPosteriors) -> float:
     """How much of an image shows compression, in windows; what a scale is chosen by."""
     return float(np.maximum(found.present - 0.5, 0).sum())
+
+
+def _is_first(region: Region, before: Estimate) -> bool:
+    """Whether the compression that a region of decoded pixels is said to show is the first one of all of them.
+
+    In soft places a coarse first compression leaves so little that the last one hardly shows.
+    """
+    if region.kind not in ("other_qf", "other_shift") or region.grid_shift is None:
+        return False
+    same = before.q1 is None or region.qf1 is None or abs(region.qf1 - nearest_qf(before.q1)) <= 2 * qfmap.NEAR
+    return region.grid_shift == before.grid_shift and same
 
 
 def _warped(part: npt.NDArray[np.bool_], anywhere: npt.NDArray[np.bool_]) -> bool:

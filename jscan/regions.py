@@ -153,7 +153,7 @@ def find(
             history, here, base, found, lacks, labels > 0, restored
         ):
             history = doubts.History("unclear")
-        if doubts.unsupported(history, here, own, likely):
+        if doubts.unsupported(history, here, own, likely, smoothed, agreement):
             history = doubts.History("unclear")
         if doubts.alike(history, here, base, found, likely, lacks, edges, settled, kept, lies, restored):
             history = doubts.History("unclear")
@@ -354,6 +354,19 @@ def _region(
 def resample(values: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """The map (R, C) stretched to another number of cells."""
     return np.asarray(cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def without(found: Consistency, dropped: tuple[Region, ...]) -> Consistency:
+    """What was found in an image but for some of its regions, which turned out to be doubt."""
+    if not dropped:
+        return found
+    kept = tuple(r for r in found.regions if r not in dropped)
+    suspicion = found.suspicion.copy()
+    doubt = np.float32(1 / (1 + np.exp(-UNNAMED)))
+    for r in dropped:
+        box = (slice(r.y // BLOCK, -(-(r.y + r.height) // BLOCK)), slice(r.x // BLOCK, -(-(r.x + r.width) // BLOCK)))
+        suspicion[box] = np.minimum(suspicion[box], doubt)  # NaN where nothing is known stays
+    return replace(found, suspicion=suspicion, regions=kept, score=kept[0].score if kept else NOT_NAMED)
 
 
 def rescale(found: Consistency, factor: float, size: tuple[int, int]) -> Consistency:

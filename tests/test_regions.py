@@ -308,11 +308,32 @@ def test_a_part_whose_blocks_lack_nothing_either_way_is_doubt_however_sure_its_w
 def test_a_part_of_which_neither_windows_nor_blocks_are_sure_is_doubt(pasted: Any) -> None:
     """As where the first compression was about as fine as the last one, and hardly shows anywhere."""
     nothing = np.full(logits_with(BOX).shape, -20, np.float32)
-    for strength, spoken, found in ((2.3, 9.9, 0), (2.3, 10.1, 1), (2.5, 9.9, 1)):
+    for strength, spoken, found in ((2.6, 9.9, 0), (2.6, 10.1, 1), (2.9, 9.9, 1)):
         result = result_with(GROUND, pasted, strength=strength, likely=Said(nothing, spoken=spoken))
         assert len(result.regions) == found and (result.score > 0.5) == found
         assert found or 0.2 < np.nanmax(result.suspicion) < 0.5
-    assert len(result_with(GROUND, pasted, strength=2.3).regions) == 1  # nothing is known of its blocks
+    assert len(result_with(GROUND, pasted, strength=2.6).regions) == 1  # nothing is known of its blocks
+
+
+def test_another_quality_of_decoded_pixels_is_doubt_where_nothing_tells_it() -> None:
+    for strength, count, found in ((2.6, 0, 0), (2.6, 10, 1), (2.9, 0, 1)):
+        agreement = agreement_with(-2 * count, count)
+        result = result_with(((90,), 11, 0.95), ((60,), 30, 0.95), strength=strength, agreement=agreement)
+        assert len(result.regions) == found
+
+
+def test_what_is_left_without_some_regions() -> None:
+    weak, strong = logits_with((3, 3, 15, 15), strength=3), logits_with((20, 30, 34, 45))
+    result = find(np.maximum(weak, strong))
+    first, second = result.regions
+    less = regions.without(result, (first,))
+    assert less.regions == (second,) and less.score == second.score < result.score
+    inside = np.s_[first.y // 8 : (first.y + first.height) // 8, first.x // 8 : (first.x + first.width) // 8]
+    assert less.suspicion[inside].max() < 0.5 < result.suspicion[inside].max()
+    assert less.suspicion[second.y // 8 + 2, second.x // 8 + 2] > 0.5
+    none = regions.without(result, (first, second))
+    assert none.regions == () and none.score < 0.5 and np.nanmax(none.suspicion) <= 0.5
+    assert regions.without(result, ()) is result
 
 
 @pytest.mark.parametrize(
@@ -564,6 +585,22 @@ def test_a_compression_that_the_rest_shares_is_no_region(origin: tuple[int, int]
     for ground in ((table(80), 41, 0.03), (table(80), 30, 0.03)):
         (region,) = result_with(ground, pasted, origin, strength=4).regions
         assert region.kind == "first_compression"
+
+
+def test_the_grid_that_the_rest_prefers_to_all_others_is_shared_by_less() -> None:
+    """But the last one's: that shows in any JPEG."""
+    for p, other, found in ((0.026, None, 0), (0.02, None, 1), (0.026, 50, 1)):
+        rest = posteriors(table(80), 40, height=HEIGHT, width=WIDTH, present=0.03, p=0.6)
+        shift = np.full(rest.shift.shape, 0.012)
+        shift[..., 0], shift[..., 40] = 0.1, p
+        if other is not None:
+            shift[..., other] = p + 0.01
+        rest = replace(rest, shift=np.log(shift / shift.sum(axis=2, keepdims=True)).astype(np.float16))
+        part = posteriors(table(80), 40, height=HEIGHT, width=WIDTH, present=0.97)
+        mixture = mixed(rest, part, *windows_of(rest, BOX))
+        logits, texture = logits_with(BOX, strength=4), np.full(rest.present.shape, 20.0)
+        seen = regions.find(logits, mixture, history.background(mixture), CALIBRATION, texture)
+        assert len(seen.regions) == found, (p, other)
 
 
 def test_the_last_grid_is_not_what_the_rest_shares() -> None:

@@ -35,7 +35,7 @@ from jscan.estimate import Estimator
 from jscan.fastwindows import FastWindows
 from jscan.jpegtables import N_COEFS, standard_table
 from jscan.likelihood import Likelihood
-from jscan.records import Agreement, ImageRef, LastCompression
+from jscan.records import Agreement, ImageRef, LastCompression, Maps, Region
 from jscan.regions import Consistency
 
 FIELDS = ("suspicion", "qf", "flag", "q1", "double", "coverage", "shift", "shift_confidence")
@@ -611,6 +611,24 @@ def test_of_decoded_pixels_the_shift_is_that_of_the_first_compression_known(
     monkeypatch.setattr(scanner.estimator, "_resized", lambda luma, found: found)
     never = scanner.scan(PICTURE).maps
     assert never is not None and np.allclose(never.shift_confidence, 0.3 * 0.8, atol=1e-3)
+
+
+def test_what_the_first_compression_of_all_left_in_a_part_is_no_other_last_one() -> None:
+    """Soft places hold so little after a coarse first compression that the last one hardly shows."""
+    part = Region(0, 0, 80, 80, 6400, 0.99, 58.0, None, (5, 0), "other_qf")
+    nothing = Maps(*[np.zeros((2, 2), np.float32)] * 8)
+    before = estimate.Estimate(Consistency(nothing.suspicion, (), 0.1), nothing)
+    table = tuple(standard_table(60)[:N_COEFS].tolist())
+    first, untold, finer, elsewhere, never = (
+        replace(before, q1=q1, grid_shift=place)
+        for q1, place in ((table, (5, 0)), (None, (5, 0)), (Q2[:N_COEFS], (5, 0)), (table, (5, 1)), (None, None))
+    )
+    for is_ in (first, untold):
+        assert estimate._is_first(part, is_)
+    for is_not in (finer, elsewhere, never):
+        assert not estimate._is_first(part, is_not)
+    assert not estimate._is_first(replace(part, kind="uncompressed_in_jpeg"), first)
+    assert not estimate._is_first(replace(part, grid_shift=None), never)
 
 
 def test_a_part_shows_at_its_own_scale_and_the_rest_at_none() -> None:
