@@ -74,11 +74,11 @@ AGAINST = 10.0
 background's trace by less than SHORT. Of 26 parts of noisy and vignetted pictures 14 had neither, of 58 pasted ones
 2."""
 UNSURE = 0.85
-"""Score of a part below which its blocks must speak against the background's first compression by AGAINST, if it is
-said not to have it. Of 4,420 pictures saved twice that no rule here was chosen by 18 were accused, most of them where
-the two qualities were nearly the same: 17 by such parts, of which none had 5. Of 614 pictures with pasted parts that
-were found 6 were found by nothing surer. And below which something must tell what the last compression of a part of
-decoded pixels was, if another quality is said of it."""
+"""Score of a part below which its blocks must speak against the background's first compression by AGAINST, and it must
+fall short of its trace by SHORT, if it is said not to have it. Of 4,420 pictures saved twice that no rule here was
+chosen by 18 were accused, most of them where the two qualities were nearly the same: 17 by such parts, of which none
+had 5 nats. Of 614 pictures with pasted parts that were found 6 were found by nothing surer. And below which something
+must tell what the last compression of a part of decoded pixels was, if another quality is said of it."""
 SURELY_AGAINST = 50.0
 """Nats against it from which even a part with clipped colours lacks it: four vividly coloured pasted squares had 290 to
 1,350, brightened pictures 0 and less."""
@@ -247,18 +247,21 @@ def unsupported(
     here: npt.NDArray[np.bool_],
     score: float,
     likely: Likelihood | None,
+    lacks: Lacks | None,
     smoothed: npt.NDArray[np.float32],
     agreement: Agreement | None,
 ) -> bool:
     """Whether neither the windows of a part of this score nor its blocks are sure that it lacks what the rest has.
 
-    `smoothed` and `agreement` are as for `agrees`, None where that is not asked.
+    `likely` and `lacks` are as for `regions.find`, `smoothed` and `agreement` as for `agrees`; each may be None.
     """
     if score >= UNSURE:
         return False
     if agreement is not None and history.kind == "other_qf":
         return _of_half(here, smoothed, agreement)[1] < ENOUGH_COEFS
-    return likely is not None and history.kind in OTHER and likely.against(here) < AGAINST
+    if likely is None or history.kind not in OTHER:
+        return False
+    return likely.against(here) < AGAINST or (lacks is not None and lacks(here) < SHORT)
 
 
 def alike(

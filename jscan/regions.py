@@ -153,7 +153,7 @@ def find(
             history, here, base, found, lacks, labels > 0, restored
         ):
             history = doubts.History("unclear")
-        if doubts.unsupported(history, here, own, likely, smoothed, agreement):
+        if doubts.unsupported(history, here, own, likely, lacks, smoothed, agreement):
             history = doubts.History("unclear")
         if doubts.alike(history, here, base, found, likely, lacks, edges, settled, kept, lies, restored):
             history = doubts.History("unclear")
