@@ -320,10 +320,11 @@ def test_a_part_of_which_neither_windows_nor_blocks_are_sure_is_doubt(pasted: An
 
 
 def test_another_quality_of_decoded_pixels_is_doubt_where_nothing_tells_it() -> None:
-    for strength, count, found in ((2.6, 0, 0), (2.6, 10, 1), (2.9, 0, 1)):
+    for strength, count, found in ((3.4, 0, 0), (3.4, 10, 1), (3.8, 0, 1)):
         agreement = agreement_with(-2 * count, count)
-        result = result_with(((90,), 11, 0.95), ((60,), 30, 0.95), strength=strength, agreement=agreement)
-        assert len(result.regions) == found
+        for pasted in (((60,), 30, 0.95), ((90,), 30, 0.95)):
+            result = result_with(((90,), 11, 0.95), pasted, strength=strength, agreement=agreement)
+            assert len(result.regions) == found
 
 
 def test_what_is_left_without_some_regions() -> None:
