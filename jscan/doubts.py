@@ -74,14 +74,15 @@ AGAINST = 10.0
 background's trace by less than SHORT. Of 26 parts of noisy and vignetted pictures 14 had neither, of 58 pasted ones
 2."""
 UNSURE = 0.85
-"""Score of a part below which its blocks must speak against the background's first compression by AGAINST, and it must
-fall short of its trace by SHORT, if it is said not to have it. Of 4,420 pictures saved twice that no rule here was
-chosen by 18 were accused, most of them where the two qualities were nearly the same: 17 by such parts, of which none
-had 5 nats. Of 614 pictures with pasted parts that were found 6 were found by nothing surer."""
+"""Score of a part, as if it were all of the image, below which its blocks must speak against the background's first
+compression by AGAINST, and it must fall short of its trace by SHORT, if it is said not to have it. Of 4,420 pictures
+saved twice that no rule here was chosen by 18 were accused, most of them where the two qualities were nearly the same:
+17 by such parts, of which none had 5 nats. Of 614 pictures with pasted parts that were found 6 were found by nothing
+surer."""
 UNTOLD = 0.93
-"""Score of a part of decoded pixels below which its blocks must tell something of the last compression, if another one
-is said of it: of 442 pictures saved twice and then as PNG 3 were accused by softer parts. Of 171 found ones with parts
-from other JPEGs one had less than 0.95."""
+"""Such a score of a part of decoded pixels below which its blocks must tell something of the last compression, if
+another one is said of it: of 442 pictures saved twice and then as PNG 3 were accused by softer parts. Of 171 found ones
+with parts from other JPEGs one had less than 0.95."""
 SURELY_AGAINST = 50.0
 """Nats against it from which even a part with clipped colours lacks it: four vividly coloured pasted squares had 290 to
 1,350, brightened pictures 0 and less."""
@@ -254,9 +255,11 @@ def unsupported(
     smoothed: npt.NDArray[np.float32],
     agreement: Agreement | None,
 ) -> bool:
-    """Whether neither the windows of a part of this score nor its blocks are sure that it lacks what the rest has.
+    """Whether neither the windows of a part nor its blocks are sure that it lacks what the rest has.
 
-    `likely` and `lacks` are as for `regions.find`, `smoothed` and `agreement` as for `agrees`; each may be None.
+    `score` is that of the part as if it were all of the image: a larger one has more places to be mistaken about, but
+    what is asked here is about this one. `likely` and `lacks` are as for `regions.find`, `smoothed` and `agreement` as
+    for `agrees`; `likely`, `lacks` and `agreement` may be None.
     """
     if agreement is not None and history.kind in ("other_qf", "other_shift"):
         return score < UNTOLD and _of_half(here, smoothed, agreement)[1] < ENOUGH_COEFS

@@ -149,11 +149,10 @@ def find(
             history = doubts.History("unclear")
         if doubts.is_last(history, q2, found.origin):
             history = doubts.History("no_first_compression" if history.kind == "other_q1" else "unclear")
-        if _strength(part, labels, smoothed, 1, calibration) < doubts.BELIEVED and doubts.mistaken(
-            history, here, base, found, lacks, labels > 0, restored
-        ):
+        alone = _strength(part, labels, smoothed, 1, calibration)
+        if alone < doubts.BELIEVED and doubts.mistaken(history, here, base, found, lacks, labels > 0, restored):
             history = doubts.History("unclear")
-        if doubts.unsupported(history, here, own, likely, lacks, smoothed, agreement):
+        if doubts.unsupported(history, here, alone, likely, lacks, smoothed, agreement):
             history = doubts.History("unclear")
         if doubts.alike(history, here, base, found, likely, lacks, edges, settled, kept, lies, restored):
             history = doubts.History("unclear")
