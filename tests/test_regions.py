@@ -312,8 +312,8 @@ def test_a_part_of_which_neither_windows_nor_blocks_are_sure_is_doubt(pasted: An
         result = result_with(GROUND, pasted, strength=strength, likely=Said(nothing, spoken=spoken))
         assert len(result.regions) == found and (result.score > 0.5) == found
         assert found or 0.2 < np.nanmax(result.suspicion) < 0.5
-    for short, found in ((1.9, 0), (2.1, 1)):
-        likely = Said(nothing, spoken=30)
+    for spoken, short, found in ((30, 1.9, 0), (30, 2.1, 1), (9, 4.9, 0), (9, 5.1, 1)):
+        likely = Said(nothing, spoken=spoken)
         result = result_with(GROUND, pasted, strength=2.6, likely=likely, lacks=lambda _, short=short: short)
         assert len(result.regions) == found
     assert len(result_with(GROUND, pasted, strength=2.6).regions) == 1  # nothing is known of its blocks
