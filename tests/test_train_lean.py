@@ -139,7 +139,9 @@ def test_gradients_are_those_of_convolutions(monkeypatch: pytest.MonkeyPatch) ->
     ours, plain_ones = found
     assert ours.keys() == plain_ones.keys() and len(ours) > 40
     for name, gradient in plain_ones.items():
-        assert (ours[name] - gradient).abs().max() < 1e-3 * gradient.abs().max(), name
+        apart = (ours[name] - gradient).abs() / gradient.abs().max()
+        # A value that rounding puts on the other side of 0 before a ReLU counts for one pixel of some hundreds.
+        assert apart.mean() < 1e-4 and apart.max() < 0.01, name
 
 
 def test_each_function_has_its_gradient() -> None:
