@@ -127,21 +127,21 @@ def test_gradients_are_those_of_convolutions(monkeypatch: pytest.MonkeyPatch) ->
         read = functional.relu(x * scale + shift) @ weight.T
         return functional.avg_pool2d(read.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
 
-    model = planted()
+    # In single precision rounding puts now and then a value on the other side of 0 before a ReLU.
+    model, pixels = planted().double(), PIXELS.double()
+    model.sums = [[k.double() for k in kernels] for kernels in model.sums]
     found = []
     for plain in (False, True):
         if plain:
             monkeypatch.setattr(lean, "dense", dense)
             monkeypatch.setattr(lean, "_move", move)
         model.zero_grad()
-        q1_loss(model(PIXELS)[:, 0, 0], Q1).mean().backward()  # type: ignore[no-untyped-call]
+        q1_loss(model(pixels)[:, 0, 0], Q1).mean().backward()  # type: ignore[no-untyped-call]
         found.append({k: w.grad.clone() for k, w in model.named_parameters() if w.grad is not None})
     ours, plain_ones = found
     assert ours.keys() == plain_ones.keys() and len(ours) > 40
     for name, gradient in plain_ones.items():
-        apart = (ours[name] - gradient).abs() / gradient.abs().max()
-        # A value that rounding puts on the other side of 0 before a ReLU counts for one pixel of some hundreds.
-        assert apart.mean() < 1e-4 and apart.max() < 0.01, name
+        assert (ours[name] - gradient).abs().max() < 1e-6 * gradient.abs().max(), name
 
 
 def test_each_function_has_its_gradient() -> None:

@@ -49,15 +49,15 @@ class Lean(nn.Module):
     def features(self, pixels: Tensor) -> Tensor:
         """(N, 456, H / 4, W / 4)."""
         place = pixels.device.type
-        kind = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else torch.float32
+        kind = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else pixels.dtype
         blocks: Any = self.net.blocks
         with torch.autocast(place, enabled=False):
             x = _move(self._first(pixels, kind), *self._read_first(), blocks[LAYERS].conv.weight[:, self.read, 0, 0])
             x = dense(_with_sums(x, PLACE, self.sums[1]).to(kind), blocks[AFTER_HALF : THIRD - 1])
-            x = _move(x, *affine(blocks[THIRD - 1].norm), blocks[THIRD - 1].conv.weight[..., 0, 0]).float()
+            x = _move(x, *affine(blocks[THIRD - 1].norm), blocks[THIRD - 1].conv.weight[..., 0, 0]).to(pixels.dtype)
             x = dense(_with_sums(x, SUMMED, self.sums[2]).to(kind), blocks[AFTER_QUARTER:])
             scale, shift = affine(self.net.norm)
-            return functional.relu(torch.addcmul(shift, x.float(), scale)).permute(0, 3, 1, 2)
+            return functional.relu(torch.addcmul(shift, x.to(pixels.dtype), scale)).permute(0, 3, 1, 2)
 
     def forward(self, pixels: Tensor, stride: int = WINDOW) -> Tensor:
         """Answers for windows that begin at multiples of `stride` pixels, itself a multiple of 4."""
@@ -73,9 +73,9 @@ class Lean(nn.Module):
         near = steps.near(far).to(kind)
         # (12, 48, 3, 3) as a matrix.
         weights = steps.around.permute(1, 2, 3, 0).flatten(1).to(kind)
-        around: Tensor = _Moved.apply(near @ weights).float()  # type: ignore[no-untyped-call]
+        around: Tensor = _Moved.apply(near @ weights).to(pixels.dtype)  # type: ignore[no-untyped-call]
         told = torch.cat([near, functional.relu(around - steps.over_around).to(kind)], 3)
-        over = (told @ steps.mix.T.to(kind)).float() - (steps.threshold + steps.floor)
+        over = (told @ steps.mix.T.to(kind)).to(pixels.dtype) - (steps.threshold + steps.floor)
         place = add(over.permute(0, 3, 1, 2).contiguous(), self.sums[0]).permute(0, 2, 3, 1)
         return torch.cat([far, around, place], 3)
 
