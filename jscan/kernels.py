@@ -24,8 +24,13 @@ SCOUT_SIZE = 8
 """Numbers that the scout adds up for each shift; in 16 bits each, one register of SSE or NEON holds them."""
 AT_A_TIME = 256
 """Pixels of a row that `scout_sums` works on together: what that takes stays in the nearest cache."""
+TOGETHER = 7
+"""Coefficients whose rows of the table `scout_sums` adds up before it writes to memory; the scouts read 28."""
 BLOCKS_AT_A_TIME = 32
 """Blocks side by side that `comb_sums` works on together, for the same reason."""
+LANES = 16
+"""Numbers that loops over blocks side by side go through at a time, whole registers of them: of so many in every case,
+compilers make fewer instructions than of up to so many."""
 SIDE_BY_SIDE = 64
 """Blocks of a row whose coefficients are computed together, for the same reason."""
 
@@ -59,20 +64,30 @@ def _room(*shape: int, of: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
     return memory[first : first + size].view(of).reshape(shape)
 
 
+def aligned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A copy that begins where a line of the cache does, so that none of its rows lies in more lines than it fills."""
+    out = _room(*values.shape, of=values.dtype)
+    out[:] = values
+    return out
+
+
 def _of_scout_sums(*args: Any) -> Iterable[Any]:
     n, table = len(args[4]), args[7]
-    where, sums = _room((n + 3) // 4 * 4, AT_A_TIME, of=np.uint32), _room(AT_A_TIME * SCOUT_SIZE, of=table.dtype)
-    return table.reshape(-1), _room(8, AT_A_TIME + 8), where, sums
+    columns, halves = _room(8 * (AT_A_TIME + LANES)), _room(8 * AT_A_TIME)
+    where = _room(-(-n // TOGETHER) * TOGETHER * AT_A_TIME, of=np.uint32)
+    return table.reshape(-1), columns, halves, where, _room(AT_A_TIME * SCOUT_SIZE, of=table.dtype)
 
 
 def _of_comb_sums(*args: Any) -> Iterable[Any]:
-    n, table, side, cells_across, many = len(args[6]), args[12], args[13], args[15].shape[1], BLOCKS_AT_A_TIME
-    blocks, where, sizes = _room(2, 8, 8, many), _room(side, n, many, of=np.uint32), _room(2, n, many)
-    return table.reshape(-1), *blocks, where, *sizes, _room(cells_across, of=np.int64), _room(many, of=np.int64)
+    n, table, side, many = len(args[6]), args[12], args[13], BLOCKS_AT_A_TIME
+    blocks, columns, where = _room(64 * many), _room(64 * many), _room(side * n * many, of=np.uint32)
+    some, outside = _room(args[14].size, of=np.int64), _room(many, of=np.int64)
+    out, into = args[15].reshape(-1), _room(many, of=np.uint64)
+    return table.reshape(-1), blocks, columns, where, _room(n, many), some, outside, out, into
 
 
 def _of_step_likelihoods(values: npt.NDArray[np.float32], *_: Any) -> Iterable[Any]:
-    return _room(int(values.max(initial=0)) + 4), *_room(2, (values.shape[1] + 7) // 8 * 8)
+    return _room(int(values.max(initial=0)) + 4), *_room(3, (values.shape[1] + 7) // 8 * 8)
 
 
 def _of_blocks(*_: Any) -> Iterable[Any]:

@@ -51,7 +51,11 @@ class Layout:
             row += len(table)
             feature += band.size
         tables.append(np.zeros((kernels.MOST_ROWS, comb.REGISTER), np.int16))
-        return (*(np.array(x, np.int64) for x in (begin, padded, place)), np.array(again), np.concatenate(tables))
+        return (
+            *(np.array(x, np.int64) for x in (begin, padded, place)),
+            np.array(again),
+            kernels.aligned(np.concatenate(tables)),
+        )
 
     @cached_property
     def width(self) -> int:

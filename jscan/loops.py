@@ -12,37 +12,76 @@ from numba.extending import intrinsic
 
 from jscan import comb
 from jscan.compiler import part
-from jscan.kernels import AT_A_TIME, BLOCKS_AT_A_TIME, MOST_ROWS, SCOUT_SIZE, SIDE_BY_SIDE
+from jscan.kernels import AT_A_TIME, BLOCKS_AT_A_TIME, LANES, MOST_ROWS, SCOUT_SIZE, SIDE_BY_SIDE, TOGETHER
 
-_N = tuple(np.uint64(k) for k in range(SCOUT_SIZE))
+_N = tuple(np.uint64(k) for k in range(SCOUT_SIZE + 1))
+_LINE, _LANES, _ROW, _HALF = (np.uint64(n) for n in (AT_A_TIME, LANES, BLOCKS_AT_A_TIME, 4 * BLOCKS_AT_A_TIME))
+_WIDE = np.uint64(AT_A_TIME + LANES)
+_L = tuple(np.uint64(8 * BLOCKS_AT_A_TIME * m) for m in range(8))
 """Indices that Numba knows not to be negative: for others it would look whether they count from the end."""
 
 
-def _four_rows(size: int, *, more: bool) -> Any:
-    """What compiled loops call to add up four rows of a flat table, each `size` numbers, in as few instructions.
+def _rows(size: int, runs: int, each: int, *, more: bool) -> Any:
+    """What compiled loops call to add up rows of a flat table, each `size` numbers, in as few instructions.
 
-    `(table, a, b, c, d, out, at)`: `out[at : at + size]` becomes the sum of the rows that begin at a, b, c and d, or,
-    with `more`, has it added to it. LLVM finds such sums in a loop over the numbers now and then; here they are said.
+    `(table, off, where, first, apart, out, at)`: `out[at : at + size]` becomes the sum of the rows that begin `off`
+    behind what `where` says from `first` on, in so many `runs` of so many `each`, which begin `apart` places from each
+    other; or, with `more`, has it added to it. LLVM finds such sums in a loop over the numbers now and then; here they
+    are said.
     """
 
     @intrinsic
-    def add(typing_context: Any, table: Any, a: Any, b: Any, c: Any, d: Any, out: Any, at: Any) -> Any:
+    def add(typing_context: Any, table: Any, off: Any, where: Any, first: Any, apart: Any, out: Any, at: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kind = context.get_value_type(signature.args[0].dtype)
             row = ir.VectorType(kind, size).as_pointer()
             align = context.get_abi_sizeof(kind)
-            flat, to = (context.make_array(signature.args[k])(context, builder, args[k]).data for k in (0, 5))
-            rows = [builder.load(builder.bitcast(builder.gep(flat, [args[k]]), row), align=align) for k in range(1, 5)]
-            total = builder.add(builder.add(rows[0], rows[1]), builder.add(rows[2], rows[3]))
-            place = builder.bitcast(builder.gep(to, [args[6]]), row)
-            if more:
-                total = builder.add(total, builder.load(place, align=align))
-            builder.store(total, place, align=align)
+            flat, places, to = (
+                context.make_array(signature.args[k])(context, builder, args[k]).data for k in (0, 2, 5)
+            )
+            flat, places = builder.gep(flat, [args[1]]), builder.gep(places, [args[3]])
+            to = builder.bitcast(builder.gep(to, [args[6]]), row)
+            total = builder.load(to, align=align) if more else ir.Constant(row.pointee, None)
+            for _ in range(runs):
+                for n in range(each):
+                    place = builder.load(builder.gep(places, [ir.Constant(ir.IntType(64), n)]))
+                    place = builder.gep(flat, [builder.zext(place, ir.IntType(64))])
+                    total = builder.add(total, builder.load(builder.bitcast(place, row), align=align))
+                places = builder.gep(places, [args[4]])
+            builder.store(total, to, align=align)
             return context.get_dummy_value()
 
-        return types.void(table, a, b, c, d, out, at), generate
+        return types.void(table, off, where, first, apart, out, at), generate
 
     return add
+
+
+def _blocks_apart(blocks: int) -> Any:
+    """What compiled loops call to write the pixels of a row of so many blocks pixel by pixel, in as few instructions.
+
+    `(pixels, at, out, to, apart)`: number 8 i + j behind `pixels[at]` is written to number `to` + j * `apart` + i of
+    the memory of `out`.
+    """
+
+    @intrinsic
+    def write(typing_context: Any, pixels: Any, at: Any, out: Any, to: Any, apart: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind = context.get_value_type(signature.args[0].dtype)
+            align = context.get_abi_sizeof(kind)
+            line, memory = (context.make_array(signature.args[k])(context, builder, args[k]).data for k in (0, 2))
+            row = ir.VectorType(kind, 8 * blocks).as_pointer()
+            line = builder.load(builder.bitcast(builder.gep(line, [args[1]]), row), align=align)
+            place, each = builder.gep(memory, [args[3]]), ir.VectorType(kind, blocks).as_pointer()
+            for j in range(8):
+                which = ir.Constant(ir.VectorType(ir.IntType(32), blocks), [8 * i + j for i in range(blocks)])
+                values = builder.shuffle_vector(line, ir.Constant(line.type, ir.Undefined), which)
+                builder.store(values, builder.bitcast(place, each), align=align)
+                place = builder.gep(place, [args[4]])
+            return context.get_dummy_value()
+
+        return types.void(pixels, at, out, to, apart), generate
+
+    return write
 
 
 def _as_bits_of(kind: Any, other: Any) -> Any:
@@ -59,8 +98,65 @@ def _as_bits_of(kind: Any, other: Any) -> Any:
 
 
 _bits_of, _float_of = _as_bits_of(types.float32, types.int32), _as_bits_of(types.int32, types.float32)
-_put_eight, _add_eight = _four_rows(SCOUT_SIZE, more=False), _four_rows(SCOUT_SIZE, more=True)
-_put_register, _add_register = _four_rows(comb.REGISTER, more=False), _four_rows(comb.REGISTER, more=True)
+_put_eight, _add_eight = (_rows(SCOUT_SIZE, TOGETHER, 1, more=more) for more in (False, True))
+_put_four_blocks, _add_four_blocks = (_rows(comb.REGISTER, 2, 2, more=more) for more in (False, True))
+_put_all_blocks, _add_all_blocks = (_rows(comb.REGISTER, 4, 4, more=more) for more in (False, True))
+"""Of a cell of 2 x 2 blocks, and of one of 4 x 4."""
+
+_two_apart, _four_apart = _blocks_apart(2), _blocks_apart(4)
+
+
+@part(inline=True)
+def _transform(basis: Any, p0: Any, p1: Any, p2: Any, p3: Any, p4: Any, p5: Any, p6: Any, p7: Any) -> tuple[Any, ...]:
+    """The eight coefficients of eight pixels: rows of the `basis` are symmetric, or minus their mirror image."""
+    s0, s1, s2, s3 = p0 + p7, p1 + p6, p2 + p5, p3 + p4
+    d0, d1, d2, d3 = p0 - p7, p1 - p6, p2 - p5, p3 - p4
+    outer, inner, x, y = s0 + s3, s1 + s2, s0 - s3, s1 - s2
+    return (
+        basis[0, 0] * (outer + inner),
+        basis[1, 0] * d0 + basis[1, 1] * d1 + basis[1, 2] * d2 + basis[1, 3] * d3,
+        basis[2, 0] * x + basis[2, 1] * y,
+        basis[3, 0] * d0 + basis[3, 1] * d1 + basis[3, 2] * d2 + basis[3, 3] * d3,
+        basis[0, 0] * (outer - inner),
+        basis[5, 0] * d0 + basis[5, 1] * d1 + basis[5, 2] * d2 + basis[5, 3] * d3,
+        basis[6, 0] * x + basis[6, 1] * y,
+        basis[7, 0] * d0 + basis[7, 1] * d1 + basis[7, 2] * d2 + basis[7, 3] * d3,
+    )
+
+
+@part(inline=True)
+def _rows_down(pixels: Any, y: int, left: int, width: int, basis: Any, columns: Any) -> None:
+    """The transform of `width` columns of eight pixels that begin in row `y`, to `columns` (8, _WIDE), flat."""
+    p0, p1, p2, p3 = pixels[y, left:], pixels[y + 1, left:], pixels[y + 2, left:], pixels[y + 3, left:]
+    p4, p5, p6, p7 = pixels[y + 4, left:], pixels[y + 5, left:], pixels[y + 6, left:], pixels[y + 7, left:]
+    for at in range(width):
+        x = np.uint64(at)
+        c0, c1, c2, c3, c4, c5, c6, c7 = _transform(basis, p0[x], p1[x], p2[x], p3[x], p4[x], p5[x], p6[x], p7[x])
+        columns[x], columns[x + _N[1] * _WIDE] = c0, c1
+        columns[x + _N[2] * _WIDE], columns[x + _N[3] * _WIDE] = c2, c3
+        columns[x + _N[4] * _WIDE], columns[x + _N[5] * _WIDE] = c4, c5
+        columns[x + _N[6] * _WIDE], columns[x + _N[7] * _WIDE] = c6, c7
+
+
+@part(inline=True)
+def _mirrored(columns: Any, first: Any, width: int, halves: Any) -> None:
+    """Numbers i and 7 - i of every eight neighbours from `first` on, added up and subtracted: `halves` (2, 4, _LINE).
+
+    A frequency that is even needs the sums alone, another one the differences: see `_down`.
+    """
+    for at in range(width):
+        x = np.uint64(at)
+        i = first + x
+        a0, a1, a2, a3 = columns[i], columns[i + _N[1]], columns[i + _N[2]], columns[i + _N[3]]
+        a4, a5, a6, a7 = columns[i + _N[4]], columns[i + _N[5]], columns[i + _N[6]], columns[i + _N[7]]
+        halves[x] = a0 + a7
+        halves[x + _LINE] = a1 + a6
+        halves[x + _N[2] * _LINE] = a2 + a5
+        halves[x + _N[3] * _LINE] = a3 + a4
+        halves[x + _N[4] * _LINE] = a0 - a7
+        halves[x + _N[5] * _LINE] = a1 - a6
+        halves[x + _N[6] * _LINE] = a2 - a5
+        halves[x + _N[7] * _LINE] = a3 - a4
 
 
 def scout_sums(
@@ -76,6 +172,7 @@ def scout_sums(
     out: Any,
     flat: Any,
     columns: Any,
+    halves: Any,
     where: Any,
     sums: Any,
 ) -> None:
@@ -87,48 +184,96 @@ def scout_sums(
     down, cell across, shift down, shift across and function. `flat` is the table in one axis; the rest is room.
     """
     n = down.shape[0]
-    # Four coefficients are looked up together; where they do not come out even, zeros are.
-    where[n:] = SCOUT_SIZE * (table.shape[0] - 1)
+    # TOGETHER are looked up at a time; where the coefficients do not come out even, zeros are.
+    where[AT_A_TIME * n :] = SCOUT_SIZE * (table.shape[0] - 1)
     tallest = 0
     for k in range(n):
         tallest = max(tallest, down[k] + 1)
     for left in range(0, cols, AT_A_TIME):
         width = min(AT_A_TIME, cols - left)
         for y in range(rows):
-            p0, p1, p2, p3 = pixels[y, left:], pixels[y + 1, left:], pixels[y + 2, left:], pixels[y + 3, left:]
-            p4, p5, p6, p7 = pixels[y + 4, left:], pixels[y + 5, left:], pixels[y + 6, left:], pixels[y + 7, left:]
+            _rows_down(pixels, y, left, width + 7, basis, columns)
             for u in range(tallest):
-                b0, b1, b2, b3 = basis[u, 0], basis[u, 1], basis[u, 2], basis[u, 3]
-                b4, b5, b6, b7 = basis[u, 4], basis[u, 5], basis[u, 6], basis[u, 7]
-                to = columns[u]
-                for x in range(width + 7):
-                    c = b0 * p0[x] + b1 * p1[x] + b2 * p2[x] + b3 * p3[x]
-                    to[x] = c + b4 * p4[x] + b5 * p5[x] + b6 * p6[x] + b7 * p7[x]
-            for k in range(n):
-                d, to_row, v = columns[down[k]], where[k], along[k]
-                first = np.int32(SCOUT_SIZE * begin[k])
-                b0, b1, b2, b3 = basis[v, 0], basis[v, 1], basis[v, 2], basis[v, 3]
-                b4, b5, b6, b7 = basis[v, 4], basis[v, 5], basis[v, 6], basis[v, 7]
-                for x in range(width):
-                    c = b0 * d[x] + b1 * d[x + 1] + b2 * d[x + 2] + b3 * d[x + 3]
-                    c += b4 * d[x + 4] + b5 * d[x + 5] + b6 * d[x + 6] + b7 * d[x + 7]
-                    row = np.int32(abs(c) * np.float32(8) + np.float32(0.5))
-                    to_row[x] = np.int32(SCOUT_SIZE) * row + first
-            for k in range(0, n, 4):
-                a, b, c, d = where[k], where[k + 1], where[k + 2], where[k + 3]
-                if k == 0:  # the first four are written, the others added
-                    for x in range(width):
-                        at = np.uint64(SCOUT_SIZE) * np.uint64(x)
-                        _put_eight(flat, np.uint64(a[x]), np.uint64(b[x]), np.uint64(c[x]), np.uint64(d[x]), sums, at)
-                else:
-                    for x in range(width):
-                        at = np.uint64(SCOUT_SIZE) * np.uint64(x)
-                        _add_eight(flat, np.uint64(a[x]), np.uint64(b[x]), np.uint64(c[x]), np.uint64(d[x]), sums, at)
+                _mirrored(columns, _WIDE * np.uint64(u), width, halves)
+                for k in range(n):
+                    if down[k] == u:
+                        v, begins, to = along[k], np.int32(SCOUT_SIZE * begin[k]), np.uint64(AT_A_TIME * k)
+                        b0, b1, b2, b3 = basis[v, 0], basis[v, 1], basis[v, 2], basis[v, 3]
+                        of = np.uint64(4 * AT_A_TIME * (v % 2))
+                        for at in range(width):
+                            x = of + np.uint64(at)
+                            c = b0 * halves[x] + b1 * halves[x + _LINE]
+                            c += b2 * halves[x + _N[2] * _LINE] + b3 * halves[x + _N[3] * _LINE]
+                            row = np.int32(abs(c) * np.float32(8) + np.float32(0.5))
+                            where[to + np.uint64(at)] = np.int32(SCOUT_SIZE) * row + begins
+            for k in range(0, n, TOGETHER):
+                for at in range(width):
+                    first, place = np.uint64(AT_A_TIME * k) + np.uint64(at), _N[SCOUT_SIZE] * np.uint64(at)
+                    if k == 0:  # the first ones are written, the others added
+                        _put_eight(flat, _N[0], where, first, _LINE, sums, place)
+                    else:
+                        _add_eight(flat, _N[0], where, first, _LINE, sums, place)
             for block in range((width + 7) // 8):
                 cell = out[y // 32, (left + 8 * block) // 32, y % 8]
                 some = sums[64 * block : min(64 * block + 64, SCOUT_SIZE * width)]
                 for k in range(some.shape[0]):
                     cell[k] += np.float32(some[k]) * scale
+
+
+@part(inline=True)
+def _apart(
+    pixels: Any, cells: Any, across: int, side: int, dy: int, dx: int, limits: Any, apart: Any, outside: Any
+) -> int:
+    """Copies a row of blocks of each of some cells, `dy` and `dx` pixels behind its corner, to `apart` (8, 8, b).
+
+    Blocks lie side by side there, pixel by pixel: every loop over a row of blocks is a loop over neighbours in memory.
+    A cell is its row * `across` + its column. Blocks that do not begin within the `limits` are 0; which these are, is
+    written to `outside`, and their number returned.
+    """
+    number = 0
+    for i in range(cells.shape[0]):
+        y, x = 8 * side * (cells[i] // across) + dy, 8 * side * (cells[i] % across) + dx
+        if y < limits[0] and x + 8 * (side - 1) < limits[1]:
+            for m in range(8):
+                to = np.uint64(8 * BLOCKS_AT_A_TIME * m + side * i)
+                if side == 4:
+                    _four_apart(pixels[y + m], np.uint64(x), apart, to, _ROW)
+                else:
+                    _two_apart(pixels[y + m], np.uint64(x), apart, to, _ROW)
+            continue
+        for b in range(side):
+            inside = y < limits[0] and x + 8 * b < limits[1]
+            if not inside:
+                outside[number] = side * i + b
+                number += 1
+            for m in range(8):
+                for j in range(8):
+                    value = pixels[y + m, x + 8 * b + j] if inside else np.float32(0)
+                    apart[BLOCKS_AT_A_TIME * (8 * m + j) + side * i + b] = value
+    return number
+
+
+@part(inline=True)
+def _down(apart: Any, basis: Any, many: int, columns: Any) -> None:
+    """The transform of columns of `apart` (8, 8, b), that of j and 7 - j added up, and subtracted.
+
+    To `columns` (8, 2, 4, b): frequency down, sum or difference, j; both are flat. A frequency across that is even
+    needs the sums alone, another one the differences: the basis is symmetric there, or minus its mirror image.
+    """
+    for j in range(4):
+        for first in range(np.uint64(0), np.uint64(many), _LANES):
+            for odd in range(2):
+                sign, of, mirror = np.float32(1 - 2 * odd), first + _ROW * np.uint64(j), first + _ROW * np.uint64(7 - j)
+                to = of + np.uint64(odd) * _HALF
+                for b in range(LANES):
+                    x, y, z = of + np.uint64(b), mirror + np.uint64(b), to + np.uint64(b)
+                    q0, q1 = apart[x] + sign * apart[y], apart[x + _L[1]] + sign * apart[y + _L[1]]
+                    q2, q3 = apart[x + _L[2]] + sign * apart[y + _L[2]], apart[x + _L[3]] + sign * apart[y + _L[3]]
+                    q4, q5 = apart[x + _L[4]] + sign * apart[y + _L[4]], apart[x + _L[5]] + sign * apart[y + _L[5]]
+                    q6, q7 = apart[x + _L[6]] + sign * apart[y + _L[6]], apart[x + _L[7]] + sign * apart[y + _L[7]]
+                    c0, c1, c2, c3, c4, c5, c6, c7 = _transform(basis, q0, q1, q2, q3, q4, q5, q6, q7)
+                    columns[z], columns[z + _L[1]], columns[z + _L[2]], columns[z + _L[3]] = c0, c1, c2, c3
+                    columns[z + _L[4]], columns[z + _L[5]], columns[z + _L[6]], columns[z + _L[7]] = c4, c5, c6, c7
 
 
 def comb_sums(
@@ -153,10 +298,11 @@ def comb_sums(
     apart: Any,
     columns: Any,
     where: Any,
-    size_of: Any,
     volume: Any,
     some: Any,
-    first_pixel: Any,
+    outside: Any,
+    out: Any,
+    into: Any,
 ) -> None:
     """Adds up the comb functions of the blocks of a tile at some grid shifts, for the cells that are `wanted`.
 
@@ -166,98 +312,69 @@ def comb_sums(
     MOST_ROWS rows of the table are zero. They are written to `features` (cells down, cells across, S, F + padding),
     int16, from `place`[k] on, or, where `again`[k], added to what is there; what a row's zeros write over is written
     anew by the next. `loud` (cells down, cells across, coefficients), float32: sums of |c| over shifts, each times what
-    it `stands_for` (S,). Nothing is written for the other cells. `flat` is the table in one axis; the rest is room.
+    it `stands_for` (S,). Nothing is written for the other cells. `flat` and `out` are table and features in one axis;
+    the rest is room.
     """
     n, cells_down, cells_across = down.shape[0], features.shape[0], features.shape[1]
     together, wide = BLOCKS_AT_A_TIME // side, comb.REGISTER
+    of_line = n * BLOCKS_AT_A_TIME
     nothing = np.uint32(wide * (table.shape[0] - MOST_ROWS))
-    # Blocks side by side, pixel by pixel: every loop over a block row is a loop over neighbours in memory.
     apart[:] = 0
-    for cy in range(cells_down):
-        found = 0
-        for cx in range(cells_across):
-            if wanted[cy, cx]:
-                some[found] = cx
-                found += 1
-        for start in range(0, found, together):
-            here = some[start : min(start + together, found)]
-            chosen = here.shape[0]
-            many = (side * chosen + 7) // 8 * 8  # whole registers of them
-            volume[:] = 0
-            for s in range(shifts.shape[0]):
-                dy, dx = shifts[s] // 8, shifts[s] % 8
-                inside = 0  # blocks of the row that count; they come first
-                for b in range(side * chosen):
-                    first_pixel[b] = 8 * (side * here[b // side] + b % side) + dx
-                    if first_pixel[b] < cols:
-                        inside = b + 1
-                size_of[:] = 0
-                for line in range(side):
-                    y = 8 * (side * cy + line) + dy
-                    if y >= rows:
-                        where[line, :, :] = nothing
-                        continue
-                    for m in range(8):
-                        pixel = pixels[y + m]
-                        for j in range(8):
-                            to = apart[m, j]
-                            for b in range(inside):
-                                to[b] = pixel[first_pixel[b] + j]
-                    for u in range(8):
-                        b0, b1, b2, b3 = basis[u, 0], basis[u, 1], basis[u, 2], basis[u, 3]
-                        b4, b5, b6, b7 = basis[u, 4], basis[u, 5], basis[u, 6], basis[u, 7]
-                        for j in range(8):
-                            to = columns[u, j]
-                            for b in range(many):
-                                c = b0 * apart[0, j, b] + b1 * apart[1, j, b] + b2 * apart[2, j, b]
-                                c += b3 * apart[3, j, b] + b4 * apart[4, j, b] + b5 * apart[5, j, b]
-                                to[b] = c + b6 * apart[6, j, b] + b7 * apart[7, j, b]
-                    for k in range(n):
-                        v, size, first = along[k], np.int32(wide * padded[k]), np.int32(wide * begin[k])
-                        b0, b1, b2, b3 = basis[v, 0], basis[v, 1], basis[v, 2], basis[v, 3]
-                        b4, b5, b6, b7 = basis[v, 4], basis[v, 5], basis[v, 6], basis[v, 7]
-                        rows_of, to, of = where[line, k], size_of[k], columns[down[k]]
-                        for b in range(many):
-                            c = b0 * of[0, b] + b1 * of[1, b] + b2 * of[2, b] + b3 * of[3, b]
-                            c += b4 * of[4, b] + b5 * of[5, b] + b6 * of[6, b] + b7 * of[7, b]
+    found = 0
+    for cell in range(cells_down * cells_across):
+        if wanted[cell // cells_across, cell % cells_across]:
+            some[found] = cell
+            found += 1
+    for start in range(0, found, together):
+        here = some[start : min(start + together, found)]
+        chosen = here.shape[0]
+        many = (side * chosen + LANES - 1) // LANES * LANES
+        volume[:] = 0
+        for s in range(shifts.shape[0]):
+            for line in range(side):
+                dy, dx = 8 * line + shifts[s] // 8, shifts[s] % 8
+                nowhere = _apart(pixels, here, cells_across, side, dy, dx, (rows, cols), apart, outside)
+                _down(apart, basis, many, columns)
+                for k in range(n):
+                    v, size, begins = along[k], np.int32(wide * padded[k]), np.int32(wide * begin[k])
+                    b0, b1, b2, b3 = basis[v, 0], basis[v, 1], basis[v, 2], basis[v, 3]
+                    rows_of, level = where[of_line * line + BLOCKS_AT_A_TIME * k :], volume[k]
+                    of = np.uint64(8 * BLOCKS_AT_A_TIME * down[k] + 4 * BLOCKS_AT_A_TIME * (v % 2))
+                    for first in range(np.uint64(0), np.uint64(many), _LANES):
+                        for b in range(LANES):
+                            x = first + np.uint64(b)
+                            z = of + x
+                            c = b0 * columns[z] + b1 * columns[z + _ROW]
+                            c += b2 * columns[z + _N[2] * _ROW] + b3 * columns[z + _N[3] * _ROW]
                             c = abs(c)
-                            to[b] += c
-                            rows_of[b] = first + size * np.int32(c * np.float32(8) + np.float32(0.5))
-                        for b in range(inside, many):
-                            rows_of[b] = nothing
-                for k in range(n):
-                    loudness, level = volume[k], size_of[k]
-                    for b in range(inside, side * chosen):
-                        level[b] = 0
-                    for i in range(chosen):
-                        total = np.float32(0)
-                        for j in range(side):
-                            total += level[side * i + j]
-                        loudness[i] += stands_for[s] * total
-                    # Two rows of two blocks, or one of four.
-                    upper, lower = where[0, k], where[1 if side == 2 else 0, k]
-                    for i in range(chosen):
-                        out, left = features[cy, here[i], s], side * i
-                        right = left if side == 2 else left + 2
-                        for register in range(padded[k]):
-                            off = np.uint64(wide * register)
-                            at = np.uint64(place[k]) + off
-                            r0, r1 = np.uint64(upper[left]) + off, np.uint64(upper[left + 1]) + off
-                            r2, r3 = np.uint64(lower[right]) + off, np.uint64(lower[right + 1]) + off
-                            if again[k]:
-                                _add_register(flat, r0, r1, r2, r3, out, at)
-                            else:
-                                _put_register(flat, r0, r1, r2, r3, out, at)
-                            if side == 4:
-                                for line in range(1, 4):
-                                    row = where[line, k]
-                                    r0, r1 = np.uint64(row[left]) + off, np.uint64(row[left + 1]) + off
-                                    r2, r3 = np.uint64(row[right]) + off, np.uint64(row[right + 1]) + off
-                                    _add_register(flat, r0, r1, r2, r3, out, at)
+                            level[x] += stands_for[s] * c
+                            rows_of[x] = begins + size * np.int32(c * np.float32(8) + np.float32(0.5))
+                    for b in outside[:nowhere]:
+                        rows_of[b] = nothing
             for i in range(chosen):
-                to_loud = loud[cy, here[i]]
-                for k in range(n):
-                    to_loud[k] = volume[k, i]
+                into[i] = np.uint64((here[i] * shifts.shape[0] + s) * features.shape[3])
+            for k in range(n):
+                for i in range(chosen):
+                    a = np.uint64(BLOCKS_AT_A_TIME * k + side * i)
+                    for register in range(padded[k]):
+                        off = np.uint64(wide * register)
+                        at = into[i] + np.uint64(place[k]) + off
+                        if side == 4:
+                            if again[k]:
+                                _add_all_blocks(flat, off, where, a, np.uint64(of_line), out, at)
+                            else:
+                                _put_all_blocks(flat, off, where, a, np.uint64(of_line), out, at)
+                        elif again[k]:
+                            _add_four_blocks(flat, off, where, a, np.uint64(of_line), out, at)
+                        else:
+                            _put_four_blocks(flat, off, where, a, np.uint64(of_line), out, at)
+        for i in range(chosen):
+            to_loud = loud[here[i] // cells_across, here[i] % cells_across]
+            for k in range(n):
+                total = np.float32(0)
+                for j in range(side):
+                    total += volume[k, side * i + j]
+                to_loud[k] = total
 
 
 def window_means(cells: Any, blocks: Any, out: Any, mean: Any) -> None:
@@ -590,7 +707,17 @@ def step_cosines(values: Any, share: Any, total: Any, count: Any) -> None:
 
 
 def step_likelihoods(
-    values: Any, below: Any, least: Any, bell: Any, fine: Any, odd: Any, out: Any, mass: Any, p: Any, loose: Any
+    values: Any,
+    below: Any,
+    least: Any,
+    bell: Any,
+    fine: Any,
+    odd: Any,
+    out: Any,
+    mass: Any,
+    p: Any,
+    loose: Any,
+    zero: Any,
 ) -> None:
     """Writes the log-likelihood of every step q of coefficients that lie around its multiples.
 
@@ -598,7 +725,7 @@ def step_likelihoods(
     h / 2; either sign is as likely, and each value at least as dense as `least`[k]. A step moves what lies nearest to a
     multiple to it; around it lies noise, whose density at m / `fine` is `bell`[m], and 0 behind it. A share `odd` of
     the coefficients obeys no step. `below` (K, H), `least` (K,) and `out` (K, Q), of the steps 1
-    to Q, are float64. `mass`, `p` and `loose` are room.
+    to Q, are float64. `mass`, `p`, `loose` and `zero` are room.
     """
     last, n = np.int32(bell.shape[0] - 1), values.shape[1]
     one, half, parts = np.float32(1), np.float32(0.5), np.float32(fine)
@@ -611,13 +738,17 @@ def step_likelihoods(
             most = max(most, here[b])
             at = min(np.int32(2 * here[b]), end - 1)
             loose[b] = odd * max(share[at + 1] - share[at], least[k])
+            zero[b] = bell[min(np.int32(here[b] * parts + half), last)]
         for q in range(1, out.shape[1] + 1):
             step, wave = np.float32(q), one / np.float32(q)
             mass[0] = (one - odd) * share[min(q, end)]
             for m in range(1, int(most * wave) + 3):
                 own = 0.5 * (share[min((2 * m + 1) * q, end)] - share[min((2 * m - 1) * q, end)])
                 mass[m] = (one - odd) * max(own, least[k] * q)
-            if q * fine >= 2 * last:
+            if q * fine >= 2 * last and most < half * step:  # all of them are zeros
+                for b in range(n):
+                    p[b] = mass[0] * zero[b] + loose[b]
+            elif q * fine >= 2 * last:
                 for b in range(n):
                     x = here[b] * wave
                     multiple = np.rint(x)
