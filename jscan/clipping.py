@@ -53,6 +53,15 @@ def share(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return out
 
 
+def blank(luma: npt.NDArray[np.uint8], part: npt.NDArray[np.bool_]) -> float:
+    """The share of the cells of a part (ceil(H / 8), ceil(W / 8)) whose pixels are all the same, of an image (H, W)."""
+    same = []
+    for row, col in zip(*np.nonzero(part), strict=True):
+        cell = luma[BLOCK * row : BLOCK * (row + 1), BLOCK * col : BLOCK * (col + 1)]
+        same.append(bool((cell == cell[0, 0]).all()))
+    return float(np.mean(same))
+
+
 def blocks(
     clipped: npt.NDArray[np.float32] | None, size: tuple[int, ...], first: tuple[int, int]
 ) -> npt.NDArray[np.bool_]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from jscan import (
     blockedges,
     blockperiod,
+    clipping,
     context,
     doubts,
     firsttable,
@@ -223,6 +224,7 @@ class Estimator:
             kept=share_kept,
             told=told,
             mosaic=functools.partial(blockedges.is_mosaic, luma),
+            blank=functools.partial(clipping.blank, luma),
             q2=q2,
         )
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
@@ -304,6 +306,7 @@ class Estimator:
             colours=colours if base.fraction > 0.5 else None,
             edges=functools.partial(blockedges.stand_out, luma),
             mosaic=functools.partial(blockedges.is_mosaic, luma),
+            blank=functools.partial(clipping.blank, luma),
             lies=lies,
             restored=restored,
         )

@@ -34,7 +34,9 @@ UNNAMED = -0.7
 """Smoothed logit, at most, of parts that differ from the background in nothing that can be named; they count as doubt
 and are not regions: on photographs as cameras wrote them these were all that scored high."""
 NOT_NAMED = 0.45
-"""Score, at most, of an image in which no part can be named: nobody is accused without being told of what."""
+"""Score, at most, of an image in which no part can be named that is likely by itself: nobody is accused without being
+told of what. Of 865 forgeries that were found all had one; of 7,072 pristine pictures with odd tones or frames the two
+that had none, but weak parts that came to 0.5 and 0.6 together, were false alarms."""
 SURROUND = 2
 """Cells around a region that count for its score, so that a small one is not judged by its size alone."""
 LACKING = "no_background_trace"
@@ -97,12 +99,13 @@ def find(
     kept: doubts.Kept | None = None,
     told: doubts.Told | None = None,
     lies: doubts.Agrees | None = None,
+    blank: doubts.Blank | None = None,
     restored: bool = False,
     shared: bool = True,
     q2: tuple[int, ...] | None = None,
     least: float = 0.5,
 ) -> Consistency:
-    """Suspicion, score, and the regions whose score is at least `least`, or the strongest where that of the image is.
+    """Suspicion, score, and the regions whose score is at least `least`.
 
     `logits` (ceil(H / 8), ceil(W / 8)) are the consistency model's answers at the cells of the image; `texture` (R,
     C) is the standard deviation of the pixels of each window; `likely` says what speaks against the background's
@@ -110,10 +113,10 @@ def find(
     known, and `since` the same where what was before that one is asked; `colours` are asked for once there is a part to
     be named, and `lacks` of a part that may lack the background's trace, where that is known; `edges` of those of the
     background's blocks in a part of decoded pixels, and `lies` of the blocks of one that alone shows a compression;
-    `mosaic` of a part that was compressed alone; `kept` of a part that has, or lacks, a first compression, and `told`
-    of the table of one that is named; `q2` is the table of the last one, of a JPEG. An image that was `restored` to a
-    scale is a little off it: no grid in it is sure. Where the background's grid is not `shared` by most of an image, no
-    part is said to lack what the rest has.
+    `blank` of any part, `mosaic` of one that was compressed alone; `kept` of a part that has, or lacks, a first
+    compression, and `told` of the table of one that is named; `q2` is the table of the last one, of a JPEG. An image
+    that was `restored` to a scale is a little off it: no grid in it is sure. Where the background's grid is not
+    `shared` by most of an image, no part is said to lack what the rest has.
     """
     smoothed = smooth(logits)
     missing = None if likely is None else likely.around_cells(least_missing(smoothed.size))
@@ -167,7 +170,7 @@ def find(
         if history.kind in (*doubts.OTHER, LACKING):
             left = rest()
             history = doubts.History("unclear") if doubts.worn(left) else history
-        if _hidden_by_grey(history, here, likely, colours):
+        if _hidden_by_grey(history, here, likely, colours) or doubts.framed(here, alone, blank):
             history = doubts.History("unclear")
         if history.kind == "unclear" or (not _surely_lacks(history, here, likely) and _is_clipped(here, colours)):
             smoothed[here] = np.minimum(smoothed[here], UNNAMED)
@@ -175,16 +178,14 @@ def find(
             named.append((part, history if told is None else told(history, here)))
     smoothed[silent] = NOTHING
     score = probability(smoothed, smoothed.size, calibration)
-    if not named:
-        score = min(score, NOT_NAMED)
     regions = []
     for part, history in named:
         strength = _strength(part, labels, smoothed, smoothed.size, calibration)
-        regions.append(_region(part, labels, history, strength, found.size))
+        if strength >= least:
+            regions.append(_region(part, labels, history, strength, found.size))
     regions.sort(key=lambda r: (-r.score, -r.area, r.y, r.x))
-    # Weak parts may come to a score together: whoever sees it must see the strongest of them.
-    shown = max(sum(r.score >= least for r in regions), int(score >= least))
-    regions = regions[:shown]
+    if not regions:
+        score = min(score, NOT_NAMED)
     suspicion = (1 / (1 + np.exp(-smoothed))).astype(np.float32)
     suspicion[silent] = np.nan
     return Consistency(suspicion, tuple(regions), score, left, strongest, incomparable / smoothed.size)

@@ -24,6 +24,16 @@ def test_shares_equal_their_definition(size: tuple[int, int]) -> None:
     assert (got >= 0).all() and (got <= 1 + 1e-6).all()
 
 
+def test_cells_of_one_colour_are_blank() -> None:
+    luma = rng(3).integers(0, 256, (61, 83)).astype(np.uint8)
+    luma[:21, 16:] = 255  # two rows of whole cells, and five lines of a third
+    luma[56:, 80:] = 7  # the last one, which the image's edge cuts
+    part = np.zeros((8, 11), bool)
+    part[:4, 1:4] = True  # a column of other colours, two of cells of which half are blank
+    assert clipping.blank(luma, part) == pytest.approx(4 / 12)
+    assert clipping.blank(luma, np.ones((8, 11), bool)) == pytest.approx((2 * 9 + 1) / 88)
+
+
 @pytest.mark.parametrize("first", [(0, 0), (0, 5), (3, 0), (7, 1)])
 def test_blocks_with_a_clipped_colour_are_those_that_touch_such_a_cell(first: tuple[int, int]) -> None:
     height, width = 61, 83

@@ -217,14 +217,32 @@ def test_a_textured_part_of_a_plain_image_is_compared_with_nothing() -> None:
     assert np.isnan(faint.suspicion).any() and faint.incomparable == 0, "it would have been no region anyway"
 
 
+@pytest.mark.parametrize(("share", "score", "names"), [(0.3, 0.9, True), (0.4, 0.96, True), (0.4, 0.94, False)])
+def test_the_edge_of_a_frame_is_doubt(monkeypatch: pytest.MonkeyPatch, share: float, score: float, names: bool) -> None:
+    """Windows there see that edge and blank pixels: they must be very sure."""
+    monkeypatch.setattr(regions, "_strength", lambda *of: score)
+    asked: list[npt.NDArray[np.bool_]] = []
+
+    def blank(here: npt.NDArray[np.bool_]) -> float:
+        asked.append(here)
+        return share
+
+    result = find(logits_with(BOX), blank=blank)
+    assert bool(result.regions) == (result.score > 0.5) == names
+    assert [here.sum() > 100 for here in asked] == ([True] if score < doubts.SURELY_FRAMED else [])
+
+
 def test_whoever_is_accused_is_told_of_what(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weak parts may come to a score together: the strongest is shown; parts that cannot be named come to none."""
+    """Weak parts come to no score together, nor do parts that cannot be named."""
     other = (30, 4, 36, 14)
     found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH)
     texture, strengths = np.full(found.present.shape, 20.0), {1: 0.3, 2: 0.4}
     monkeypatch.setattr(regions, "_strength", lambda *of: 1.0 if of[3] == 1 else strengths[of[0].label])
     result = find(logits_with(BOX, other), least=0.5)
-    assert result.score > 0.9 and [r.score for r in result.regions] == [0.4]
+    assert result.score == regions.NOT_NAMED and result.regions == ()
+    strengths[2] = 0.5
+    result = find(logits_with(BOX, other), least=0.5)
+    assert result.score > 0.9 and [r.score for r in result.regions] == [0.5]
     monkeypatch.setattr(regions, "UNNAMED", 7.0)
     doubt = regions.find(logits_with(BOX), found, history.background(found), CALIBRATION, texture)
     assert doubt.score == regions.NOT_NAMED and doubt.regions == ()

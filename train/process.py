@@ -18,11 +18,13 @@ from train.compress import Pixels
 
 PROCESSES = (
     "nothing", "noise", "blur", "sharpened", "brighter or darker", "vignette", "resized", "saved twice", "turned",
-    "another codec", "denoised", "median", "warped", "video", "grey",
+    "another codec", "denoised", "median", "warped", "video", "grey", "framed", "straightened", "toned",
 )  # fmt: skip
 """What is done to a JPEG's pixels, all over the picture; see `process`. "video" is a frame of one (MPEG-4)."""
 MOST_WARPED = 0.06
 """By what share of their distance from the middle the corners of a picture are moved at most."""
+MOST_TURNED = 3.0
+"""Degrees by which a picture is straightened at most."""
 
 
 def process(pixels: Pixels, how: str, rng: random.Random) -> Pixels:
@@ -59,6 +61,14 @@ def process(pixels: Pixels, how: str, rng: random.Random) -> Pixels:
         out = (_lens if rng.random() < 0.5 else _perspective)(pixels, rng)
     elif how == "video":
         out = _frame(pixels, rng)
+    elif how == "framed":
+        edges = [rng.randrange(10, 60) for _ in range(4)]
+        out = cv2.copyMakeBorder(out, *edges, cv2.BORDER_CONSTANT, value=[rng.choice((0, 128, 255))] * 3)
+    elif how == "straightened":
+        out = _turned(pixels, rng.choice((-1, 1)) * rng.uniform(0.2, MOST_TURNED))
+    elif how == "toned":
+        levels, bend = out / 255, rng.uniform(0.2, 0.8)
+        out = 255 * (levels + bend * (levels * levels * (3 - 2 * levels) - levels))  # an S
     elif how == "grey":
         out = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)[..., None], 3, axis=2)
     return np.ascontiguousarray(np.clip(np.rint(out), 0, 255), np.uint8)
@@ -73,6 +83,15 @@ def _lens(pixels: Pixels, rng: random.Random) -> npt.NDArray[Any]:
     scale = np.float32(1 + bend * (y[:, None] ** 2 + x[None] ** 2) - 2 * max(bend, 0))
     at_x, at_y = (x[None] * scale + 1) * (width - 1) / 2, (y[:, None] * scale + 1) * (height - 1) / 2
     return cv2.remap(pixels, at_x.astype(np.float32), at_y.astype(np.float32), cv2.INTER_LINEAR)
+
+
+def _turned(pixels: Pixels, degrees: float) -> npt.NDArray[Any]:
+    """The pixels turned around their middle, and enlarged so much that nothing from beyond the edge is shown."""
+    height, width = pixels.shape[:2]
+    turn = np.radians(abs(degrees))
+    longest = max(height, width) / min(height, width)
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, float(np.cos(turn) + longest * np.sin(turn)))
+    return cv2.warpAffine(pixels, matrix, (width, height), flags=cv2.INTER_CUBIC)
 
 
 def _perspective(pixels: Pixels, rng: random.Random) -> npt.NDArray[Any]:
