@@ -148,7 +148,7 @@ def find(
             history = _history(found, base, part.box, doubts.surer_half(here, smoothed)[part.box])
         if doubts.is_pixelated(history, here, mosaic):
             history = doubts.History("unclear")
-        if not shared and history.kind in ("no_first_compression", "other_shift"):
+        if not shared and doubts.nowhere(history):
             history = doubts.History("unclear")
         if doubts.is_last(history, q2, found.origin):
             history = doubts.History("no_first_compression" if history.kind == "other_q1" else "unclear")

@@ -563,7 +563,7 @@ def test_a_compression_of_a_part_alone_has_a_grid(steps: Any) -> None:
 def test_a_compression_of_a_part_alone_does_not_show_elsewhere(steps: Any) -> None:
     """Unless its windows are all but certain: on whatever grid it shows there."""
     rest = posteriors(steps, 0, height=HEIGHT, width=WIDTH, present=0.03, p=1 / 64)
-    part, other = (posteriors(steps, shift, height=HEIGHT, width=WIDTH, present=0.97) for shift in (9, 18))
+    part, other = (posteriors(steps, shift, height=HEIGHT, width=WIDTH, present=0.97) for shift in (9, 27))
     one = mixed(rest, part, *windows_of(rest, BOX))
     far = mixed(one, other, *windows_of(rest, (0, 0, 40, 9)))
     far = mixed(far, other, *windows_of(rest, (0, 43, 40, 50)))
@@ -575,6 +575,31 @@ def test_a_compression_of_a_part_alone_does_not_show_elsewhere(steps: Any) -> No
             logits_with(BOX, strength=strength), mixture, base, CALIBRATION, texture, restored=restored
         )
         assert len(result.regions) == found
+
+
+@pytest.mark.parametrize("steps", [(80,), table(80)])
+def test_a_compression_of_a_part_alone_has_one_grid(steps: Any) -> None:
+    """However sure its windows are: where a picture was warped the grid moves on by a pixel from place to place."""
+    rest = posteriors(steps, 0, height=HEIGHT, width=WIDTH, present=0.03, p=1 / 64)
+    for shift, origin, found in (
+        (10, (0, 0), 0),
+        (17, (0, 0), 0),
+        (9 + 7, (0, 0), 0),
+        (11, (0, 0), 1),
+        (10, (3, 6), 0),
+    ):
+        empty, part, next_to_it = (
+            replace(x, origin=origin)
+            for x in (rest, *(posteriors(steps, s, height=HEIGHT, width=WIDTH, present=0.97) for s in (9, shift)))
+        )
+        whole = mixed(empty, part, *windows_of(empty, BOX))
+        mixture = mixed(whole, next_to_it, *windows_of(empty, (BOX[0], BOX[1] - 7, BOX[2], BOX[1])))
+        base, texture = history.background(mixture), np.full(rest.present.shape, 20.0)
+        for which, count in ((whole, 1), (mixture, found)):
+            result = regions.find(logits_with(BOX, strength=8), which, base, CALIBRATION, texture)
+            assert len(result.regions) == count
+        restored = regions.find(logits_with(BOX, strength=8), mixture, base, CALIBRATION, texture, restored=True)
+        assert len(restored.regions) == 1, "a grid brought back to a scale moves as well"
 
 
 def test_uncompressed_pixels_in_a_jpeg_that_show_the_edges_of_its_blocks_are_doubt() -> None:
@@ -717,6 +742,18 @@ def test_nothing_lacks_what_the_rest_does_not_share() -> None:
         assert [r.kind for r in result.regions] == left and (result.score > 0.5) == bool(left)
     small = (15, 20, 18, 24)
     assert small_parts(small).regions and not small_parts(small, shared=False).regions
+
+
+def test_a_table_without_a_grid_is_another_one_only_beside_a_sure_grid() -> None:
+    """Where a picture was straightened, soft windows show its table, each on another grid, and others nothing."""
+    ground = posteriors(table(70), 11, height=HEIGHT, width=WIDTH)
+    part = posteriors(table(90), 30, height=HEIGHT, width=WIDTH)
+    part = replace(part, shift=posteriors(table(90), 30, height=HEIGHT, width=WIDTH, p=0.1).shift)
+    mixture = mixed(ground, part, *windows_of(ground, BOX))
+    base, texture = history.background(ground), np.full(ground.present.shape, 20.0)
+    for shared in (True, False):
+        result = regions.find(logits_with(BOX), mixture, base, CALIBRATION, texture, shared=shared)
+        assert [(r.kind, r.grid_shift) for r in result.regions] == [("other_q1", None)] * shared
 
 
 def test_a_mosaic_is_no_compression() -> None:

@@ -62,8 +62,8 @@ def process(pixels: Pixels, how: str, rng: random.Random) -> Pixels:
     elif how == "video":
         out = _frame(pixels, rng)
     elif how == "framed":
-        edges = [rng.randrange(10, 60) for _ in range(4)]
-        out = cv2.copyMakeBorder(out, *edges, cv2.BORDER_CONSTANT, value=[rng.choice((0, 128, 255))] * 3)
+        top, bottom, left, right = (rng.randrange(10, 60) for _ in range(4))
+        out = np.pad(out, ((top, bottom), (left, right), (0, 0)), constant_values=rng.choice((0, 128, 255)))
     elif how == "straightened":
         out = _turned(pixels, rng.choice((-1, 1)) * rng.uniform(0.2, MOST_TURNED))
     elif how == "toned":
