@@ -43,6 +43,8 @@ class Plan:
 
     parts: tuple[str, ...]
     photos: list[Path]
+    more: list[Path]
+    """All photographs at hand, for what the start of a scan of a few seconds would hide."""
     device: str = "cpu"
     big: float = BIG_MEGAPIXELS
     """Megapixels of the TIFF and the JPEG whose memory is measured."""
@@ -129,7 +131,7 @@ def measure_counts(plan: Plan, folder: Path) -> Row:
 
 
 def measure_workers(plan: Plan, folder: Path) -> Row:
-    """The photographs with one worker on one core, and with two on two; nothing where there is one core, or no say.
+    """All photographs with one worker on one core, and with two on two; nothing where there is one core, or no say.
 
     The fastest of REPEATS scans each, in turn: on a machine that others use as well, one of three is slow by a tenth.
     """
@@ -139,7 +141,7 @@ def measure_workers(plan: Plan, folder: Path) -> Row:
     runs: dict[int, list[Row]] = {1: [], 2: []}
     for _ in range(REPEATS):
         for n, of in runs.items():
-            of.append(plan.scan(plan.photos, "--workers", str(n), cores=cores[:n]))
+            of.append(plan.scan(plan.more, "--workers", str(n), cores=cores[:n]))
     return {
         f"{n} worker{'s' * (n > 1)} on as many cores": min(of, key=lambda run: float(run["seconds"]))
         for n, of in runs.items()
@@ -302,13 +304,14 @@ def main(arguments: list[str] | None = None) -> None:
     command = " ".join(["python -m train.bench", f"--only {','.join(o.only)}", f"--images {o.images}", *given])
     with tempfile.TemporaryDirectory() as name:
         if cameras is not None:
-            photos = bench_material.spread(bench_material.jpegs(cameras), o.images)
+            more = bench_material.jpegs(cameras)
+            photos = bench_material.spread(more, o.images)
             data = f"{len(photos)} photographs as cameras wrote them"
         else:
-            photos = bench_material.write_photographs(Path(name), o.images)
+            photos = more = bench_material.write_photographs(Path(name), o.images)
             data = f"{len(photos)} photographs made from scikit-image's"
         counts = tuple(int(n) for n in o.counts)
-        plan = Plan(o.only, photos, o.device, o.big, o.sizes, counts, o.seconds)
+        plan = Plan(o.only, photos, more, o.device, o.big, o.sizes, counts, o.seconds)
         results = run(plan, command, data, lambda text: print(text, file=sys.stderr, flush=True))
     said = report(results)
     print(said)
