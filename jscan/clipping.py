@@ -53,13 +53,25 @@ def share(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return out
 
 
-def blank(luma: npt.NDArray[np.uint8], part: npt.NDArray[np.bool_]) -> float:
-    """The share of the cells of a part (ceil(H / 8), ceil(W / 8)) whose pixels are all the same, of an image (H, W)."""
-    same = []
-    for row, col in zip(*np.nonzero(part), strict=True):
-        cell = luma[BLOCK * row : BLOCK * (row + 1), BLOCK * col : BLOCK * (col + 1)]
-        same.append(bool((cell == cell[0, 0]).all()))
-    return float(np.mean(same))
+def in_frame(luma: npt.NDArray[np.uint8], part: npt.NDArray[np.bool_]) -> float:
+    """The share of the cells of a part (ceil(H / 8), ceil(W / 8)) that lie in a frame around an image (H, W).
+
+    That are the rows and columns of cells at its edges, each of one colour from end to end.
+    """
+    rows, cols = part.shape
+    down = [_is_plain(luma[BLOCK * r : BLOCK * (r + 1)]) for r in range(rows)]
+    across = [_is_plain(luma[:, BLOCK * c : BLOCK * (c + 1)]) for c in range(cols)]
+    (top, bottom), (left, right) = ((_first(x), len(x) - _first(x[::-1])) for x in (down, across))
+    return 1 - float(part[top:bottom, left:right].sum() / max(part.sum(), 1))
+
+
+def _is_plain(pixels: npt.NDArray[np.uint8]) -> bool:
+    return bool((pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all())
+
+
+def _first(plain: list[bool]) -> int:
+    """How many are, from the first one on."""
+    return next((k for k, is_plain in enumerate(plain) if not is_plain), len(plain))
 
 
 def blocks(

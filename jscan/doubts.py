@@ -36,8 +36,8 @@ Told = Callable[["History", npt.NDArray[np.bool_]], "History"]
 Agrees = Callable[["History", npt.NDArray[np.bool_]], float | None]
 """Tells how well the blocks of a part of decoded pixels lie on the multiples of the table that its windows tell, in
 nats a coefficient; None where too little tells it."""
-Blank = Callable[[npt.NDArray[np.bool_]], float]
-"""Tells which share of a part's cells are blank, see `clipping.blank`."""
+InFrame = Callable[[npt.NDArray[np.bool_]], float]
+"""Tells which share of a part's cells lie in a frame around the image, see `clipping.in_frame`."""
 AGREES = -0.8
 """Nats a coefficient, in the mean, from which a part of decoded pixels agrees with the background's last compression:
 parts that only looked odd, mostly of clipped colours, had -0.35 to 0.9, pasted ones -2.8 to -1.6."""
@@ -84,11 +84,10 @@ surer."""
 SURELY_SHORT = 5.0
 """Standard deviations by which a part falls short of the background's trace from which its blocks need not speak
 against it as well: of 13 of those 17 parts, the others being of pictures without a trace, none had more than 4.6."""
-MOST_BLANK, SURELY_FRAMED = 1 / 3, 0.95
-"""Share of a part's cells that are blank from which its score, as if it were all of the image, must be so high: windows
-at the edge of a frame around a picture see nothing but that edge. Of 1,768 pictures that were compressed, framed in
-white, grey or black and saved, 18 were accused of such parts, with 0.90 at most. Of the parts that were found in 865
-forgeries 17 are as blank, with 0.97 at least."""
+MOST_FRAME, SURELY_INSIDE = 0.2, 0.95
+"""Share of a part's cells that lie in a frame around the picture from which its score, as if it were all of the image,
+must be so high: windows there see nothing but the frame's edge. Of 1,768 pictures that were compressed, framed in
+white, grey or black and saved, 18 were accused of such parts, with 0.90 at most."""
 UNTOLD = 0.93
 """Such a score of a part of decoded pixels below which its blocks must tell something of the last compression, if
 another one is said of it: of 442 pictures saved twice and then as PNG 3 were accused by softer parts. Of 171 found ones
@@ -272,9 +271,9 @@ def nowhere(history: History) -> bool:
     )
 
 
-def framed(here: npt.NDArray[np.bool_], score: float, blank: Blank | None) -> bool:
+def framed(here: npt.NDArray[np.bool_], score: float, in_frame: InFrame | None) -> bool:
     """Whether a part may be seen for nothing but an edge between a frame and the picture; `score` as `unsupported`."""
-    return score < SURELY_FRAMED and blank is not None and blank(here) > MOST_BLANK
+    return score < SURELY_INSIDE and in_frame is not None and in_frame(here) > MOST_FRAME
 
 
 def unsupported(

@@ -224,7 +224,7 @@ class Estimator:
             kept=share_kept,
             told=told,
             mosaic=functools.partial(blockedges.is_mosaic, luma),
-            blank=functools.partial(clipping.blank, luma),
+            in_frame=functools.partial(clipping.in_frame, luma),
             q2=q2,
         )
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
@@ -306,7 +306,7 @@ class Estimator:
             colours=colours if base.fraction > 0.5 else None,
             edges=functools.partial(blockedges.stand_out, luma),
             mosaic=functools.partial(blockedges.is_mosaic, luma),
-            blank=functools.partial(clipping.blank, luma),
+            in_frame=functools.partial(clipping.in_frame, luma),
             lies=lies,
             restored=restored,
         )

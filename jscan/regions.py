@@ -99,7 +99,7 @@ def find(
     kept: doubts.Kept | None = None,
     told: doubts.Told | None = None,
     lies: doubts.Agrees | None = None,
-    blank: doubts.Blank | None = None,
+    in_frame: doubts.InFrame | None = None,
     restored: bool = False,
     shared: bool = True,
     q2: tuple[int, ...] | None = None,
@@ -113,7 +113,7 @@ def find(
     known, and `since` the same where what was before that one is asked; `colours` are asked for once there is a part to
     be named, and `lacks` of a part that may lack the background's trace, where that is known; `edges` of those of the
     background's blocks in a part of decoded pixels, and `lies` of the blocks of one that alone shows a compression;
-    `blank` of any part, `mosaic` of one that was compressed alone; `kept` of a part that has, or lacks, a first
+    `in_frame` of any part, `mosaic` of one that was compressed alone; `kept` of a part that has, or lacks, a first
     compression, and `told` of the table of one that is named; `q2` is the table of the last one, of a JPEG. An image
     that was `restored` to a scale is a little off it: no grid in it is sure. Where the background's grid is not
     `shared` by most of an image, no part is said to lack what the rest has.
@@ -170,7 +170,7 @@ def find(
         if history.kind in (*doubts.OTHER, LACKING):
             left = rest()
             history = doubts.History("unclear") if doubts.worn(left) else history
-        if _hidden_by_grey(history, here, likely, colours) or doubts.framed(here, alone, blank):
+        if _hidden_by_grey(history, here, likely, colours) or doubts.framed(here, alone, in_frame):
             history = doubts.History("unclear")
         if history.kind == "unclear" or (not _surely_lacks(history, here, likely) and _is_clipped(here, colours)):
             smoothed[here] = np.minimum(smoothed[here], UNNAMED)

@@ -24,14 +24,18 @@ def test_shares_equal_their_definition(size: tuple[int, int]) -> None:
     assert (got >= 0).all() and (got <= 1 + 1e-6).all()
 
 
-def test_cells_of_one_colour_are_blank() -> None:
+def test_a_frame_is_what_is_of_one_colour_from_end_to_end() -> None:
     luma = rng(3).integers(0, 256, (61, 83)).astype(np.uint8)
-    luma[:21, 16:] = 255  # two rows of whole cells, and five lines of a third
-    luma[56:, 80:] = 7  # the last one, which the image's edge cuts
-    part = np.zeros((8, 11), bool)
-    part[:4, 1:4] = True  # a column of other colours, two of cells of which half are blank
-    assert clipping.blank(luma, part) == pytest.approx(4 / 12)
-    assert clipping.blank(luma, np.ones((8, 11), bool)) == pytest.approx((2 * 9 + 1) / 88)
+    part = np.ones((8, 11), bool)
+    assert clipping.in_frame(luma, part) == 0
+    luma[24:40, 24:40] = 255  # within the picture
+    luma[:21] = 255  # two rows of whole cells, and five lines of a third
+    luma[:, 80:] = 255  # the last column of cells, which the image's edge cuts
+    assert clipping.in_frame(luma, part) == pytest.approx(1 - 6 * 10 / 88)
+    part[:, 5:] = False
+    part[:1] = False
+    assert clipping.in_frame(luma, part) == pytest.approx(1 / 7)
+    assert clipping.in_frame(np.full((61, 83), 9, np.uint8), part) == 1
 
 
 @pytest.mark.parametrize("first", [(0, 0), (0, 5), (3, 0), (7, 1)])

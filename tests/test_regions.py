@@ -217,19 +217,19 @@ def test_a_textured_part_of_a_plain_image_is_compared_with_nothing() -> None:
     assert np.isnan(faint.suspicion).any() and faint.incomparable == 0, "it would have been no region anyway"
 
 
-@pytest.mark.parametrize(("share", "score", "names"), [(0.3, 0.9, True), (0.4, 0.96, True), (0.4, 0.94, False)])
+@pytest.mark.parametrize(("share", "score", "names"), [(0.1, 0.9, True), (0.3, 0.96, True), (0.3, 0.94, False)])
 def test_the_edge_of_a_frame_is_doubt(monkeypatch: pytest.MonkeyPatch, share: float, score: float, names: bool) -> None:
-    """Windows there see that edge and blank pixels: they must be very sure."""
+    """Windows there see nothing but that edge: they must be very sure."""
     monkeypatch.setattr(regions, "_strength", lambda *of: score)
     asked: list[npt.NDArray[np.bool_]] = []
 
-    def blank(here: npt.NDArray[np.bool_]) -> float:
+    def in_frame(here: npt.NDArray[np.bool_]) -> float:
         asked.append(here)
         return share
 
-    result = find(logits_with(BOX), blank=blank)
+    result = find(logits_with(BOX), in_frame=in_frame)
     assert bool(result.regions) == (result.score > 0.5) == names
-    assert [here.sum() > 100 for here in asked] == ([True] if score < doubts.SURELY_FRAMED else [])
+    assert [here.sum() > 100 for here in asked] == ([True] if score < doubts.SURELY_INSIDE else [])
 
 
 def test_whoever_is_accused_is_told_of_what(monkeypatch: pytest.MonkeyPatch) -> None:
