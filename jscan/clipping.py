@@ -59,19 +59,15 @@ def in_frame(luma: npt.NDArray[np.uint8], part: npt.NDArray[np.bool_]) -> float:
     That are the rows and columns of cells at its edges, each of one colour from end to end.
     """
     rows, cols = part.shape
-    down = [_is_plain(luma[BLOCK * r : BLOCK * (r + 1)]) for r in range(rows)]
-    across = [_is_plain(luma[:, BLOCK * c : BLOCK * (c + 1)]) for c in range(cols)]
-    (top, bottom), (left, right) = ((_first(x), len(x) - _first(x[::-1])) for x in (down, across))
+    down = [luma[BLOCK * r : BLOCK * (r + 1)] for r in range(rows)]
+    across = [luma[:, BLOCK * c : BLOCK * (c + 1)] for c in range(cols)]
+    (top, bottom), (left, right) = ((_plain(x), len(x) - _plain(x[::-1])) for x in (down, across))
     return 1 - float(part[top:bottom, left:right].sum() / max(part.sum(), 1))
 
 
-def _is_plain(pixels: npt.NDArray[np.uint8]) -> bool:
-    return bool((pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all())
-
-
-def _first(plain: list[bool]) -> int:
-    """How many are, from the first one on."""
-    return next((k for k, is_plain in enumerate(plain) if not is_plain), len(plain))
+def _plain(strips: list[npt.NDArray[np.uint8]]) -> int:
+    """How many strips are of one colour each, from the first one on; those behind them are not looked at."""
+    return next((k for k, strip in enumerate(strips) if (strip != strip[0, 0]).any()), len(strips))
 
 
 def blocks(
