@@ -35,8 +35,8 @@ UNNAMED = -0.7
 and are not regions: on photographs as cameras wrote them these were all that scored high."""
 NOT_NAMED = 0.45
 """Score, at most, of an image in which no part can be named that is likely by itself: nobody is accused without being
-told of what. Of 865 forgeries that were found all had one; of 7,072 pristine pictures with odd tones or frames the three
-that had none, but weak parts that came to 0.5 and 0.6 together, were false alarms."""
+told of what. Of 865 forgeries that were found all had one; of 7,072 pristine pictures with odd tones or frames the
+three that had none, but weak parts that came to 0.5 and 0.6 together, were false alarms."""
 SURROUND = 2
 """Cells around a region that count for its score, so that a small one is not judged by its size alone."""
 LACKING = "no_background_trace"
