@@ -147,9 +147,9 @@ def test_gradients_are_those_of_convolutions(monkeypatch: pytest.MonkeyPatch) ->
 def test_each_function_has_its_gradient() -> None:
     """In double precision, by differences."""
     torch.manual_seed(0)
-    y = torch.randn(1, 3, 4, 9 * GROWTH, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lean._Moved.apply, (y,))
     x = torch.randn(2, 4, 6, 5, dtype=torch.float64, requires_grad=True)
+    kernel = torch.randn(5, 9 * GROWTH, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lean._Convolved.apply, (x, kernel))
     scale, shift = torch.rand(5, dtype=torch.float64) + 0.5, torch.randn(5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lean._Halved.apply, (x, scale, shift))
     layers = [DenseLayer(5 + GROWTH * k, 0.0).double().eval() for k in range(2)]
@@ -179,11 +179,11 @@ def test_a_dense_layer_is_a_convolution() -> None:
 
 @torch.no_grad()
 def test_spreading_undoes_nothing_but_adds_up_the_same() -> None:
-    """<moved(y), g> = <y, spread(g)>."""
+    """<convolve(x, weight), g> = <x @ weight, spread(g)>."""
     torch.manual_seed(0)
-    y, g, out = torch.randn(2, 5, 7, 9 * GROWTH), torch.randn(2, 5, 7, GROWTH), torch.empty(2, 5, 7, GROWTH)
-    lean_by_torch.moved(y, out)
-    assert float((out * g).sum()) == pytest.approx(float((y * lean_by_torch.spread(g)).sum()), abs=1e-3)
+    x, weight, g, out = (torch.randn(s) for s in ((2, 5, 7, 8), (8, 9 * GROWTH), *[(2, 5, 7, GROWTH)] * 2))
+    lean_by_torch.convolve(x, weight, out)
+    assert float((out * g).sum()) == pytest.approx(float((x @ weight * lean_by_torch.spread(g)).sum()), rel=1e-4)
 
 
 @torch.no_grad()
@@ -261,9 +261,9 @@ def test_a_gpu_computes_the_same(kind: torch.dtype) -> None:
         lean_by_torch.read_back(inner, read, theirs[..., :60], scale),
     )
     same(ours, theirs)
-    y = random(2, 8, 6, 9 * GROWTH)
-    lean_gpu.moved(y, ours[..., 60:72])
-    lean_by_torch.moved(y, theirs[..., 60:72])
+    weight = random(60, 9 * GROWTH) / 8
+    lean_gpu.convolve(read, weight, ours[..., 60:72])
+    lean_by_torch.convolve(read, weight, theirs[..., 60:72])
     same(ours, theirs)
     same(lean_gpu.spread(x[..., 12:24]), lean_by_torch.spread(x[..., 12:24]))
     scale, shift = random(84).abs() + 0.5, random(84)

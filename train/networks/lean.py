@@ -3,9 +3,9 @@
 The first block of such a network is arithmetic (`steps.py`). Here it is computed as the shallow network computes it, by
 one 8 x 8 transform in place of four convolutions, and what it rests on is trained with all the rest: teeth, widths,
 weights and floors. Sums of places at half and at a quarter of the resolution are computed as sums. What is left are
-dense layers, each a convolution of hundreds of channels to twelve: a product with a matrix of 9 x 12 columns, of which
-each pixel adds up one from each neighbour, so that what is read is read once. `steps.replant` then brings the first
-block of the DenseNet to what was trained here.
+dense layers, each a convolution of hundreds of channels to twelve, whose gradients (and, on a GPU, answers) are
+products with a matrix of 9 x 12 columns, of which each pixel adds up one from each neighbour, so that what is read is
+read once. `steps.replant` then brings the first block of the DenseNet to what was trained here.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Lean(nn.Module):
         near = steps.near(far).to(kind)
         # (12, 48, 3, 3) as a matrix.
         weights = steps.around.permute(1, 2, 3, 0).flatten(1).to(kind)
-        around: Tensor = _Moved.apply(near @ weights).to(pixels.dtype)  # type: ignore[no-untyped-call]
+        around: Tensor = _Convolved.apply(near, weights).to(pixels.dtype)  # type: ignore[no-untyped-call]
         told = torch.cat([near, functional.relu(around - steps.over_around).to(kind)], 3)
         over = (told @ steps.mix.T.to(kind)).to(pixels.dtype) - (steps.threshold + steps.floor)
         place = add(over.permute(0, 3, 1, 2).contiguous(), self.sums[0]).permute(0, 2, 3, 1)
@@ -126,19 +126,21 @@ class _Halved(torch.autograd.Function):
         return x, None, shift
 
 
-class _Moved(torch.autograd.Function):
-    """(N, H, W, 108) -> (N, H, W, 12): what each place of a kernel gives for the pixel that it stands for, added up."""
+class _Convolved(torch.autograd.Function):
+    """(N, H, W, C) and a kernel of 3 x 3 as a matrix (C, 108) -> (N, H, W, 12)."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor) -> Tensor:
-        out = y.new_empty(*y.shape[:3], GROWTH)
-        _on(y).moved(y, out)
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        out = x.new_empty(*x.shape[:3], GROWTH)
+        _on(x).convolve(x, weight, out)
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        back: Tensor = _on(gradient).spread(gradient)
-        return back
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        back = _on(gradient).spread(gradient)
+        return back @ weight.T, x.flatten(0, 2).T @ back.flatten(0, 2)
 
 
 def dense(x: Tensor, layers: Iterable[Any]) -> Tensor:
@@ -165,7 +167,7 @@ class _Dense(torch.autograd.Function):
         on, read = _on(x), []
         for scale, shift, weight in zip(weights[::3], weights[1::3], weights[2::3], strict=True):
             read.append(on.read(out[..., :count], scale, shift))
-            on.moved(read[-1] @ weight, out[..., count : count + GROWTH])
+            on.convolve(read[-1], weight, out[..., count : count + GROWTH])
             count += GROWTH
         ctx.save_for_backward(*weights[::3], *weights[2::3], *read)
         return out

@@ -1,4 +1,4 @@
-"""What layers of `lean.py` do besides their products, by torch: the same functions as `lean_gpu.py` has for a GPU."""
+"""What layers of `lean.py` do, by torch: the same functions as `lean_gpu.py` has for a GPU."""
 
 from __future__ import annotations
 
@@ -21,20 +21,16 @@ def read_back(inner: Tensor, read: Tensor, gradient: Tensor, scale: Tensor) -> T
     return inner.sum((0, 1, 2))
 
 
-def moved(y: Tensor, out: Tensor) -> None:
-    """Nothing; `out` (N, H, W, 12) is y (N, H, W, 108), each place of a kernel of 3 x 3 moved to the pixel it is of."""
-    padded = functional.pad(y, (0, 0, 1, 1, 1, 1))
-    image, row, pixel, _ = padded.stride()
-    stride = (image, row, pixel, row + 3 * GROWTH, pixel + GROWTH, 1)
-    torch.sum(padded.as_strided((*out.shape[:3], 3, 3, GROWTH), stride), (3, 4), out=out)
+def convolve(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    """Nothing; `out` (N, H, W, 12) is x (N, H, W, C) with a kernel of 3 x 3, of which the matrix is (C, 108)."""
+    kernel = weight.view(-1, 3, 3, GROWTH).permute(3, 0, 1, 2).contiguous(memory_format=torch.channels_last)
+    out.copy_(functional.conv2d(x.permute(0, 3, 1, 2), kernel, padding=1).permute(0, 2, 3, 1))
 
 
 def spread(g: Tensor) -> Tensor:
-    """(N, H, W, 108): the gradient of y of `moved`, given that of `out`, g (N, H, W, 12)."""
-    padded = functional.pad(g, (0, 0, 1, 1, 1, 1))
-    image, row, pixel, _ = padded.stride()
-    around = padded.as_strided((*g.shape[:3], 3, 3, GROWTH), (image, row, pixel, row, pixel, 1))
-    return around.flip((3, 4)).flatten(3)
+    """(N, H, W, 108): the gradient of x @ weight of `convolve`, given that of `out`, g (N, H, W, 12)."""
+    (height, width), padded = g.shape[1:3], functional.pad(g, (0, 0, 1, 1, 1, 1))
+    return torch.cat([padded[:, y : y + height, x : x + width] for y in (2, 1, 0) for x in (2, 1, 0)], 3)
 
 
 def halved(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What layers of `lean.py` do besides their products, on a GPU: once over memory each, in place of several times.
+"""What layers of `lean.py` do, on a GPU: but for their products once over memory each, in place of several times.
 
 torch alone reads and writes a layer's inputs eighteen times; so it is half of that. Written for Triton, which comes
 with torch where that is built for CUDA.
@@ -130,8 +130,12 @@ def read_back(inner: Tensor, read: Tensor, gradient: Tensor, scale: Tensor) -> T
     return shift.to(scale.dtype)
 
 
-def moved(y: Tensor, out: Tensor) -> None:
-    """Nothing; `out` (N, H, W, 12) is what `lean_by_torch.moved` gives of y (N, H, W, 108)."""
+def convolve(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    """Nothing; `out` (N, H, W, 12) is x (N, H, W, C) with a kernel of 3 x 3, of which the matrix is (C, 108).
+
+    A product reads x once; what each place of the kernel gives is then added up for the pixel that it stands for.
+    """
+    y = x @ weight
     pixels, _ = _pieces(y)
     grid: Any = (triton.cdiv(pixels, PIXELS),)
     _moved[grid](y, out, pixels, y.shape[1], y.shape[2], out.stride(2), PIXELS, LANES, GROWTH)
