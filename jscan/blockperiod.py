@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from jscan.tiling import BLOCK
+
 WINDOW = 128
 """Pixels along a side of the windows in which a rhythm is looked for; windows of twice that help to measure it."""
 STEP = 64
@@ -28,6 +30,12 @@ ORDINARY = 0.035
 AT_MOST = 2
 """Candidates; the second is mostly 3/2 or 2/3 of the first, of which either may be the right one."""
 HARMONICS = (1, 2, 3)
+MOVES = 0.05
+"""Periods this near to 8, relatively, are those of blocks whose scale changes from place to place."""
+OTHERS = np.array([c for c in np.exp(np.arange(np.log(5.8), np.log(11.6), MOVES)) if abs(np.log(c / 8)) > 2 * MOVES])
+"""Periods with which they are compared, each with what is as near to it."""
+FULL = 0.25
+"""Share of the pixels of a window's columns that must be asked, and of its columns, three quarters, that must be."""
 
 _MEDIAN = 41
 
@@ -67,7 +75,13 @@ def _rhythm(strip: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     window = strip.shape[0]
     profile = _edges(strip).mean(axis=0)
     windows = np.stack([profile[s : s + window] for s in range(0, len(profile) - window + 1, STEP)])
-    windows = (windows - windows.mean(axis=1, keepdims=True)) * np.hanning(window)
+    return _whitened(windows - windows.mean(axis=1, keepdims=True))
+
+
+def _whitened(profiles: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """(n, F) log-spectra of profiles (n, window) around 0, divided by their running median."""
+    window = profiles.shape[1]
+    windows = profiles * np.hanning(window)
     basis = np.exp(-2j * np.pi * np.arange(window)[:, None] * _frequencies(window))
     power = (np.abs(windows @ basis) ** 2).astype(np.float32)
     return np.asarray(np.log1p(power / (_running_median(power) + 1e-9)), np.float32)
@@ -140,3 +154,42 @@ def candidates(luma: npt.NDArray[np.uint8]) -> list[Candidate]:
             both = _strength(spectra, WINDOW, near) + _strength(wide, 2 * WINDOW, near)
             found[k] = float(near[np.argmax(both)])
     return [Candidate(period, _place(spectra, period, luma.shape)) for period in found]
+
+
+def rest(luma: npt.NDArray[np.uint8], parts: npt.NDArray[np.bool_]) -> float | None:
+    """How much more a rhythm of about 8 pixels shows in the rest of an image (H, W) than others do.
+
+    In the mean of its windows of WINDOW pixels. `parts` (ceil(H / 8), ceil(W / 8)) are the cells that are not of the
+    rest. None where this holds no window.
+    """
+    inside = ~parts.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)[: luma.shape[0], : luma.shape[1]]
+    found = [_rest_along(luma, inside), _rest_along(np.ascontiguousarray(luma.T), np.ascontiguousarray(inside.T))]
+    weight = sum(weights.sum() for _, weights in found)
+    return float(sum((more * weights).sum() for more, weights in found) / weight) if weight else None
+
+
+def _rest_along(
+    luma: npt.NDArray[np.uint8], inside: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(n,) the same along the rows, in each window with enough pixels `inside` (H, W), and (n,) the share of these."""
+    profiles, weights = [np.zeros((0, WINDOW))], [np.zeros(0)]
+    for y in range(0, luma.shape[0] - WINDOW + 1, STEP):
+        there = inside[y : y + WINDOW]
+        count = there.sum(axis=0)
+        mean = np.where(there, _edges(luma[y : y + WINDOW]), 0).sum(axis=0) / np.maximum(count, 1)
+        begins = range(0, luma.shape[1] - WINDOW + 1, STEP)
+        counts = np.array([count[x : x + WINDOW] for x in begins]).reshape(-1, WINDOW)
+        values = np.array([mean[x : x + WINDOW] for x in begins]).reshape(-1, WINDOW)
+        full = counts >= FULL * WINDOW
+        enough = full.mean(axis=1) >= 1 - FULL
+        middle = (values * full).sum(axis=1) / np.maximum(full.sum(axis=1), 1)
+        profiles.append((np.where(full, values - middle[:, None], 0))[enough])
+        weights.append(counts[enough].mean(axis=1) / WINDOW)
+    spectra = _whitened(np.concatenate(profiles))
+
+    def most(period: float) -> npt.NDArray[np.float64]:
+        around = period * np.exp(np.arange(-MOVES, MOVES, 0.004))
+        return np.asarray(_in_windows(spectra, WINDOW, around).max(axis=1))
+
+    others = np.mean([most(period) for period in OTHERS], axis=0)
+    return most(BLOCK) - others, np.concatenate(weights)

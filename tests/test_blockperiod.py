@@ -55,3 +55,20 @@ def test_a_flat_image_gives_none_and_stays_untouched() -> None:
     flat = np.full((200, 300), 128, np.uint8)
     flat.setflags(write=False)
     assert blockperiod.candidates(flat) == []
+
+
+def test_blocks_around_a_part_show_also_where_their_size_changes() -> None:
+    """Of what is not of the parts alone; where there is next to nothing else, nothing is said."""
+    parts = np.zeros((54, 54), bool)
+    assert abs(blockperiod.rest(np.asarray(photograph()), parts) or 0) < 0.4
+    for size in (7.7, 8.0, 8.3):
+        assert (blockperiod.rest(compressed_then_resized(size / 8, 60)[:425, :425], parts) or 0) > 1
+    assert (blockperiod.rest(compressed_then_resized(7 / 8, 60), parts[:48, :48]) or 0) < 0.4
+    picture = np.array(photograph())
+    picture[100:330, 80:310] = compressed_then_resized(1.0, 50)[100:330, 80:310]
+    assert (blockperiod.rest(picture, parts) or 0) > 0.6
+    parts[12:42, 9:40] = True
+    assert abs(blockperiod.rest(picture, parts) or 0) < 0.4
+    parts[:50] = True
+    assert blockperiod.rest(picture, parts) is None
+    assert blockperiod.rest(picture[:100], parts[:13]) is None

@@ -121,6 +121,17 @@ def test_a_jpeg_that_was_processed_as_a_whole(name: str, how: str, seed: int, ki
     assert row.score is not None and row.score < 0.5 and not row.regions
 
 
+@pytest.mark.parametrize(("name", "quality"), [("astronaut", 65), ("coffee", 75), ("chelsea", 55)])
+def test_a_picture_of_which_the_lens_was_corrected(name: str, quality: int) -> None:
+    """In its middle blocks have one size; around it they have others, down and across, and no window tells them."""
+    decoded = pixels_of(file_of(photo(name, 0.9), quality=quality))
+    down, across = (np.linspace(-1, 1, n, dtype=np.float32) for n in decoded.shape[:2])
+    scale = np.float32(1 + 0.055 * (down[:, None] ** 2 + across**2) - 0.11)
+    y, x = ((at * scale + 1) * ((n - 1) / 2) for at, n in zip((down[:, None], across), decoded.shape, strict=False))
+    row, _ = scanned(file_of(cv2.remap(decoded, x, y, cv2.INTER_LINEAR), "PNG"))
+    assert row.score is not None and row.score < 0.5 and "no region is named" in row.reasons[-1]
+
+
 def test_a_photograph_saved_twice() -> None:
     row, maps = scanned(file_of(once("coffee", 70, 3, 5), quality=95))
     assert row.score is not None and row.score < 0.5
