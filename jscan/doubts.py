@@ -403,11 +403,12 @@ def _drifts(history: History, base: Background, found: WindowPosteriors) -> bool
     if history.grid_shift is None:
         return False
     down, across = ((s - o) % BLOCK for s, o in zip(history.grid_shift, found.origin, strict=True))
-    y, x = divmod(found.shift.argmax(axis=2), BLOCK)
+    likeliest = found.shift.argmax(axis=2)
+    y, x = divmod(likeliest, BLOCK)
     off = np.maximum(*(np.minimum((a - b) % BLOCK, (b - a) % BLOCK) for a, b in ((y, down), (x, across))))
     sure, counts = surely_shown(found), off == 1
     if history.kind == "other_q1":
-        counts &= found.shift.argmax(axis=2) != base.shift
+        counts &= likeliest != base.shift
     next_to_it = int((sure & counts).sum())
     return next_to_it > 0 and next_to_it >= DRIFTS * int((sure & (off == 0)).sum())
 
