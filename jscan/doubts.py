@@ -143,6 +143,86 @@ class History:
     q1: tuple[int, ...] | None = None
     grid_shift: tuple[int, int] | None = None
 
+    @property
+    def is_unclear(self) -> bool:
+        """Whether it cannot be named, whatever else is known of it."""
+        return self.kind == UNCLEAR.kind
+
+
+UNCLEAR = History("unclear")
+
+
+@dataclass(frozen=True, slots=True)
+class Witnesses:
+    """What can be asked about the parts of an image; None, or nothing, of what is not known of it."""
+
+    likely: Likelihood | None = None
+    """Says what speaks against the background's first compression, where it has one."""
+    lacks: Lacks | None = None
+    """Of a part that may lack the background's trace; None where what is taken for the background may be a part."""
+    agreement: Agreement | None = None
+    """Of decoded pixels with their last compression, where it is known."""
+    since: Agreement | None = None
+    """The same, where what was before that compression is asked."""
+    colours: Colours | None = None
+    """Asked for once there is a part to be named."""
+    edges: Edges | None = None
+    """Of the background's blocks in a part of decoded pixels."""
+    lies: Agrees | None = None
+    """Of the blocks of a part of decoded pixels that alone shows a compression."""
+    in_frame: InFrame | None = None
+    """Of any part."""
+    mosaic: Mosaic | None = None
+    """Of a part that was compressed alone."""
+    kept: Kept | None = None
+    """Of a part that has, or lacks, a first compression."""
+    told: Told | None = None
+    """Of the table of a part that is named."""
+    q2: tuple[int, ...] | None = None
+    """The table of the last compression, of a JPEG."""
+    restored: bool = False
+    """The image was brought to a scale, which is a little off: no grid in it is sure."""
+    shared: bool = True
+    """Most of the image shares the background's grid; else no part is said to lack what the rest has."""
+
+
+NOBODY = Witnesses()
+"""Of whom nothing can be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A part of an image that looks different, and all that is asked for before it is said to be."""
+
+    here: npt.NDArray[np.bool_]
+    """(ceil(H / 8), ceil(W / 8)) its cells."""
+    parts: npt.NDArray[np.bool_]
+    """Its cells and those of all other parts."""
+    score: float
+    """That of the part as if it were all of the image: a larger one has more places to be mistaken about, but what is
+    asked here is about this one."""
+    smoothed: npt.NDArray[np.float32]
+    """Logits of suspicion of all cells."""
+    found: WindowPosteriors
+    base: Background
+    ask: Witnesses
+    settled: Callable[[], bool]
+    """Tells what the function of this name does."""
+
+
+def reconsidered(history: History, case: Case) -> History:
+    """What can be said of a part that seems to have this history: the same, less, or that it is unclear."""
+    here, ask = case.here, case.ask
+    if _is_pixelated(history, here, ask.mosaic) or (not ask.shared and _nowhere(history)):
+        return UNCLEAR
+    if _is_last(history, ask.q2, case.found.origin):
+        if history.kind != "other_q1":
+            return UNCLEAR
+        history = History("no_first_compression")
+    if case.score < BELIEVED and _mistaken(history, case):
+        return UNCLEAR
+    return UNCLEAR if _unsupported(history, case) or _alike(history, case) else history
+
 
 def surer_half(here: npt.NDArray[np.bool_], smoothed: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """The more suspicious half of a part's cells: what is at its edge may be the background's own, or tell nothing."""
@@ -234,20 +314,10 @@ def untold(left: Left | None) -> bool:
     return worn(left) or (left is not None and left.share < TOLD)
 
 
-def mistaken(
-    history: History,
-    here: npt.NDArray[np.bool_],
-    base: Background,
-    found: WindowPosteriors,
-    lacks: Lacks | None,
-    parts: npt.NDArray[np.bool_],
-    restored: bool,
-) -> bool:
-    """Whether a part and the rest may well have the same history, whatever the windows say.
-
-    `parts` (ceil(H / 8), ceil(W / 8)) are the cells of this one and of all others; `restored` as for `regions.find`.
-    """
-    if history.kind in ONLY_THERE and not restored and _elsewhere_too(here, found, parts):
+def _mistaken(history: History, case: Case) -> bool:
+    """Whether a part and the rest may well have the same history, whatever the windows say."""
+    here, base, found, ask = case.here, case.base, case.found, case.ask
+    if history.kind in ONLY_THERE and not ask.restored and _elsewhere_too(here, found, case.parts):
         return True
     if history.kind == "first_compression":
         return _shared(history, here, found)
@@ -255,10 +325,10 @@ def mistaken(
         # Of parts that are pasted anywhere one in 64 has the grid by chance. What was brightened here and there, or
         # filtered, keeps it, and its steps look like others.
         return True
-    return lacks is not None and _may_be(history, base, found.origin) and lacks(here) < SHORT
+    return ask.lacks is not None and _may_be(history, base, found.origin) and ask.lacks(here) < SHORT
 
 
-def nowhere(history: History) -> bool:
+def _nowhere(history: History) -> bool:
     """Whether a part of an image whose own grid is not sure differs from it in what only a grid could tell.
 
     That goes for another table without a grid as well: where a picture was straightened or warped as a whole, blocks
@@ -271,85 +341,60 @@ def nowhere(history: History) -> bool:
     )
 
 
-def framed(here: npt.NDArray[np.bool_], score: float, in_frame: InFrame | None) -> bool:
-    """Whether a part may be seen for nothing but an edge between a frame and the picture; `score` as `unsupported`."""
-    return score < SURELY_INSIDE and in_frame is not None and in_frame(here) > MOST_FRAME
+def framed(case: Case) -> bool:
+    """Whether a part may be seen for nothing but an edge between a frame and the picture."""
+    in_frame = case.ask.in_frame
+    return case.score < SURELY_INSIDE and in_frame is not None and in_frame(case.here) > MOST_FRAME
 
 
-def unsupported(
-    history: History,
-    here: npt.NDArray[np.bool_],
-    score: float,
-    likely: Likelihood | None,
-    lacks: Lacks | None,
-    smoothed: npt.NDArray[np.float32],
-    agreement: Agreement | None,
-) -> bool:
-    """Whether neither the windows of a part nor its blocks are sure that it lacks what the rest has.
-
-    `score` is that of the part as if it were all of the image: a larger one has more places to be mistaken about, but
-    what is asked here is about this one. `likely` and `lacks` are as for `regions.find`, `smoothed` and `agreement` as
-    for `agrees`; `likely`, `lacks` and `agreement` may be None.
-    """
-    if agreement is not None and history.kind in ("other_qf", "other_shift"):
-        return score < UNTOLD and _of_half(here, smoothed, agreement)[1] < ENOUGH_COEFS
-    if likely is None or history.kind not in OTHER or score >= UNSURE:
+def _unsupported(history: History, case: Case) -> bool:
+    """Whether neither the windows of a part nor its blocks are sure that it lacks what the rest has."""
+    here, score, ask = case.here, case.score, case.ask
+    if ask.agreement is not None and history.kind in ("other_qf", "other_shift"):
+        return score < UNTOLD and _of_half(here, case.smoothed, ask.agreement)[1] < ENOUGH_COEFS
+    if ask.likely is None or history.kind not in OTHER or score >= UNSURE:
         return False
-    short = None if lacks is None else lacks(here)
+    short = None if ask.lacks is None else ask.lacks(here)
     if short is not None and short >= SURELY_SHORT:
         return False
-    return likely.against(here) < AGAINST or (short is not None and short < SHORT)
+    return ask.likely.against(here) < AGAINST or (short is not None and short < SHORT)
 
 
-def alike(
-    history: History,
-    here: npt.NDArray[np.bool_],
-    base: Background,
-    found: WindowPosteriors,
-    likely: Likelihood | None,
-    lacks: Lacks | None,
-    edges: Edges | None,
-    settled: Callable[[], bool],
-    kept: Kept | None,
-    lies: Agrees | None,
-    restored: bool,
-) -> bool:
-    """Whether a part and the rest may share a compression after all, however sure the part's windows are.
-
-    `likely`, `lacks`, `edges`, `kept`, `lies` and `restored` are as for `regions.find`; `settled` tells what the
-    function of this name does.
-    """
-    if history.kind in ONLY_THERE and not restored and history.grid_shift is None:
+def _alike(history: History, case: Case) -> bool:
+    """Whether a part and the rest may share a compression after all, however sure the part's windows are."""
+    here, base, found, ask = case.here, case.base, case.found, case.ask
+    if history.kind in ONLY_THERE and not ask.restored and history.grid_shift is None:
         return True
-    alone = history.kind in ONLY_THERE or (history.kind == "other_q1" and lacks is None)
-    if alone and not restored and _drifts(history, base, found):
+    alone = history.kind in ONLY_THERE or (history.kind == "other_q1" and ask.lacks is None)
+    if alone and not ask.restored and _drifts(history, base, found):
         return True
     if history.kind == "first_compression":
-        return kept is not None and _worked_on(history, here, found, kept)
+        return ask.kept is not None and _worked_on(history, here, found, ask.kept)
     if history.kind == "jpeg_in_uncompressed":
-        return _shared(history, here, found) or (not restored and _worked_on_since(history, here, lies))
-    if history.kind in _OF_LAST and found.logp.shape[2] != Q1_OFFSET[-1] and not settled():
+        return _shared(history, here, found) or (not ask.restored and _worked_on_since(history, here, ask.lies))
+    if history.kind in _OF_LAST and found.logp.shape[2] != Q1_OFFSET[-1] and not case.settled():
         return True
-    if history.kind == "uncompressed_in_jpeg" and edges is not None:
-        return min(edges(here, _place(base, found.origin))) >= EDGES
+    if history.kind == "uncompressed_in_jpeg" and ask.edges is not None:
+        return min(ask.edges(here, _place(base, found.origin))) >= EDGES
     # Without `lacks` it is not sure that what is taken for the background is not the part itself.
-    if likely is None or lacks is None or history.kind not in OTHER:
+    if ask.likely is None or ask.lacks is None or history.kind not in OTHER:
         return False
     # On the last grid the rounding of the last compression is no noise: what its blocks seem to lack tells nothing.
     aligned = _place(base, found.origin) == _last_grid(found.origin)
-    if history.kind == "no_first_compression" and (aligned or lacks(here) < SHORT) and likely.against(here) < AGAINST:
+    short = aligned or ask.lacks(here) < SHORT
+    if history.kind == "no_first_compression" and short and ask.likely.against(here) < AGAINST:
         return True  # neither way do its blocks lack anything: it may be soft, or the trace be drowned in noise
-    return _shown(here, likely, lacks)
+    return _shown(here, ask.likely, ask.lacks)
 
 
-def is_pixelated(history: History, here: npt.NDArray[np.bool_], mosaic: Mosaic | None) -> bool:
+def _is_pixelated(history: History, here: npt.NDArray[np.bool_], mosaic: Mosaic | None) -> bool:
     """Whether the compression that a part alone is said to show is a mosaic's, which somebody hid something with."""
     if mosaic is None or history.kind not in ONLY_THERE or history.grid_shift is None:
         return False
     return mosaic(here, history.grid_shift)
 
 
-def is_last(history: History, q2: tuple[int, ...] | None, origin: tuple[int, int]) -> bool:
+def _is_last(history: History, q2: tuple[int, ...] | None, origin: tuple[int, int]) -> bool:
     """Whether what a part is said to show is the last compression itself, with table `q2` and blocks from `origin` on.
 
     Twice the same on one grid leaves no trace: where pixels were brightened, one compression has looked like it.

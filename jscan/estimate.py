@@ -214,24 +214,19 @@ class Estimator:
             table = _steps_of(part, where, luma, found, q2).merged(part.q1)
             return replace(part, q1=table, qf1=nearest_qf(table))
 
-        consistency = self._compare(
-            suspicion.JPEG_MODEL,
-            found,
-            base,
-            channels,
-            pixels,
-            mute,
+        ask = doubts.Witnesses(
             likely=likely,
+            lacks=lacks,
             since=since,
             colours=colours,
-            lacks=lacks,
-            shared=lacks is not None,
+            in_frame=functools.partial(clipping.in_frame, luma),
+            mosaic=functools.partial(blockedges.is_mosaic, luma),
             kept=share_kept,
             told=told,
-            mosaic=functools.partial(blockedges.is_mosaic, luma),
-            in_frame=functools.partial(clipping.in_frame, luma),
             q2=q2,
+            shared=lacks is not None,
         )
+        consistency = self._compare(suspicion.JPEG_MODEL, found, base, channels, pixels, mute, ask)
         # For the maps only: a consistency model trained on refined posteriors did worse than one on the raw ones.
         refiner = self.models(context.MODEL)
         everywhere = self._thorough
@@ -299,22 +294,17 @@ class Estimator:
             assert part.qf1 is not None and part.grid_shift is not None
             return lastjpeg.of_part(luma, where, part.qf1, part.grid_shift)
 
-        consistency = self._compare(
-            suspicion.PIXEL_MODEL,
-            found,
-            base,
-            channels,
-            pixels,
-            mute,
+        ask = doubts.Witnesses(
             agreement=agreement,
             # Clipping hides a compression; it does not make one where the background has none.
             colours=colours if base.fraction > 0.5 else None,
             edges=functools.partial(blockedges.stand_out, luma),
-            mosaic=functools.partial(blockedges.is_mosaic, luma),
-            in_frame=functools.partial(clipping.in_frame, luma),
             lies=lies,
+            in_frame=functools.partial(clipping.in_frame, luma),
+            mosaic=functools.partial(blockedges.is_mosaic, luma),
             restored=restored,
         )
+        consistency = self._compare(suspicion.PIXEL_MODEL, found, base, channels, pixels, mute, ask)
         return _Look(found, base, mute, consistency, last, agreement)
 
     def _compare(
@@ -325,18 +315,15 @@ class Estimator:
         channels: npt.NDArray[np.floating[Any]],
         pixels: history.Content,
         mute: npt.NDArray[np.bool_],
-        **more: Any,
+        ask: doubts.Witnesses,
     ) -> Consistency:
-        """What the consistency model `name` finds in the windows that are not `mute` (R, C).
-
-        With `more` for `regions.find`.
-        """
+        """What the consistency model `name` finds in the windows that are not `mute` (R, C)."""
         answers = suspicion.estimate(self.models(name), channels)
         logits = suspicion.to_cells(answers, found.size, found.origin)
         logits[_Cells(found)(mute)] = np.nan
         texture = history.deviation(pixels)
         with stage("regions"):
-            return regions.find(logits, found, base, self.models.calibrations[name], texture, **more)
+            return regions.find(logits, found, base, self.models.calibrations[name], texture, ask)
 
     def _pixels(self, luma: npt.NDArray[np.uint8], colours: Colours | None) -> Estimate:
         """Estimates from decoded pixels; where these were once a JPEG, also from its double compression."""

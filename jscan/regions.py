@@ -17,8 +17,7 @@ from jscan.clipping import Colours
 from jscan.history import Background
 from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf
 from jscan.kept import Left
-from jscan.likelihood import Likelihood
-from jscan.records import Agreement, Region, WindowPosteriors
+from jscan.records import Region, WindowPosteriors
 from jscan.score import probability, smooth
 from jscan.tiling import BLOCK, WINDOW, nearest_window
 
@@ -88,38 +87,17 @@ def find(
     base: Background,
     calibration: Mapping[str, Any],
     texture: npt.NDArray[np.floating[Any]],
+    ask: doubts.Witnesses = doubts.NOBODY,
     *,
-    likely: Likelihood | None = None,
-    agreement: Agreement | None = None,
-    since: Agreement | None = None,
-    colours: Colours | None = None,
-    lacks: doubts.Lacks | None = None,
-    edges: doubts.Edges | None = None,
-    mosaic: doubts.Mosaic | None = None,
-    kept: doubts.Kept | None = None,
-    told: doubts.Told | None = None,
-    lies: doubts.Agrees | None = None,
-    in_frame: doubts.InFrame | None = None,
-    restored: bool = False,
-    shared: bool = True,
-    q2: tuple[int, ...] | None = None,
     least: float = 0.5,
 ) -> Consistency:
     """Suspicion, score, and the regions whose score is at least `least`.
 
     `logits` (ceil(H / 8), ceil(W / 8)) are the consistency model's answers at the cells of the image; `texture` (R,
-    C) is the standard deviation of the pixels of each window; `likely` says what speaks against the background's
-    first compression, None where it has none; `agreement` is of decoded pixels of which the last compression is
-    known, and `since` the same where what was before that one is asked; `colours` are asked for once there is a part to
-    be named, and `lacks` of a part that may lack the background's trace, where that is known; `edges` of those of the
-    background's blocks in a part of decoded pixels, and `lies` of the blocks of one that alone shows a compression;
-    `in_frame` of any part, `mosaic` of one that was compressed alone; `kept` of a part that has, or lacks, a first
-    compression, and `told` of the table of one that is named; `q2` is the table of the last one, of a JPEG. An image
-    that was `restored` to a scale is a little off it: no grid in it is sure. Where the background's grid is not
-    `shared` by most of an image, no part is said to lack what the rest has.
+    C) is the standard deviation of the pixels of each window; `ask` of any part that may be named.
     """
     smoothed = smooth(logits)
-    missing = None if likely is None else likely.around_cells(least_missing(smoothed.size))
+    missing = None if ask.likely is None else ask.likely.around_cells(least_missing(smoothed.size))
     if missing is not None:
         _raise_where_alone(smoothed, missing)
     labels, parts = _parts(smoothed)
@@ -127,7 +105,8 @@ def find(
     silent, incomparable, strongest = np.zeros(smoothed.shape, bool), 0, 0.0
     named = []
     left = None
-    settled = functools.cache(lambda: doubts.settled(agreement, colours, found.size, labels > 0))
+    settled = functools.cache(lambda: doubts.settled(ask.agreement, ask.colours, found.size, labels > 0))
+    kept, colours = ask.kept, ask.colours
     rest = functools.cache(lambda: None if kept is None else kept_by_rest(kept, labels > 0, found, base, colours))
     for part in parts:
         here = labels == part.label
@@ -137,45 +116,29 @@ def find(
             silent |= here
             incomparable += int(here.sum()) if own >= least else 0
             continue
-        if agreement is not None and doubts.agrees(here, smoothed, agreement):
+        if ask.agreement is not None and doubts.agrees(here, smoothed, ask.agreement):
             smoothed[here] = NOTHING
             continue
-        if since is not None and doubts.changed_since(here, smoothed, since):
+        if ask.since is not None and doubts.changed_since(here, smoothed, ask.since):
             smoothed[here] = np.minimum(smoothed[here], UNNAMED)
             continue
-        history = _history(found, base, part.box, here[part.box])
-        if history.kind == "unclear":
-            history = _history(found, base, part.box, doubts.surer_half(here, smoothed)[part.box])
-        if doubts.is_pixelated(history, here, mosaic):
-            history = doubts.History("unclear")
-        if not shared and doubts.nowhere(history):
-            history = doubts.History("unclear")
-        if doubts.is_last(history, q2, found.origin):
-            history = doubts.History("no_first_compression" if history.kind == "other_q1" else "unclear")
         alone = _strength(part, labels, smoothed, 1, calibration)
-        if alone < doubts.BELIEVED and doubts.mistaken(history, here, base, found, lacks, labels > 0, restored):
-            history = doubts.History("unclear")
-        if doubts.unsupported(history, here, alone, likely, lacks, smoothed, agreement):
-            history = doubts.History("unclear")
-        if doubts.alike(history, here, base, found, likely, lacks, edges, settled, kept, lies, restored):
-            history = doubts.History("unclear")
-        if (
-            history.kind == "unclear"
-            and shared
-            and missing is not None
-            and _lacks_trace(here[part.box], here, labels, missing)
-        ):
-            there = lacks is not None and lacks(here) < doubts.SHORT
-            history = history if there else doubts.History(LACKING)
+        case = doubts.Case(here, labels > 0, alone, smoothed, found, base, ask, settled)
+        history = _history(found, base, part.box, here[part.box])
+        if history.is_unclear:
+            history = _history(found, base, part.box, doubts.surer_half(here, smoothed)[part.box])
+        history = doubts.reconsidered(history, case)
+        if history.is_unclear and ask.shared and missing is not None:
+            lacking = _lacks_trace(here[part.box], here, labels, missing)
+            there = lacking and ask.lacks is not None and ask.lacks(here) < doubts.SHORT
+            history = doubts.History(LACKING) if lacking and not there else history
         if history.kind in (*doubts.OTHER, LACKING):
             left = rest()
-            history = doubts.History("unclear") if doubts.worn(left) else history
-        if _hidden_by_grey(history, here, likely, colours) or doubts.framed(here, alone, in_frame):
-            history = doubts.History("unclear")
-        if history.kind == "unclear" or (not _surely_lacks(history, here, likely) and _is_clipped(here, colours)):
+            history = doubts.UNCLEAR if doubts.worn(left) else history
+        if history.is_unclear or _hidden(history, case):
             smoothed[here] = np.minimum(smoothed[here], UNNAMED)
         else:
-            named.append((part, history if told is None else told(history, here)))
+            named.append((part, history if ask.told is None else ask.told(history, here)))
     smoothed[silent] = NOTHING
     score = probability(smoothed, smoothed.size, calibration)
     regions = []
@@ -213,24 +176,28 @@ def kept_by_rest(
     return kept(None, away & shown) or kept(None, away) or left
 
 
-def _surely_lacks(history: doubts.History, here: npt.NDArray[np.bool_], likely: Likelihood | None) -> bool:
-    """Whether blocks without clipped colours alone are sure that a part lacks the background's compression."""
-    return history.kind in doubts.OTHER and likely is not None and likely.against(here) >= doubts.SURELY_AGAINST
+def _hidden(history: doubts.History, case: doubts.Case) -> bool:
+    """Whether what is missing in a part may be hidden there, by clipped colours or by a frame around the picture."""
+    return _hidden_by_grey(history, case) or doubts.framed(case) or _hidden_by_clipping(history, case)
 
 
-def _hidden_by_grey(
-    history: doubts.History, here: npt.NDArray[np.bool_], likely: Likelihood | None, colours: Colours | None
-) -> bool:
+def _hidden_by_clipping(history: doubts.History, case: doubts.Case) -> bool:
+    """Whether so many colours of a part are clipped that whatever is missing there says nothing.
+
+    Unless blocks without clipped colours alone are sure that it lacks the background's compression.
+    """
+    likely, colours = case.ask.likely, case.ask.colours
+    surely = history.kind in doubts.OTHER and likely is not None and likely.against(case.here) >= doubts.SURELY_AGAINST
+    share = None if surely or colours is None else colours.clipped()
+    return share is not None and float(share[case.here].mean()) >= CLIPPED
+
+
+def _hidden_by_grey(history: doubts.History, case: doubts.Case) -> bool:
     """Whether a part that lacks the background's compression may have had clipped colours before the image was grey."""
+    likely, colours = case.ask.likely, case.ask.colours
     if history.kind not in (LACKING, "no_first_compression") or colours is None or not colours.grey():
         return False
-    return history.kind == LACKING or likely is None or likely.against(here) < GREY_AGAINST
-
-
-def _is_clipped(here: npt.NDArray[np.bool_], colours: Colours | None) -> bool:
-    """Whether so many colours are clipped in the cells `here` that whatever is missing there says nothing."""
-    share = None if colours is None else colours.clipped()
-    return share is not None and float(share[here].mean()) >= CLIPPED
+    return history.kind == LACKING or likely is None or likely.against(case.here) < GREY_AGAINST
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from material import mixed, posteriors
 
 from jscan import doubts, history, regions, rescaled
 from jscan.clipping import Colours
+from jscan.doubts import Witnesses
 from jscan.jpegtables import N_COEFS, standard_table
 from jscan.kept import Left
 from jscan.likelihood import Likelihood
@@ -57,7 +58,7 @@ def result_with(
     logits = logits_with(BOX, strength=strength)
     if len(ground[0]) == 1:  # decoded pixels, of which all but BOX lie on the multiples of their last table
         more = {"agreement": agreement_with(-30, 10), **more}
-    return regions.find(logits, found, history.background(found), CALIBRATION, texture, **more)
+    return regions.find(logits, found, history.background(found), CALIBRATION, texture, Witnesses(**more))
 
 
 def found_with(ground: Any, pasted: Any, origin: tuple[int, int] = (0, 0)) -> Region:
@@ -68,7 +69,7 @@ def found_with(ground: Any, pasted: Any, origin: tuple[int, int] = (0, 0)) -> Re
     return region
 
 
-def find(logits: npt.NDArray[np.float32], **more: Any) -> regions.Consistency:
+def find(logits: npt.NDArray[np.float32], least: float = 0.5, **more: Any) -> regions.Consistency:
     """What is found where the suspicious cells' windows have another history than the rest."""
     found = posteriors(table(70), 5, height=HEIGHT, width=WIDTH)
     other = posteriors(table(90), 20, height=HEIGHT, width=WIDTH)
@@ -83,7 +84,9 @@ def find(logits: npt.NDArray[np.float32], **more: Any) -> regions.Consistency:
         shift=np.where(there[..., None], other.shift, found.shift),
     )
     texture = np.full(there.shape, 20.0)
-    return regions.find(logits, mixture, history.background(found), CALIBRATION, texture, **more)
+    return regions.find(
+        logits, mixture, history.background(found), CALIBRATION, texture, Witnesses(**more), least=least
+    )
 
 
 def test_a_region_lies_where_the_cells_are() -> None:
@@ -556,7 +559,10 @@ def test_a_compression_of_a_part_alone_has_a_grid(steps: Any) -> None:
         base, texture = history.background(mixture), np.full(rest.present.shape, 20.0)
         assert len(regions.find(logits_with(BOX), mixture, base, CALIBRATION, texture).regions) == found
         # Brought back to a scale, which is never quite right, its grid moves as well.
-        assert len(regions.find(logits_with(BOX), mixture, base, CALIBRATION, texture, restored=True).regions) == 1
+        assert (
+            len(regions.find(logits_with(BOX), mixture, base, CALIBRATION, texture, Witnesses(restored=True)).regions)
+            == 1
+        )
 
 
 @pytest.mark.parametrize("steps", [(80,), table(80)])
@@ -572,7 +578,7 @@ def test_a_compression_of_a_part_alone_does_not_show_elsewhere(steps: Any) -> No
         (one, 4, False, 1), (far, 4, False, 0), (far, 8, False, 1), (far, 4, True, 1)
     ):  # fmt: skip
         result = regions.find(
-            logits_with(BOX, strength=strength), mixture, base, CALIBRATION, texture, restored=restored
+            logits_with(BOX, strength=strength), mixture, base, CALIBRATION, texture, Witnesses(restored=restored)
         )
         assert len(result.regions) == found
 
@@ -598,7 +604,9 @@ def test_a_compression_of_a_part_alone_has_one_grid(steps: Any) -> None:
         for which, count in ((whole, 1), (mixture, found)):
             result = regions.find(logits_with(BOX, strength=8), which, base, CALIBRATION, texture)
             assert len(result.regions) == count
-        restored = regions.find(logits_with(BOX, strength=8), mixture, base, CALIBRATION, texture, restored=True)
+        restored = regions.find(
+            logits_with(BOX, strength=8), mixture, base, CALIBRATION, texture, Witnesses(restored=True)
+        )
         assert len(restored.regions) == 1, "a grid brought back to a scale moves as well"
 
 
@@ -752,7 +760,7 @@ def test_a_table_without_a_grid_is_another_one_only_beside_a_sure_grid() -> None
     mixture = mixed(ground, part, *windows_of(ground, BOX))
     base, texture = history.background(ground), np.full(ground.present.shape, 20.0)
     for shared in (True, False):
-        result = regions.find(logits_with(BOX), mixture, base, CALIBRATION, texture, shared=shared)
+        result = regions.find(logits_with(BOX), mixture, base, CALIBRATION, texture, Witnesses(shared=shared))
         assert [(r.kind, r.grid_shift) for r in result.regions] == [("other_q1", None)] * shared
 
 
@@ -856,7 +864,7 @@ def small_parts(
     calibration, texture = {**CALIBRATION, "counts": [16]}, np.full(found.present.shape, 20.0)
     likely = None if missing is None else Said(missing)
     return regions.find(
-        logits, found, history.background(found), calibration, texture, likely=likely, lacks=lacks, **more
+        logits, found, history.background(found), calibration, texture, Witnesses(likely=likely, lacks=lacks, **more)
     )
 
 

@@ -34,7 +34,6 @@ from jscan.errors import ModelError, UsageError
 from jscan.estimate import Estimator
 from jscan.fastwindows import FastWindows
 from jscan.jpegtables import N_COEFS, standard_table
-from jscan.likelihood import Likelihood
 from jscan.records import Agreement, ImageRef, LastCompression, Maps, Region
 from jscan.regions import Consistency
 
@@ -132,9 +131,10 @@ def test_small_parts_are_judged_by_the_blocks_of_the_background(
     told: list[npt.NDArray[np.float32] | None] = []
     real = regions.find
 
-    def telling(*arguments: Any, likely: Likelihood | None = None, **more: Any) -> Any:
+    def telling(*arguments: Any) -> Any:
+        likely = arguments[-1].likely
         told.append(None if likely is None else likely.around_cells(0))
-        return real(*arguments, likely=likely, **more)
+        return real(*arguments)
 
     monkeypatch.setattr(regions, "find", telling)
     once = pixels_of(file_of(photo("coffee")[:280, :380], quality=75))[3:, 5:].copy()
@@ -449,7 +449,7 @@ def test_only_a_find_of_the_fast_way_is_looked_at_again(
         asked.append(where)
         return replace(found, present=np.full_like(found.present, 0.25))
 
-    monkeypatch.setattr(regions, "find", lambda *a, **k: replace(find(*a, **k), score=score))
+    monkeypatch.setattr(regions, "find", lambda *a: replace(find(*a), score=score))
     monkeypatch.setattr(q1map, "again", look_again)
     monkeypatch.setattr(context, "refine", lambda model, found, *_, everywhere: found)
     result = Scanner(device="cpu", thorough=thorough).scan(file_of(PICTURE, quality=88))
@@ -472,7 +472,7 @@ def test_all_of_decoded_pixels_is_looked_at_again_where_the_fast_way_may_have_fo
         asked.append(bool(where.all()))
         return in_full(look, found, where, *rest, **more)
 
-    monkeypatch.setattr(regions, "find", lambda *a, **k: replace(find(*a, **k), score=score, strongest=strongest))
+    monkeypatch.setattr(regions, "find", lambda *a: replace(find(*a), score=score, strongest=strongest))
     monkeypatch.setattr(FastWindows, "again", look_again)
     monkeypatch.setattr(blockperiod, "candidates", lambda luma: ())
     result = Scanner(device="cpu", thorough=thorough).scan(PICTURE)
