@@ -23,6 +23,10 @@ STEEP = 3.0
 """Times that steps across the lines are as large as those between them from which the blocks are those of a mosaic. Of
 21 parts that were pixelated in squares of 16 and looked compressed 18 had more, of 47 parts with a JPEG's blocks, of
 quality 15 to 80, two."""
+COARSE = 3.0
+"""Grey levels from one square to the next, in the tenth of these steps that is the largest, from which it is one: in
+flat places there is nothing in the blocks of a JPEG either. Of 37 mosaics in photographs all had 4 and more, of four
+such parts with a JPEG's blocks none more than 2."""
 
 
 def is_mosaic(luma: npt.NDArray[np.uint8], part: npt.NDArray[np.bool_], grid: Sequence[int]) -> bool:
@@ -35,18 +39,21 @@ def is_mosaic(luma: npt.NDArray[np.uint8], part: npt.NDArray[np.bool_], grid: Se
     if not core.any():
         return False
     pixels, inside = _in_box(luma, core)
-    return min(_steepness(pixels.T, inside.T, grid[0]), _steepness(pixels, inside, grid[1])) >= STEEP
+    both = [_steps(pixels.T, inside.T, grid[0]), _steps(pixels, inside, grid[1])]
+    if not all(len(lines) and len(others) for lines, others in both):
+        return False
+    steep = all(float(lines.mean()) >= STEEP * max(float(others.mean()), 1e-6) for lines, others in both)
+    return steep and max(float(np.percentile(lines, 90)) for lines, _ in both) >= COARSE
 
 
-def _steepness(pixels: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_], first: int) -> float:
-    """How much larger steps across the lines down are than others, where blocks begin at column `first`."""
+def _steps(
+    pixels: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_], first: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """(n,) steps across the lines down, where blocks begin at column `first`, and (m,) those between them."""
     steps = np.abs(np.diff(pixels, axis=1))
     both = inside[:, 1:] & inside[:, :-1]
     on = np.arange(1, pixels.shape[1]) % BLOCK == first
-    lines, others = steps[:, on][both[:, on]], steps[:, ~on][both[:, ~on]]
-    if not len(lines) or not len(others):
-        return 0.0
-    return float(lines.mean()) / max(float(others.mean()), 1e-6)
+    return steps[:, on][both[:, on]], steps[:, ~on][both[:, ~on]]
 
 
 def stand_out(luma: npt.NDArray[np.uint8], part: npt.NDArray[np.bool_], grid: Sequence[int]) -> tuple[float, float]:

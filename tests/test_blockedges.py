@@ -83,3 +83,12 @@ def test_squares_of_a_mosaic_are_told_from_blocks_of_a_compression(saved: int | 
     assert not is_mosaic(luma, part(luma, y + 5, x + 6, 8), (y % 8, x % 8)), "too little to tell"
     coarse = grey(compressed(20))
     assert not is_mosaic(coarse, part(coarse, 80, 120, 160), GRID)
+
+
+def test_flat_blocks_of_a_compression_are_no_mosaic() -> None:
+    """Their levels differ by one or two; the squares of a mosaic differ as its picture does."""
+    y, x = np.mgrid[:160, :200] // 8
+    for step, found in ((1, False), (2, False), (4, True)):
+        for luma in (100 + step * ((y + x) % 12), 100 + step * (y % 12)):
+            here = part(luma, 16, 24, 112)
+            assert is_mosaic(luma.astype(np.uint8), here, (0, 0)) == (found and luma[0, 8] != luma[0, 0])
