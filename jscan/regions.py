@@ -184,9 +184,12 @@ def _hidden(history: doubts.History, case: doubts.Case) -> bool:
 def _hidden_by_clipping(history: doubts.History, case: doubts.Case) -> bool:
     """Whether so many colours of a part are clipped that whatever is missing there says nothing.
 
-    Unless blocks without clipped colours alone are sure that it lacks the background's compression.
+    Unless blocks without clipped colours alone are sure that it lacks the background's compression. Clipping hides a
+    compression; it does not make one where the background has none.
     """
     likely, colours = case.ask.likely, case.ask.colours
+    if history.kind in doubts.ONLY_THERE:
+        return False
     surely = history.kind in doubts.OTHER and likely is not None and likely.against(case.here) >= doubts.SURELY_AGAINST
     share = None if surely or colours is None else colours.clipped()
     return share is not None and float(share[case.here].mean()) >= CLIPPED

@@ -738,6 +738,14 @@ def test_a_part_that_surely_lacks_the_trace_is_a_region_whatever_its_colours() -
         assert len(result.regions) == found and (result.score > 0.5) == found
 
 
+def test_a_part_that_alone_was_compressed_is_a_region_whatever_its_colours() -> None:
+    """Clipping hides a compression; it makes none."""
+    clipped = Colours(lambda: np.ones((cells(HEIGHT), cells(WIDTH)), np.float32), lambda: False)
+    (region,) = result_with((table(70), 3, 0.05), (table(80), 20, 0.95), colours=clipped).regions
+    assert region.kind == "first_compression"
+    assert not result_with(GROUND, (table(90), 30, 0.95), colours=clipped).regions
+
+
 def test_nothing_lacks_what_the_rest_does_not_share() -> None:
     """A table of its own may still be told; that the rest has another grid, or any compression, is not known."""
     for pasted, kind, left in (
@@ -785,6 +793,10 @@ def test_a_mosaic_is_no_compression() -> None:
         assert asked == ([(2, 4)] if found else [])
         result = result_with(ground, pasted, mosaic=mosaic(True))
         assert bool(result.regions) != found and (result.score < 0.5) == found
+    # Of a quality at which nobody saves, it is one whose squares are not told.
+    for quality, found in ((doubts.COARSEST - 1, False), (doubts.COARSEST, True)):
+        result = result_with(((70,), 3, 0.05), ((int(quality),), 20, 0.95), mosaic=mosaic(False))
+        assert bool(result.regions) == found
 
 
 def test_a_part_of_a_grey_picture_must_lack_the_trace_clearly() -> None:
