@@ -6,13 +6,13 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from jscan import (
     blockedges,
     blockperiod,
+    cellmaps,
     clipping,
     context,
     doubts,
@@ -29,12 +29,14 @@ from jscan import (
     suspicion,
     tiling,
     trace,
+    warped,
 )
+from jscan.cellmaps import Cells, windows_in
 from jscan.clipping import Colours
 from jscan.fastwindows import FastWindows
 from jscan.firsttable import FirstSteps
 from jscan.history import Background
-from jscan.jpegtables import N_COEFS, Q1_MAX, Q1_OFFSET, nearest_qf, standard_table
+from jscan.jpegtables import N_COEFS, Q1_OFFSET, nearest_qf, standard_table
 from jscan.modelset import Q1, QF, ModelSet
 from jscan.records import NOT_LUMA, Agreement, DecodedImage, LastCompression, Maps, Region, WindowPosteriors
 from jscan.regions import Consistency
@@ -46,21 +48,10 @@ FAINTEST_RESIZED = 95.0
 """Quality factor up to which a compression is believed to show through a resize: combs of step 1 do not."""
 FINE_SEARCH = 16_000_000
 """Pixels that are looked at for what shows at other scales than a part; in a large image fewer of them are tried."""
-BESIDE, GRADUAL = (3, 8), 0.15
-"""Cells from a part that are beside it, and the share of them that may show a compression at any scale: of twelve parts
-that were pasted in 0.06 at most did, of three in warped pictures 0.28, 0.58 and 0.66, and of a fourth none."""
-GOES_ON, CLEAR = 0.5, 3
-"""How much more a rhythm of about 8 pixels than others may show, so many cells from a part and farther, in an image
-that was brought to the scale of the part, if the part alone is to show a compression. Of 36 lens-warped pictures of
-which that was wrongly said 33 had more: blocks go on around their middle, on grids that bend, which no window tells.
-Of 116 with a resized part that was pasted in 10 had, mostly from blocks of about that size in the picture itself."""
 CONFIRMED = 0.4
 """Score from which what the fast way found is looked at again with all shifts and windows: nobody is accused by it."""
 DOUBTED = 0.3
 """Suspicion from which a cell is among what is looked at again."""
-AROUND = 4
-"""Cells around these that are, too."""
-
 TELLING = 0.3
 """Mean sureness of the windows from which they tell whether there was a first compression, and the share that surely
 shows one if more than half are said to. JPEGs that were saved once have 0.13 to 0.35 and 0.02 to 0.3 at qualities of 45
@@ -116,7 +107,11 @@ class Estimator:
             estimate = self.jpeg(luma, image.jpeg.q2_luma, colours=colours)
         else:
             estimate = self._pixels(luma, colours)
-        return estimate if luma is image.luma else replace(estimate, maps=_extend(estimate.maps, image))
+        return (
+            estimate
+            if luma is image.luma
+            else replace(estimate, maps=cellmaps.extended(estimate.maps, image.height, image.width))
+        )
 
     def _by_papers(self, image: DecodedImage, luma: npt.NDArray[np.uint8]) -> Estimate:
         """Estimates of the papers' networks: of the first table for a JPEG, else of QF and flag."""
@@ -156,7 +151,7 @@ class Estimator:
         """
         look = self.models.windows(Q1, luma)
         found = q1map.estimate(look, luma, q2, origin)
-        without = None if parts is None else _windows_in(parts, found)
+        without = None if parts is None else windows_in(parts, found)
         judge = functools.partial(self._of_jpeg, luma=luma, q2=q2, since=since, colours=colours, without=without)
         estimate = judge(found)
         if not isinstance(look, FastWindows) or estimate.consistency.score < CONFIRMED:
@@ -164,7 +159,7 @@ class Estimator:
         where = (
             np.ones(found.present.shape, bool)
             if everywhere
-            else _windows_in(estimate.consistency.suspicion > DOUBTED, found)
+            else windows_in(estimate.consistency.suspicion > DOUBTED, found)
         )
         return judge(q1map.again(look, found, where, luma, q2))
 
@@ -245,7 +240,7 @@ class Estimator:
             notes = (NO_ONE_GRID,)
         notes += _incomparable(consistency)
         steps_of_all = known if table is not None else firsttable.NOTHING
-        maps = _jpeg_maps(refined, consistency.suspicion, mute, q2, base, steps_of_all)
+        maps = cellmaps.of_jpeg(refined, consistency.suspicion, mute, q2, base, steps_of_all)
         return Estimate(consistency, maps, notes, q1=table, grid_shift=place, double_fraction=fraction)
 
     def _look(self, luma: npt.NDArray[np.uint8], colours: Colours | None) -> _Look:
@@ -320,7 +315,7 @@ class Estimator:
         """What the consistency model `name` finds in the windows that are not `mute` (R, C)."""
         answers = suspicion.estimate(self.models(name), channels)
         logits = suspicion.to_cells(answers, found.size, found.origin)
-        logits[_Cells(found)(mute)] = np.nan
+        logits[Cells(found)(mute)] = np.nan
         texture = history.deviation(pixels)
         with stage("regions"):
             return regions.find(logits, found, base, self.models.calibrations[name], texture, ask)
@@ -384,8 +379,8 @@ class Estimator:
             qualities = [r.qf1 for r in look.consistency.regions if r.qf1 is not None]
             if look.consistency.score >= 0.5 and qualities and min(qualities) <= FAINTEST_RESIZED:
                 consistency = regions.rescale(look.consistency, factor, (luma.shape[0], luma.shape[1]))
-                goes_on = _goes_on(restored, look.consistency.suspicion > 0.5)
-                if goes_on or _warped(consistency.suspicion > 0.5, self._anywhere(luma, candidate)):
+                goes_on = warped.goes_on(restored, look.consistency.suspicion > 0.5)
+                if goes_on or warped.fits_elsewhere(consistency.suspicion > 0.5, self._anywhere(luma, candidate)):
                     said = "The image was compressed as JPEG, and its parts resized by different factors since"
                     return noted(f"{said}, as when it is warped as a whole: no region is named.")
                 seen = regions.resample(look.found.present, consistency.suspicion.shape)
@@ -406,7 +401,7 @@ class Estimator:
         anywhere = np.zeros(shape, bool)
         for scale in rescaled.around(candidate)[: max(1, FINE_SEARCH // luma.size)]:
             tried = self._quickly(rescaled.restore(luma, scale))
-            sure = _Cells(tried)(doubts.surely_shown(tried)).astype(np.float32)
+            sure = Cells(tried)(doubts.surely_shown(tried)).astype(np.float32)
             anywhere |= regions.resample(sure, shape) > 0.5
         return anywhere
 
@@ -424,14 +419,6 @@ def _steps_of(
     dy, dx = ((first - begin) % tiling.BLOCK for first, begin in zip(part.grid_shift, found.origin, strict=True))
     own = Background(part.q1, tiling.BLOCK * dy + dx, 1.0)
     return firsttable.estimate(luma, found, own, q2, ~where[np.ix_(*index)])
-
-
-def _windows_in(part: npt.NDArray[np.bool_], found: WindowPosteriors) -> npt.NDArray[np.bool_]:
-    """(R, C) windows that lie in or near the cells of a part."""
-    side = 2 * AROUND + 1
-    doubt = cv2.dilate(part.astype(np.uint8), np.ones((side, side), np.uint8))
-    index = [tiling.centre_cells(*axis) for axis in zip(found.size, found.present.shape, found.origin, strict=True)]
-    return np.asarray(doubt[np.ix_(*index)] > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,123 +468,21 @@ def _is_first(region: Region, before: Estimate) -> bool:
     return region.grid_shift == before.grid_shift and same
 
 
-def _warped(part: npt.NDArray[np.bool_], anywhere: npt.NDArray[np.bool_]) -> bool:
-    """Whether a part is but where one of the scales fits that were tried, and others fit elsewhere.
-
-    All of what was pasted in shows at one scale, or nearly, and what is around it at none; of a picture that was warped
-    each place does at its own. So more of it shows a compression far from the part than in it, or much beside the part.
-    """
-    beside = doubts.far_from(part, BESIDE[0]) & ~doubts.far_from(part, BESIDE[1])
-    elsewhere = int((anywhere & doubts.far_from(part)).sum())
-    return elsewhere > int((anywhere & part).sum()) or int((anywhere & beside).sum()) > GRADUAL * int(beside.sum())
-
-
-def _goes_on(restored: npt.NDArray[np.uint8], part: npt.NDArray[np.bool_]) -> bool:
-    """Whether blocks show around a part as well, in an image `restored` to its scale, and of about that size."""
-    more = blockperiod.rest(restored, ~doubts.far_from(part, CLEAR))
-    return more is not None and more >= GOES_ON
-
-
-def _jpeg_maps(
-    found: WindowPosteriors,
-    suspected: npt.NDArray[np.float32],
-    mute: npt.NDArray[np.bool_],
-    q2: tuple[int, ...],
-    base: Background,
-    known: FirstSteps,
-) -> Maps:
-    """The maps of a JPEG, or of pixels in which there was one, with last table `q2`.
-
-    Windows that show the background's grid, in cells that are not suspected, have its steps where these are `known`.
-    """
-    cells = _Cells(found)
-    decoded, sure = q1map.decode_surely(found.logp)
-    own = (found.present > 0.5) & (found.shift.argmax(axis=2) == base.shift) & ~_windows_in(suspected > 0.5, found)
-    told = known.steps[:N_COEFS] > 0
-    decoded = np.where(own[..., None] & told, np.minimum(known.steps[:N_COEFS], Q1_MAX), decoded)
-    covered = np.where(mute, 0, _q1_coverage(found, sure))
-    steps = decoded.astype(np.float32)
-    steps[mute] = np.nan
-    shift, placed = _shifts(found, mute)
-    return Maps(
-        suspicion=np.where(cells(mute), np.nan, suspected).astype(np.float32),
-        qf=np.full(suspected.shape, nearest_qf(np.maximum(q2, 1)), np.float32),
-        flag=np.ones(suspected.shape, np.float32),
-        q1=np.ascontiguousarray(cells(steps).transpose(2, 0, 1)),
-        double=cells(np.where(mute, np.nan, found.present).astype(np.float32)),
-        coverage=cells(covered.astype(np.float32)),
-        shift=np.ascontiguousarray(cells(shift).transpose(2, 0, 1)),
-        shift_confidence=cells(placed),
-    )
-
-
 def _pixel_estimate(look: _Look) -> Estimate:
-    """The maps of decoded pixels."""
-    found, mute, cells = look.found, look.mute, _Cells(look.found)
-    quality, sure = qfmap.quality(found)
-    covered = history.sureness(found) * np.where(found.present > 0.5, sure, 1)
-    shift, placed = _shifts(found, mute)
-    size = look.consistency.suspicion.shape
-    qf = cells(np.where(mute | (found.present < 0.5), np.nan, quality).astype(np.float32))
+    """What one look at decoded pixels tells."""
+    suspected = look.consistency.suspicion
+    maps = cellmaps.of_pixels(look.found, suspected, look.mute)
     if look.agreement is not None and (told := _quality_of_all(look)) is not None:
         coarse = bool(np.median(standard_table(told)[:N_COEFS]) >= lastjpeg.LEAST_STEP)
-        own = cells(found.shift.argmax(axis=2) == look.base.shift) & ~(look.consistency.suspicion > 0.5)
-        own &= ~np.isnan(qf) & doubts.agreeing(look.agreement, size, silent=coarse)
-        qf[own] = told
-    maps = Maps(
-        suspicion=np.where(cells(mute), np.nan, look.consistency.suspicion).astype(np.float32),
-        qf=qf,
-        flag=cells(np.where(mute, np.nan, found.present).astype(np.float32)),
-        q1=np.full((N_COEFS, *size), np.nan, np.float32),
-        double=np.full(size, np.nan, np.float32),
-        coverage=cells(np.where(mute, 0, covered).astype(np.float32)),
-        shift=np.ascontiguousarray(cells(shift).transpose(2, 0, 1)),
-        shift_confidence=cells(placed),
-    )
+        own = Cells(look.found)(look.found.shift.argmax(axis=2) == look.base.shift) & ~(suspected > 0.5)
+        own &= ~np.isnan(maps.qf) & doubts.agreeing(look.agreement, suspected.shape, silent=coarse)
+        maps = replace(maps, qf=np.where(own, np.float32(told), maps.qf))
     return Estimate(look.consistency, maps, _incomparable(look.consistency))
 
 
 def _incomparable(found: Consistency) -> tuple[str, ...]:
     """What is said where parts cannot be compared with the rest."""
     return (INCOMPARABLE.format(found.incomparable),) if found.incomparable > 0 else ()
-
-
-def _shifts(
-    found: WindowPosteriors, mute: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """(R, C, 2) likeliest (dy, dx) of each window seen from the image's corner, and (R, C) how probable it is.
-
-    The probability is that of the compression times that of the shift, which the posterior gives for the case that
-    there was one. NaN where the window holds no information.
-    """
-    best = found.shift.argmax(axis=2)
-    p = np.exp(np.take_along_axis(found.shift, best[..., None], axis=2)[..., 0].astype(np.float32))
-    shift = np.stack([(at + first) % 8 for at, first in zip(np.divmod(best, 8), found.origin, strict=True)], axis=2)
-    # In half precision the log of a sum of one may lie a little above zero.
-    sure = np.where(mute, np.nan, found.present * np.minimum(p, 1))
-    return np.where(mute[..., None], np.nan, shift).astype(np.float32), sure.astype(np.float32)
-
-
-class _Cells:
-    """Spreads what was found for windows over the cells of the image."""
-
-    def __init__(self, found: WindowPosteriors) -> None:
-        rows = tiling.nearest_window(found.size[0], found.present.shape[0], found.origin[0])
-        cols = tiling.nearest_window(found.size[1], found.present.shape[1], found.origin[1])
-        self._index = np.ix_(rows, cols)
-
-    def __call__(self, windows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return windows[self._index]
-
-
-def _q1_coverage(found: WindowPosteriors, sure: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(R, C) how sure the Q1 network is of its answer: of the steps where there was a first compression, or of none.
-
-    `sure` (R, C) is the mean probability of the steps.
-    """
-    none = np.maximum(0, 1 - 2 * found.present)
-    covered: npt.NDArray[np.float32] = found.present * sure + (1 - found.present) * none
-    return covered
 
 
 def _double_fraction(
@@ -634,25 +519,3 @@ def _background_facts(
     if placed <= 0.3:
         return None, None  # steps of 1 "fit" an image that shows no first compression; a grid does not fit by chance
     return (known.merged(base.table) if held > 0.3 or known.sure else None), place
-
-
-def _extend(maps: Maps, image: DecodedImage) -> Maps:
-    """Maps of a truncated image with NaN (no coverage) where nothing was decoded."""
-    rows, cols = tiling.cells(image.height), tiling.cells(image.width)
-
-    def grown(x: npt.NDArray[np.float32], fill: float) -> npt.NDArray[np.float32]:
-        out = np.full((*x.shape[:-2], rows, cols), fill, np.float32)
-        out[..., : x.shape[-2], :] = x
-        return out
-
-    nan = float("nan")
-    return Maps(
-        suspicion=grown(maps.suspicion, nan),
-        qf=grown(maps.qf, nan),
-        flag=grown(maps.flag, nan),
-        q1=grown(maps.q1, nan),
-        double=grown(maps.double, nan),
-        coverage=grown(maps.coverage, 0.0),
-        shift=grown(maps.shift, nan),
-        shift_confidence=grown(maps.shift_confidence, nan),
-    )

@@ -20,6 +20,7 @@ LAYERS = {
         "fastwindows", "scouting", "layout", "sparse",
         "qfmap", "q1map", "lastjpeg", "history", "trace", "firsttable", "suspicion", "context", "regions",
         "rescaled", "blockperiod", "clipping", "score", "parquet", "heatmap", "atomic", "blockedges", "doubts",
+        "cellmaps", "warped",
         "likelihood", "kept",
         "papermap",
     ),
@@ -91,6 +92,12 @@ SIBLINGS = {
     ("regions", "likelihood"),
     ("regions", "score"),
     ("rescaled", "blockperiod"),
+    ("warped", "blockperiod"),
+    ("warped", "doubts"),
+    ("cellmaps", "firsttable"),
+    ("cellmaps", "history"),
+    ("cellmaps", "q1map"),
+    ("cellmaps", "qfmap"),
 }
 NEVER = {"torch", "ray", "matplotlib", "train"}
 BUT = {("engine/ray.py", "ray")}

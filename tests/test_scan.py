@@ -20,6 +20,7 @@ from jscan import (
     Scanner,
     ScanResult,
     blockperiod,
+    cellmaps,
     context,
     estimate,
     history,
@@ -431,7 +432,7 @@ def test_windows_near_suspicious_cells_are_those_looked_at_again() -> None:
     suspicion = np.zeros((32, 50), np.float32)
     suspicion[10, 30] = 0.9  # pixels 80 to 88 down and 240 to 248 across
     suspicion[20, 2] = np.nan
-    where = estimate._windows_in(suspicion > 0.5, found)
+    where = cellmaps.windows_in(suspicion > 0.5, found)
     assert where.shape == found.present.shape
     rows, cols = (np.nonzero(where.any(axis))[0] * 16 + 32 for axis in (1, 0))  # middles of these windows
     assert rows.min() == 48 and rows.max() == 112 and cols.min() == 208 and cols.max() == 272
@@ -530,7 +531,7 @@ def test_a_find_is_looked_at_again_near_it_or_everywhere(
         return out
 
     monkeypatch.setattr(estimate, "CONFIRMED", 0.0)
-    monkeypatch.setattr(estimate, "_windows_in", lambda part, found: near(found.present.shape))
+    monkeypatch.setattr(estimate, "windows_in", lambda part, found: near(found.present.shape))
     monkeypatch.setattr(q1map, "again", look_again)
     scanner.estimator.jpeg(np.array(PICTURE[:, :, 1]), Q2, everywhere=everywhere)
     assert asked[0].all() if everywhere else np.array_equal(asked[0], near(asked[0].shape))
@@ -629,23 +630,6 @@ def test_what_the_first_compression_of_all_left_in_a_part_is_no_other_last_one()
         assert not estimate._is_first(part, is_not)
     assert not estimate._is_first(replace(part, kind="uncompressed_in_jpeg"), first)
     assert not estimate._is_first(replace(part, grid_shift=None), never)
-
-
-def test_a_part_shows_at_its_own_scale_and_the_rest_at_none() -> None:
-    """Where more of an image shows a compression far from the part, at whatever scale, it was warped as a whole."""
-    part, anywhere = np.zeros((60, 60), bool), np.zeros((60, 60), bool)
-    part[10:20, 10:20] = anywhere[10:20, 10:20] = True
-    anywhere[20:26, 10:26] = True  # what is near to the part holds some of it
-    assert not estimate._warped(part, anywhere)
-    anywhere[45:50, 20:40] = True
-    assert not estimate._warped(part, anywhere)
-    anywhere[50, 20] = True
-    assert estimate._warped(part, anywhere)
-    # Or much of what is beside it, where a part of a picture ends where its scale does.
-    anywhere[26:] = False
-    assert not estimate._warped(part, anywhere)
-    anywhere[22:26, 8:28] = True
-    assert estimate._warped(part, anywhere)
 
 
 def test_a_flat_part_is_unknown_where_another_was_resized_too(scanner: Scanner) -> None:
