@@ -162,34 +162,33 @@ def rest(luma: npt.NDArray[np.uint8], parts: npt.NDArray[np.bool_]) -> float | N
     In the mean of its windows of WINDOW pixels. `parts` (ceil(H / 8), ceil(W / 8)) are the cells that are not of the
     rest. None where this holds no window.
     """
-    inside = ~parts.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)[: luma.shape[0], : luma.shape[1]]
-    found = [_rest_along(luma, inside), _rest_along(np.ascontiguousarray(luma.T), np.ascontiguousarray(inside.T))]
-    weight = sum(weights.sum() for _, weights in found)
-    return float(sum((more * weights).sum() for more, weights in found) / weight) if weight else None
+    total = weight = 0.0
+    for pixels, cells in ((luma, ~parts), (luma.T, ~parts.T)):
+        for y in range(0, pixels.shape[0] - WINDOW + 1, STEP):
+            inside = cells[y // BLOCK : (y + WINDOW) // BLOCK].repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)
+            strip = np.ascontiguousarray(pixels[y : y + WINDOW])
+            more, weights = _rest_of(strip, inside[:, : strip.shape[1]])
+            total += float((more * weights).sum())
+            weight += float(weights.sum())
+    return total / weight if weight else None
 
 
-def _rest_along(
-    luma: npt.NDArray[np.uint8], inside: npt.NDArray[np.bool_]
+def _rest_of(
+    strip: npt.NDArray[np.uint8], inside: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(n,) the same along the rows, in each window with enough pixels `inside` (H, W), and (n,) the share of these."""
-    profiles, weights = [np.zeros((0, WINDOW))], [np.zeros(0)]
-    for y in range(0, luma.shape[0] - WINDOW + 1, STEP):
-        there = inside[y : y + WINDOW]
-        count = there.sum(axis=0)
-        mean = np.where(there, _edges(luma[y : y + WINDOW]), 0).sum(axis=0) / np.maximum(count, 1)
-        begins = range(0, luma.shape[1] - WINDOW + 1, STEP)
-        counts = np.array([count[x : x + WINDOW] for x in begins]).reshape(-1, WINDOW)
-        values = np.array([mean[x : x + WINDOW] for x in begins]).reshape(-1, WINDOW)
-        full = counts >= FULL * WINDOW
-        enough = full.mean(axis=1) >= 1 - FULL
-        middle = (values * full).sum(axis=1) / np.maximum(full.sum(axis=1), 1)
-        profiles.append((np.where(full, values - middle[:, None], 0))[enough])
-        weights.append(counts[enough].mean(axis=1) / WINDOW)
-    spectra = _whitened(np.concatenate(profiles))
+    """(n,) the same along each window of a strip with enough pixels `inside`, and (n,) the share of these."""
+    begins = range(0, strip.shape[1] - WINDOW + 1, STEP)
+    count = inside.sum(axis=0)
+    mean = np.where(inside, _edges(strip), 0).sum(axis=0) / np.maximum(count, 1)
+    counts, values = (np.array([a[x : x + WINDOW] for x in begins]).reshape(-1, WINDOW) for a in (count, mean))
+    full = counts >= FULL * WINDOW
+    middle = (values * full).sum(axis=1) / np.maximum(full.sum(axis=1), 1)
+    enough = full.mean(axis=1) >= 1 - FULL
+    spectra = _whitened(np.where(full, values - middle[:, None], 0)[enough])
 
     def most(period: float) -> npt.NDArray[np.float64]:
         around = period * np.exp(np.arange(-MOVES, MOVES, 0.004))
         return np.asarray(_in_windows(spectra, WINDOW, around).max(axis=1))
 
     others = np.mean([most(period) for period in OTHERS], axis=0)
-    return most(BLOCK) - others, np.concatenate(weights)
+    return most(BLOCK) - others, counts[enough].mean(axis=1) / WINDOW
