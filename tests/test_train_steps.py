@@ -52,6 +52,16 @@ def test_kernels_multiply_out_to_the_transform(frequency: int) -> None:
     assert frequency == 0 or abs(kernels[0].sum()) < 1e-6, "differences first, or levels of 255 would be rounded"
 
 
+def test_no_triangle_is_narrower_than_what_a_densenet_rounds_by() -> None:
+    shallow = Steps()
+    with torch.no_grad():
+        shallow.widths[0, 0], shallow.widths[1, 1] = -9.0, 1.0
+    assert float(shallow.feet()[0, 0].detach()) == pytest.approx(steps.AT_LEAST / UNIT)
+    assert float(shallow.feet()[1, 1].detach()) == pytest.approx(np.e)
+    far = torch.full((1, 1, 1, shallow.widths.numel()), -steps.AT_LEAST / UNIT / 2)
+    assert float(shallow.near(far)[0, 0, 0, 0].detach()) == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("distance", [2, 4, 8])
 def test_kernels_multiply_out_to_places_that_are_apart(distance: int) -> None:
     impulse = torch.zeros(1, 2, 25, 25)

@@ -38,8 +38,9 @@ LOWEST, HIGHEST = 61.0, 94.0
 """Quality factors of the first and the last score; the others lie between, evenly."""
 UNIT = 4.0
 """Grey levels that a unit of a coefficient stands for."""
-NARROWEST = 1.0
-"""Grey levels from a tooth to the foot of its triangle, at least."""
+NARROWEST, AT_LEAST = 1.0, 0.25
+"""Grey levels from a tooth to the foot of its triangle, at least, in the beginning and later: one that had become 0.06
+wide told places by less than what a DenseNet's coefficients are rounded by."""
 KINKS = 4
 """Thresholds of each sum at half and at a quarter of the resolution."""
 PRIOR = math.log(BLOCK * BLOCK * GROWTH)
@@ -103,6 +104,10 @@ class Steps(nn.Module):
         """What scores rest on, and what of them is added up."""
         return self.teeth, self.widths, self.around, self.over_around, self.mix, self.floor
 
+    def feet(self) -> Tensor:
+        """(4, 12): from 0, and from each row of teeth, to the feet of their triangles, in units."""
+        return self.widths.exp().clamp(min=AT_LEAST / UNIT)
+
     def far(self, pixels: Tensor) -> Tensor:
         """(N, H, W, 48): how far each coefficient is from 0 and from each tooth, in units and negative.
 
@@ -115,7 +120,7 @@ class Steps(nn.Module):
 
     def near(self, far: Tensor) -> Tensor:
         """(N, H, W, 48): 1 at 0 and at teeth, 0 at the foot of their triangles and beyond."""
-        return functional.relu(1 + far / self.widths.exp().flatten())
+        return functional.relu(1 + far / self.feet().flatten())
 
     def scores(self, pixels: Tensor) -> Tensor:
         """(N, 12, H, W): logarithms of odds, CORNER below and right of the corner of a block."""
@@ -365,7 +370,7 @@ def _arithmetic(steps: Steps, net: DenseNet, pixels: Tensor) -> tuple[_Planter, 
     def read_near(layer: Any) -> None:
         """It reads what is near to what."""
         planter.begin(layer)
-        for where, width in zip(triangles, steps.widths.exp(), strict=True):
+        for where, width in zip(triangles, steps.feet(), strict=True):
             planter.read_as(layer.norm, where, 1 / width, 1.0, offset[where])
 
     read_near(around)
@@ -394,7 +399,7 @@ def plant(steps: Steps, net: DenseNet, pixels: Tensor) -> None:
     # What is near to what, and sums of scores, are handed on as they are, and mixed.
     part, read = moves[0], list(READ)
     planter.reads(part.norm)
-    for channels, width in zip(NEAR, steps.widths.exp(), strict=True):
+    for channels, width in zip(NEAR, steps.feet(), strict=True):
         planter.read_as(part.norm, channels, 1 / width, 1.0, offset[channels])
     planter.read_as(part.norm, AROUND, 1.0, -steps.over_around)
     planter.read_as(part.norm, PLACE, 1.0, -steps.over[0])
