@@ -1,9 +1,9 @@
 """A DenseNet that began as the shallow network, as it is trained: the same function by a fraction of the work.
 
-The first block of such a network is arithmetic (`steps.py`). Here it is computed as the shallow network computes it, by
-one 8 x 8 transform in place of four convolutions, and what it rests on is trained with all the rest: teeth, widths,
-weights and floors. Sums of places at half and at a quarter of the resolution are computed as sums. What is left are
-dense layers, each a convolution of hundreds of channels to twelve, whose gradients (and, on a GPU, answers) are
+The first block of such a network is arithmetic (`steps.py`). Here it is computed as the shallow network computes it,
+of coefficients that are cut off as the DenseNet's are, and what it rests on is trained with all the rest: teeth,
+widths, weights and floors. Sums of places at half and at a quarter of the resolution are computed as sums. What is left
+are dense layers, each a convolution of hundreds of channels to twelve, whose gradients (and, on a GPU, answers) are
 products with a matrix of 9 x 12 columns, of which each pixel adds up one from each neighbour, so that what is read is
 read once. `steps.replant` then brings the first block of the DenseNet to what was trained here.
 """
@@ -20,7 +20,7 @@ from torch.nn import functional
 from jscan.tiling import WINDOW
 from train.networks import lean_by_torch
 from train.networks.densenet import GROWTH, LAYERS, SCALE, DenseNet, affine
-from train.networks.steps import AT_HALF, AT_QUARTER, FULL, PLACE, READ, SECOND, SUMMED, THIRD, Steps, add
+from train.networks.steps import AT_HALF, AT_QUARTER, FULL, PLACE, READ, SECOND, SUMMED, THIRD, Steps, add, coefficients
 
 AFTER_HALF, AFTER_QUARTER = SECOND + len(AT_HALF), THIRD + len(AT_QUARTER)
 """The first parts of the second and of the third block that are trained."""
@@ -69,7 +69,7 @@ class Lean(nn.Module):
     def _first(self, pixels: Tensor, kind: torch.dtype) -> Tensor:
         """(N, H, W, 72): what the first block gives in the channels READ, but for what it added to pass ReLU."""
         steps = self.steps
-        far = steps.far(pixels)
+        far = steps.far_of(coefficients(self.net, pixels))
         near = steps.near(far).to(kind)
         # (12, 48, 3, 3) as a matrix.
         weights = steps.around.permute(1, 2, 3, 0).flatten(1).to(kind)

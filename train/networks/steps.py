@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from jscan.jpegtables import Q1_OFFSET, ZIGZAG, dct_basis, standard_table
 from jscan.tiling import BLOCK, WINDOW
-from train.networks.densenet import FIRST, GROWTH, LAYERS, SCALE, DenseLayer, DenseNet, Transition
+from train.networks.densenet import FIRST, GROWTH, LAYERS, SCALE, DenseLayer, DenseNet, Transition, affine
 
 COEFS = (1, 2, 3, 4, 5, 6, 7, 9, 14, 15, 23, 26)
 """Zigzag indices of the coefficients: of high ones the steps are large, where those of low ones no longer show."""
@@ -114,8 +114,13 @@ class Steps(nn.Module):
         That of a block is CORNER pixels below and right of its corner, NOWHERE where there is no whole block.
         """
         blocks = pixels[:, 0].unfold(1, BLOCK, 1).unfold(2, BLOCK, 1).flatten(3)
-        size = (blocks @ self.kernels.flatten(1).T).abs()  # type: ignore[operator]
-        size = functional.pad(size, (0, 0, *(CORNER, BLOCK - 1 - CORNER) * 2), value=NOWHERE)
+        coefficients = blocks @ self.kernels.flatten(1).T  # type: ignore[operator]
+        sides = (0, 0, *(CORNER, BLOCK - 1 - CORNER) * 2)
+        return self.far_of(functional.pad(coefficients, sides, value=NOWHERE))
+
+    def far_of(self, coefficients: Tensor) -> Tensor:
+        """The same of coefficients (N, H, W, 12)."""
+        size = coefficients.abs()
         return torch.cat([-size, *(-(size - a).abs() for a in self.teeth)], 3)
 
     def near(self, far: Tensor) -> Tensor:
@@ -291,6 +296,24 @@ class _Planter:
     def move(self, part: Any) -> None:
         """What there is at half the resolution."""
         self.x = functional.avg_pool2d(part.conv(self.read(part.norm)), 2)
+
+
+@torch.no_grad()
+def coefficients(net: DenseNet, pixels: Tensor) -> Tensor:
+    """(N, H, W, 12) coefficients as a planted DenseNet computes them, but for rounding.
+
+    One factor after the other, each of what the one before has left above -LIFT deviations: what a hard edge leaves
+    below is cut off, and beyond the borders there is as little.
+    """
+    n, blocks = len(COEFS), net.blocks
+    x = functional.conv2d(pixels, net.first.weight[:n], padding=1)
+    for number, begin in enumerate((0, FIRST, FIRST + GROWTH)):
+        layer: Any = blocks[number]
+        scale = affine(layer.norm)[0][begin : begin + n, None, None]
+        kernels = torch.stack([layer.conv.weight[k, begin + k] for k in range(n)])[:, None]
+        lifted = functional.pad((x * scale).clamp(min=-LIFT), (1, 1, 1, 1), value=-LIFT)
+        x = functional.conv2d(lifted, kernels, groups=n)
+    return x.permute(0, 2, 3, 1)
 
 
 def _parts(net: DenseNet, kind: type[nn.Module]) -> list[Any]:
