@@ -35,7 +35,7 @@ MOVES = 0.05
 OTHERS = np.array([c for c in np.exp(np.arange(np.log(5.8), np.log(11.6), MOVES)) if abs(np.log(c / 8)) > 2 * MOVES])
 """Periods with which they are compared, each with what is as near to it."""
 FULL = 0.25
-"""Share of the pixels of a window's columns that must be asked, and of its columns, three quarters, that must be."""
+"""Share of a column's pixels in a window of which it takes part, and of the columns that may not, at most."""
 
 _MEDIAN = 41
 

@@ -15,7 +15,7 @@ from jscan.jpegtables import N_COEFS, Q1_MAX, nearest_qf
 from jscan.records import Maps, WindowPosteriors
 
 AROUND = 4
-"""Cells around these that are, too."""
+"""Cells from those of a part up to which a window is near to it."""
 
 
 class Cells:

@@ -384,8 +384,8 @@ def _alike(history: History, case: Case) -> bool:
         return False
     # On the last grid the rounding of the last compression is no noise: what its blocks seem to lack tells nothing.
     aligned = _place(base, found.origin) == _last_grid(found.origin)
-    short = aligned or ask.lacks(here) < SHORT
-    if history.kind == "no_first_compression" and short and ask.likely.against(here) < AGAINST:
+    none = history.kind == "no_first_compression"
+    if none and (aligned or ask.lacks(here) < SHORT) and ask.likely.against(here) < AGAINST:
         return True  # neither way do its blocks lack anything: it may be soft, or the trace be drowned in noise
     return _shown(here, ask.likely, ask.lacks)
 

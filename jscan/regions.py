@@ -101,13 +101,14 @@ def find(
     if missing is not None:
         _raise_where_alone(smoothed, missing)
     labels, parts = _parts(smoothed)
+    of_any = labels > 0
     deviation = _over_cells(texture, found)
     silent, incomparable, strongest = np.zeros(smoothed.shape, bool), 0, 0.0
     named = []
     left = None
-    settled = functools.cache(lambda: doubts.settled(ask.agreement, ask.colours, found.size, labels > 0))
+    settled = functools.cache(lambda: doubts.settled(ask.agreement, ask.colours, found.size, of_any))
     kept, colours = ask.kept, ask.colours
-    rest = functools.cache(lambda: None if kept is None else kept_by_rest(kept, labels > 0, found, base, colours))
+    rest = functools.cache(lambda: None if kept is None else kept_by_rest(kept, of_any, found, base, colours))
     for part in parts:
         here = labels == part.label
         own = _strength(part, labels, smoothed, smoothed.size, calibration)
@@ -123,7 +124,7 @@ def find(
             smoothed[here] = np.minimum(smoothed[here], UNNAMED)
             continue
         alone = _strength(part, labels, smoothed, 1, calibration)
-        case = doubts.Case(here, labels > 0, alone, smoothed, found, base, ask, settled)
+        case = doubts.Case(here, of_any, alone, smoothed, found, base, ask, settled)
         history = _history(found, base, part.box, here[part.box])
         if history.is_unclear:
             history = _history(found, base, part.box, doubts.surer_half(here, smoothed)[part.box])
