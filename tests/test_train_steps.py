@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from material import photo
+from scipy.signal import convolve2d
 
 from jscan.jpegtables import ZIGZAG, dct_basis
 from train import fit_paper, paper_config, paper_patches
@@ -49,7 +50,23 @@ def test_kernels_multiply_out_to_the_transform(frequency: int) -> None:
         whole = np.convolve(whole, kernel)
     assert all(len(k) == 3 for k in kernels)
     assert np.append(dct_basis()[frequency], 0) == pytest.approx(whole * factor, abs=1e-6)
-    assert frequency == 0 or abs(kernels[0].sum()) < 1e-6, "differences first, or levels of 255 would be rounded"
+
+
+@pytest.mark.parametrize("coefficient", COEFS)
+def test_a_coefficient_is_four_kernels_none_of_which_gives_more_than_1(coefficient: int) -> None:
+    down, along = ZIGZAG[coefficient]
+    kernels = steps.chain(coefficient)
+    whole, most = np.ones((1, 1)), []
+    for kernel in kernels:
+        whole = convolve2d(whole, kernel)
+        most.append(0.5 * np.abs(whole).sum())
+    wanted = np.outer(dct_basis()[down], dct_basis()[along]) * 255 / UNIT
+    assert np.pad(wanted, ((0, 1), (0, 1))) == pytest.approx(whole, abs=1e-5)
+    assert most[:3] == pytest.approx([1, 1, 1])
+    assert abs(kernels[0].sum()) < 1e-9, "a difference first"
+    # What is 1e-7 of the most that there can be, once in each of four pixels, is a small share of a grey level.
+    rounded_by = [1e-7 * np.linalg.norm(kernels[3]), 1e-7 * np.linalg.norm(convolve2d(kernels[2], kernels[3]))]
+    assert UNIT * steps.LIFT * max(rounded_by) < 0.01 * steps.AT_LEAST
 
 
 def test_no_triangle_is_narrower_than_what_a_densenet_rounds_by() -> None:
@@ -112,7 +129,7 @@ def test_a_densenet_begins_as_the_shallow_network() -> None:
     net = DenseNet(1, 226, 0.0).eval()
     plant(shallow, net, pixels)
     assert (shallow(pixels) - net(pixels)[:, 0, 0]).abs().max() < 0.1 * shallow(pixels).std()
-    # -|c| of each coefficient, in the middle of a patch, where nothing is cut off.
+    # -|c| of each coefficient, in the middle of a patch.
     x = net.blocks[: steps.SQUARES](net.first(pixels[:4]))[:, FIRST + GROWTH * (steps.SQUARES - 1) :]
     levels = (pixels[:4, 0] * 255).unfold(1, 8, 1).unfold(2, 8, 1)
     basis = torch.from_numpy(dct_basis())

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from torch.nn import functional
 
 from jscan.jpegtables import Q1_OFFSET, ZIGZAG, dct_basis, standard_table
 from jscan.tiling import BLOCK, WINDOW
-from train.networks.densenet import FIRST, GROWTH, LAYERS, SCALE, DenseLayer, DenseNet, Transition, affine
+from train.networks.densenet import FIRST, GROWTH, LAYERS, SCALE, DenseLayer, DenseNet, Transition
 
 COEFS = (1, 2, 3, 4, 5, 6, 7, 9, 14, 15, 23, 26)
 """Zigzag indices of the coefficients: of high ones the steps are large, where those of low ones no longer show."""
@@ -183,9 +184,11 @@ def of_blocks(scores: Tensor, corner: Tensor, qf1: Tensor) -> Tensor:
 
 # --- as a DenseNet ----------------------------------------------------------------------------------------------------
 
-LIFT = 32.0
-"""Deviations that are added to what has to pass ReLU as it is. What a hard edge leaves beyond is cut off: with 8 that
-cost 0.04 of a loss of 1.27, with 32 0.006, with 64 0.004."""
+LIFT = 4.0
+"""Added to what has to pass ReLU as it is: four times the most that pixels can give, so that beyond the borders, where
+nothing is added, is as little as there is nowhere else. With as much as pixels can give the loss is 1.02 instead of
+0.98. With 32 deviations of some patches, which are those of their borders, coefficients were rounded to 0.07 of a grey
+level."""
 ROOM = 2.0
 """Sums of scores pass ReLU with so many times their largest value added."""
 ONE = FIRST - 1
@@ -216,8 +219,8 @@ SPREAD = 0.3
 """Deviation, from window to window, of the mean of a feature that is not read at first."""
 
 
-def factors(frequency: int) -> tuple[list[npt.NDArray[np.float64]], float]:
-    """Four kernels of three taps and a factor that multiply out to a basis function of the DCT, differences first."""
+def factors(frequency: int) -> tuple[npt.NDArray[np.float64], float]:
+    """Four kernels of three taps (4, 3) and a factor that multiply out to a basis function of the DCT."""
     basis = np.asarray(dct_basis(), np.float64)[frequency]
     roots = np.roots(basis)
     real = sorted((r.real for r in roots if abs(r.imag) < 1e-6), key=lambda r: abs(r - 1))
@@ -225,11 +228,49 @@ def factors(frequency: int) -> tuple[list[npt.NDArray[np.float64]], float]:
     while len(real) > 1:
         parts.append(np.poly([real.pop(0), real.pop(0)]))
     parts.append(np.append(np.poly(real), 0))
-    kernels = [p / np.linalg.norm(p) for p in sorted(parts, key=lambda p: abs(p.sum()) > 1e-6)]
-    whole = kernels[0]
-    for kernel in kernels[1:]:
-        whole = np.convolve(whole, kernel)
+    kernels = np.stack([p / np.linalg.norm(p) for p in parts])
+    whole = products(kernels)[-1]
     return kernels, float(whole[:8] @ basis / (whole[:8] @ whole[:8]))
+
+
+def products(kernels: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+    """What one kernel after the other comes to."""
+    found = [kernels[0]]
+    for kernel in kernels[1:]:
+        found.append(np.convolve(found[-1], kernel))
+    return found
+
+
+def orders(kernels: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+    """Those that begin with a difference, if there is one: what is equal all around becomes nothing at once."""
+    first = np.abs(kernels.sum(1)).argmin()
+    return [kernels[list(order)] for order in permutations(range(len(kernels))) if order[0] == first]
+
+
+def rounded(kernels: npt.NDArray[np.float64]) -> list[float]:
+    """How much what is left after each kernel but the last is rounded, once the others are through with that.
+
+    It is rounded by a share of the most that it can be.
+    """
+    after = products(kernels[::-1])[-2::-1]
+    return [float(np.abs(k).sum() * np.linalg.norm(o)) for k, o in zip(products(kernels), after, strict=False)]
+
+
+def chain(coefficient: int) -> list[npt.NDArray[np.float64]]:
+    """Four kernels (3, 3), one after the other, of a zigzag index: of pixels they give its coefficient in units.
+
+    What each of the first three gives is between -1 and 1, and all of them are rounded by as little as their
+    order allows.
+    """
+    (down, of_down), (along, of_along) = (factors(frequency) for frequency in ZIGZAG[coefficient])
+    downs, alongs = orders(down), orders(along)
+    square = [np.array([rounded(kernels) for kernels in of]) ** 2 for of in (downs, alongs)]
+    best = np.unravel_index((square[0] @ square[1].T).argmin(), (len(downs), len(alongs)))
+    down, along = downs[best[0]], alongs[best[1]]
+    most = [0.5 * np.abs(a).sum() * np.abs(b).sum() for a, b in zip(products(down), products(along), strict=True)]
+    most[3] = UNIT / (255 * of_down * of_along)
+    held = [1.0, *most]
+    return [np.outer(down[k], along[k]) * held[k] / held[k + 1] for k in range(4)]
 
 
 class _Planter:
@@ -302,16 +343,14 @@ class _Planter:
 def coefficients(net: DenseNet, pixels: Tensor) -> Tensor:
     """(N, H, W, 12) coefficients as a planted DenseNet computes them, but for rounding.
 
-    One factor after the other, each of what the one before has left above -LIFT deviations: what a hard edge leaves
-    below is cut off, and beyond the borders there is as little.
+    One factor after the other; beyond the borders there is as little as pixels can give.
     """
     n, blocks = len(COEFS), net.blocks
     x = functional.conv2d(pixels, net.first.weight[:n], padding=1)
     for number, begin in enumerate((0, FIRST, FIRST + GROWTH)):
         layer: Any = blocks[number]
-        scale = affine(layer.norm)[0][begin : begin + n, None, None]
         kernels = torch.stack([layer.conv.weight[k, begin + k] for k in range(n)])[:, None]
-        lifted = functional.pad((x * scale).clamp(min=-LIFT), (1, 1, 1, 1), value=-LIFT)
+        lifted = functional.pad(x.clamp(min=-LIFT), (1, 1, 1, 1), value=-LIFT)
         x = functional.conv2d(lifted, kernels, groups=n)
     return x.permute(0, 2, 3, 1)
 
@@ -326,18 +365,12 @@ def _arithmetic(steps: Steps, net: DenseNet, pixels: Tensor) -> tuple[_Planter, 
     That is what was added to let coefficients pass ReLU, after all kernels, up to rounding.
     """
     n = len(COEFS)
-    kernels, gains = [], []
-    for i in COEFS:
-        (down, of_down), (along, of_along) = (factors(frequency) for frequency in ZIGZAG[i])
-        kernels.append([torch.from_numpy(np.outer(a, b)).float() for a, b in zip(down, along, strict=True)])
-        gains.append(of_down * of_along * 255 / UNIT)
+    kernels = [[torch.from_numpy(kernel).float() for kernel in chain(i)] for i in COEFS]
     first = net.first.weight
     first -= first.mean((2, 3), keepdim=True)
+    first /= net.first(pixels).std((0, 2, 3))[:, None, None, None]
     for k in range(n):
         first[k, 0] = kernels[k][0]
-    deviation = net.first(pixels).std((0, 2, 3))
-    first /= deviation[:, None, None, None]
-    gain = torch.tensor(gains) * deviation[:n]
     planter = _Planter(net.first(pixels))
     # What the channels hold where all coefficients are 0.
     offset = torch.zeros(FIRST + GROWTH * LAYERS)
@@ -345,13 +378,12 @@ def _arithmetic(steps: Steps, net: DenseNet, pixels: Tensor) -> tuple[_Planter, 
     linear = [slice(0, n)]  # channels, one factor after the other
     layers = _parts(net, DenseLayer)
 
-    def pass_on(layer: Any, where: slice, which: int, factor: Tensor, held: Tensor) -> None:
+    def pass_on(layer: Any, where: slice, which: int) -> None:
         """What the linear channels give with their next factor."""
-        planter.read_as(layer.norm, where, 1 / held, LIFT, offset[where])
+        planter.read_as(layer.norm, where, 1.0, LIFT, offset[where])
         for k in range(n):
-            kernel = kernels[k][which] * factor[k] * held[k]
-            layer.conv.weight[k, where.start + k] += kernel
-            layer.conv.weight[k, ONE, 1, 1] -= LIFT * kernel.sum()
+            layer.conv.weight[k, where.start + k] += kernels[k][which]
+            layer.conv.weight[k, ONE, 1, 1] -= LIFT * kernels[k][which].sum()
 
     for number in range(TRIANGLES):
         layer = layers[number]
@@ -359,14 +391,7 @@ def _arithmetic(steps: Steps, net: DenseNet, pixels: Tensor) -> tuple[_Planter, 
         weight = layer.conv.weight
         # The last factor is applied anew in each of the others: |c| is twice the ReLU of c, less c.
         where = linear[min(number, 2)]
-        held = planter.x[:, where].std((0, 2, 3))
-        if number < 2:
-            pass_on(layer, where, number + 1, torch.ones(n), held)
-            deviation = layer.conv(planter.read(layer.norm)).std((0, 2, 3))
-            weight /= deviation[:, None, None, None]
-            gain = gain * deviation
-        else:
-            pass_on(layer, where, 3, gain, held)
+        pass_on(layer, where, min(number + 1, 3))
         folded: Tensor | float = 0.0
         if number > 2:  # -|c|
             planter.read_as(layer.norm, linear[3], 1.0, 0.0, offset[linear[3]])
