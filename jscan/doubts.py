@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from jscan import clipping
 from jscan.clipping import Colours
 from jscan.history import Background, summed
 from jscan.jpegtables import Q1_MAX, Q1_OFFSET, nearest_qf
-from jscan.kept import Left
+from jscan.kept import ENOUGH_WEIGHT, Left
 from jscan.likelihood import Likelihood
 from jscan.records import Agreement, WindowPosteriors
 from jscan.tiling import BLOCK, centre_cells
@@ -28,9 +29,6 @@ Mosaic = Callable[[npt.NDArray[np.bool_], tuple[int, int]], bool]
 """Tells what `blockedges.is_mosaic` does of a part and a grid."""
 Lacks = Callable[[npt.NDArray[np.bool_]], float]
 """Tells by how many standard deviations a part (ceil(H / 8), ceil(W / 8)) falls short of the background's trace."""
-Kept = Callable[["History | None", npt.NDArray[np.bool_]], Left | None]
-"""Tells what is left of a first compression's trace in cells (ceil(H / 8), ceil(W / 8)), see `kept.share`:
-of the compression of a part, or, for None, of the background's."""
 Told = Callable[["History", npt.NDArray[np.bool_]], "History"]
 """Tells the history of a part with the first table that its cells tell together, see `firsttable`."""
 Agrees = Callable[["History", npt.NDArray[np.bool_]], float | None]
@@ -133,6 +131,14 @@ it: of 460 parts that were pasted in none had more than 0.22, of 19 in pictures 
 COARSEST = 10.0
 """Quality below which what a part alone shows is taken for a mosaic: nobody saves pictures at that. Of 40 mosaics in
 PNG files three were not told by their squares, as the part held more than these, and seemed to be of quality 6."""
+FEW_TOLD, NOT_SHARED = 8.0, 0.7
+"""Weight from which the share of a part's compression that is in the rest is asked for, and what it must be less than,
+with what it may deviate by (DEVIATES), where the rest has no sure grid of its own. Of 13 pasted parts with another
+table that were found in such pictures 9 had 0.63 and less, and of the others the rest tells too little; of 7 in
+screenshots that were saved twice, of which that was wrongly said, none had less than 0.77."""
+NEVER_MISTAKEN = 0.99
+"""Score of a part, as if it were all of the image, from which it is believed though the rest tells too little. Of 8
+drawings that were saved twice none had such a part with more than 0.98; of those four pasted ones two had 0.995."""
 FAR = 6
 """Cells from a part at which windows hold next to nothing of it."""
 
@@ -153,6 +159,15 @@ class History:
 
 
 UNCLEAR = History("unclear")
+
+
+class Kept(Protocol):
+    """Tells what is left of a first compression's trace in cells (ceil(H / 8), ceil(W / 8)), see `kept.share`."""
+
+    def __call__(
+        self, part: History | None, where: npt.NDArray[np.bool_], /, *, least: float = ENOUGH_WEIGHT
+    ) -> Left | None:
+        """Of the compression of a part, or, for None, of the background's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +395,8 @@ def _alike(history: History, case: Case) -> bool:
     if history.kind == "uncompressed_in_jpeg" and ask.edges is not None:
         return min(ask.edges(here, _place(base, found.origin))) >= EDGES
     # Without `lacks` it is not sure that what is taken for the background is not the part itself.
+    if history.kind == "other_q1" and ask.lacks is None and ask.kept is not None:
+        return _may_be_the_rest_s(history, case, ask.kept)
     if ask.likely is None or ask.lacks is None or history.kind not in OTHER:
         return False
     # On the last grid the rounding of the last compression is no noise: what its blocks seem to lack tells nothing.
@@ -419,6 +436,19 @@ def _worked_on(history: History, here: npt.NDArray[np.bool_], found: WindowPoste
     if left is None:
         return history.grid_shift == _last_grid(found.origin)
     return left.share < KEPT  # at the edges of what was pasted in less may be left, however much tells it
+
+
+def _may_be_the_rest_s(history: History, case: Case, kept: Kept) -> bool:
+    """Whether a part's compression may be that of the rest, of which no window is sure.
+
+    Drawings and screenshots are flat but for some edges and letters, which alone tell what they were compressed with.
+    A share far below 0 tells nothing: such pixels, drawn at the same distances, lie anywhere but by chance.
+    """
+    left = kept(history, far_from(case.parts), least=FEW_TOLD)
+    deviation = 0.0 if left is None else DEVIATES / left.weight**0.5
+    if left is None or left.share < -2 * deviation:
+        return case.score < NEVER_MISTAKEN
+    return bool(left.share + deviation >= NOT_SHARED)
 
 
 def _worked_on_since(history: History, here: npt.NDArray[np.bool_], lies: Agrees | None) -> bool:

@@ -194,14 +194,16 @@ class Estimator:
         origin = (found.origin[0] % tiling.BLOCK, found.origin[1] % tiling.BLOCK)
         fraction, shown = _double_fraction(found, base, silent)
 
-        def share_kept(part: doubts.History | None, where: npt.NDArray[np.bool_]) -> kept.Left | None:
+        def share_kept(
+            part: doubts.History | None, where: npt.NDArray[np.bool_], *, least: float = kept.ENOUGH_WEIGHT
+        ) -> kept.Left | None:
             if part is None:
-                return kept.share(luma, left.steps, left.first, q2, origin, where)
+                return kept.share(luma, left.steps, left.first, q2, origin, where, least=least)
             if part.q1 is None or part.grid_shift is None:
                 return None
             own = _steps_of(part, where, luma, found, q2)
             steps = trace.whole_table(own.merged(part.q1), own.steps)
-            return kept.share(luma, steps, part.grid_shift, q2, origin, where)
+            return kept.share(luma, steps, part.grid_shift, q2, origin, where, least=least)
 
         def told(part: doubts.History, where: npt.NDArray[np.bool_]) -> doubts.History:
             if part.q1 is None or part.grid_shift is None:

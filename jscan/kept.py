@@ -53,12 +53,14 @@ def share(
     q2: Sequence[int],
     origin: tuple[int, int],
     where: npt.NDArray[np.bool_],
+    *,
+    least: float = ENOUGH_WEIGHT,
 ) -> Left | None:
     """The share of a first compression's trace that is left in some cells of an image (H, W).
 
     `steps` (64,), at 8 * down + along, and `first`, where a block begins, 0 to 7 down and along, are of the first
     compression, `q2` (64,), zigzag, and `origin` of the last one; `where` (ceil(H / 8), ceil(W / 8)) are the cells.
-    None where there is too little to be compared.
+    None where there is too little to be compared, of a weight below `least`.
     """
     last = np.empty(BLOCK * BLOCK, np.float32)
     last[_AT] = np.maximum(q2, 1)
@@ -75,7 +77,7 @@ def share(
     (left_of_it, count), (expected, tried) = _means(here), _means(there)
     used = [k for k in _AT[1:N_COEFS] if min(count[k], tried[k]) >= FEWEST and expected[k] >= SHOWN]
     weight = count[used] * expected[used] ** 2
-    if weight.sum() < ENOUGH_WEIGHT:
+    if weight.sum() < least:
         return None
     shares = left_of_it[used] / expected[used]
     order = np.argsort(shares)

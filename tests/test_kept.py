@@ -141,6 +141,24 @@ def test_nothing_is_said_where_there_is_nothing_to_compare() -> None:
     assert share(luma[:9, :9], 65, 92) is None
 
 
+def test_less_may_be_enough_to_say_something() -> None:
+    luma = twice(65, 92)
+    some = np.zeros((cells(luma.shape[0]), cells(luma.shape[1])), bool)
+    some[10:20, 10:20] = True
+    asked = (
+        luma,
+        trace.whole_table(tuple(standard_table(65)[:N_COEFS].tolist())),
+        (5, 3),
+        standard_table(92),
+        (0, 0),
+        some,
+    )
+    left = kept.share(*asked, least=1.0)
+    assert left is not None and 1 < left.weight < kept.ENOUGH_WEIGHT and kept.share(*asked) is None
+    assert abs(left.share - 1) < 4 / left.weight**0.5
+    assert kept.share(*asked, least=left.weight + 1) is None
+
+
 def test_evenly_spread_rows_of_a_large_picture_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     luma = np.tile(twice(65, 92), (3, 1))
     luma = luma[: luma.shape[0] // 8 * 8]

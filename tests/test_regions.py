@@ -478,7 +478,8 @@ def test_parts_of_a_picture_that_was_processed_after_its_first_compression_are_d
     # What few coefficients tell may be more off.
     told = ((Left(0.74, 250), 0), (Left(0.76, 250), 1), (Left(0.84, 10_000), 0), (Left(0.86, 10_000), 1))
     for left, found in (*told, (None, 1)):
-        result = result_with(GROUND, pasted, kept=kept(left), likely=Said(np.full((cells(HEIGHT), cells(WIDTH)), -9)))
+        said = Said(np.full((cells(HEIGHT), cells(WIDTH)), -9))
+        result = result_with(GROUND, pasted, kept=kept(left), likely=said, lacks=lambda part: 9)
         assert len(result.regions) == found and result.kept == left and (result.score > 0.5) == found
     # Where what surely shows it is too little to tell, all that is no part is asked.
     assert len(asked) == 6 and all(part is None for part, _ in asked) and (asked[4][1] == asked[5][1]).all()
@@ -545,6 +546,41 @@ def test_a_first_compression_of_a_part_is_doubt_where_too_little_of_it_is_left(o
         result = result_with(ground, (table(80), shift, 0.95), origin, kept=tell)
         assert [r.kind for r in result.regions] == ["first_compression"] * found and result.kept is None
         assert asked == [((shift // 8 + origin[0]) % 8, (shift % 8 + origin[1]) % 8)]
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (3, 6)])
+def test_another_table_is_doubt_where_the_rest_may_have_it_too(origin: tuple[int, int]) -> None:
+    """Where no grid of the rest is sure, and what is left of the part's compression there, for all that is known."""
+    told: tuple[tuple[Left | None, float, int], ...] = (
+        (Left(0.0, 100), 4, 1),
+        (Left(0.4, 100), 4, 1),
+        (Left(0.4, 30), 4, 0),  # which may be more
+        (Left(1.0, 10_000), 9, 0),
+        (Left(-0.3, 100), 4, 1),
+        (Left(-2.0, 100), 4, 0),  # which is none
+        (Left(-2.0, 100), 9, 1),
+        (None, 4, 0),
+        (None, 9, 1),
+    )
+    for left, strength, found in told:
+        asked: list[tuple[int, int]] = []
+
+        def tell(part: Any, where: Any, *, least: float = 200, left: Any = left, asked: Any = asked) -> Left | None:
+            if part is None:
+                return None
+            asked.append(part.grid_shift)
+            assert least == doubts.FEW_TOLD and not where[BOX[0] : BOX[2], BOX[1] : BOX[3]].any() and where.any()
+            return left
+
+        pasted, more = (table(90), 30, 0.95), dict[str, Any](shared=False, kept=tell)
+        result = result_with(GROUND, pasted, origin, strength=strength, **more)
+        assert [r.kind for r in result.regions] == ["other_q1"] * found
+        assert asked == [((3 + origin[0]) % 8, (6 + origin[1]) % 8)]
+        # A grid of the rest that is sure is not that of the part.
+        sure = result_with(
+            GROUND, pasted, origin, strength=strength, **{**more, "shared": True, "lacks": lambda part: 9}
+        )
+        assert len(sure.regions) == 1 and len(asked) == 1
 
 
 @pytest.mark.parametrize("steps", [(80,), table(80)])
