@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import random
 from pathlib import Path
@@ -19,6 +20,7 @@ from jscan.jpegtables import Q1_MAX, Q1_OFFSET, ZIGZAG, standard_table  # noqa: 
 from jscan.records import DecodedImage, Maps, Region, ScanRecord, ScanResult  # noqa: E402
 from train import (  # noqa: E402
     compress,
+    drawings,
     evaluate,
     measure_asked,
     measure_files,
@@ -641,6 +643,34 @@ def test_processed_pictures_from_the_command_line(
     assert list(found) == ["nothing, PNG", "vignette, PNG", "nothing, JPEG", "vignette, JPEG"]
     assert all(line["images"] == 1 and line["share_from_0.5"] in (0, 1) for line in found.values())
     assert "| a JPEG, then |" in (tmp_path / "evaluation.md").read_text()
+
+
+@pytest.mark.parametrize("kind", drawings.KINDS)
+def test_drawings_are_the_same_each_time_and_of_one_history(kind: str) -> None:
+    first, again, other = (drawings.draw(kind, random.Random(seed)) for seed in (5, 5, 6))
+    assert np.array_equal(first, again) and first.dtype == np.uint8 and first.shape[2] == 3
+    assert first.shape != other.shape or not np.array_equal(first, other)
+    assert len(np.unique(first.reshape(-1, 3), axis=0)) > 5
+    for history in drawings.HISTORIES:
+        data = drawings.save(first, history, random.Random(3))
+        pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))[..., ::-1]
+        assert data.startswith(b"\x89PNG" if "PNG" in history or history == "as drawn" else b"\xff\xd8")
+        assert np.array_equal(pixels, first) == (history == "as drawn")
+        resized = max(abs(a - b) for a, b in zip(pixels.shape, first.shape, strict=True)) > 7
+        assert resized == ("resized" in history)
+
+
+def test_drawings_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They need no images."""
+    monkeypatch.setattr(drawings, "KINDS", {k: drawings.KINDS[k] for k in ("slide", "sign")})
+    evaluate.main(["--only", "drawings", "--per-kind", "3", "--out", str(tmp_path), "--workers", "1"])
+    results = json.loads((tmp_path / "evaluation.json").read_text())
+    assert results["command"] == "python -m train.evaluate --only drawings --per-kind 3"
+    found = results["drawings"]
+    assert list(found["kinds"]) == ["slide", "sign"] and list(found["histories"]) == list(drawings.HISTORIES[:3])
+    assert [line["images"] for line in (*found["kinds"].values(), *found["histories"].values())] == [3, 3, 2, 2, 2]
+    assert "| sign |" in (tmp_path / "evaluation.md").read_text()
+    assert "drawings kinds,,,sign,images,3" in (tmp_path / "evaluation.csv").read_text()
 
 
 def test_qf_by_size_from_the_command_line(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

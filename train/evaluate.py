@@ -23,6 +23,7 @@ import cv2
 
 from jscan import context, q1map, qfmap, suspicion, weights
 from train.measure_asked import Results, asked_table
+from train.measure_drawings import measure_drawings
 from train.measure_files import measure_cameras, measure_forge, measure_papers
 from train.measure_lossless import WINDOWS_PER_SCAN, measure_lossless
 from train.measure_paper import measure_networks
@@ -173,7 +174,8 @@ def _command(o: argparse.Namespace, wanted: tuple[str, ...]) -> str:
     parts += [f"--images {o.images}"] if o.images and set(OF_SETS) & set(wanted) else []
     parts += ["--thorough"] if o.thorough else []
     parts += ["--full"] if o.full and "qf" in wanted else []
-    parts += [f"--per-kind {o.per_kind}", *([f"--side {o.side}"] if o.side else [])] if "forge" in wanted else []
+    parts += [f"--per-kind {o.per_kind}"] if {"drawings", "forge"} & set(wanted) else []
+    parts += [f"--side {o.side}"] if o.side and "forge" in wanted else []
     return " ".join(parts)
 
 
@@ -191,7 +193,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--patches", type=int, help="windows for each line of the Q1 tables, 10 to a whole image; 2000")
     parser.add_argument("--main", action="store_true", help="of q1 only the lines that the models' manifests hold")
     parser.add_argument("--images", type=int, help="images of each set, evenly spread, that are used; all")
-    parser.add_argument("--per-kind", type=int, help="files of each kind of forgery; 40")
+    parser.add_argument("--per-kind", type=int, help="files of each kind of forgery, or drawing; 40")
     parser.add_argument("--side", type=int, help="pixels along the longer side of forgeries, at most; 512")
     parser.add_argument("--full", action="store_true", help="QF and flag on whole images, not on their centres")
     parser.add_argument("--thorough", action="store_true", help="without the shortcuts of the CPU, as on a GPU")
@@ -207,7 +209,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     for path in (o.data, o.forge, o.cameras, o.papers):
         if path is not None and not path.exists():
             parser.error(f"{path} does not exist")
-    means = {**dict.fromkeys(OF_SETS, o.data), "forge": o.data and o.forge, "cameras": o.cameras, "papers": o.papers}
+    means = {
+        **dict.fromkeys(OF_SETS, o.data),
+        "drawings": True,
+        "forge": o.data and o.forge,
+        "cameras": o.cameras,
+        "papers": o.papers,
+    }
     if o.only is None:
         o.only = tuple(name for name in SECTIONS if means[name])
     if o.side is not None and (o.side < 64 or o.record):
@@ -235,6 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
         "sizes": lambda: measure_sizes(sets, o.patches, o.workers),
         "processed": lambda: measure_processed(sets, o.patches, o.workers),
         "tables": lambda: measure_tables(sets, o.patches, o.workers),
+        "drawings": lambda: measure_drawings(o.per_kind, o.workers),
         "forge": lambda: measure_forge(o.forge, o.data, o.per_kind, o.workers, o.side),
         "cameras": lambda: measure_cameras(o.cameras),
         "papers": lambda: measure_papers(o.papers),

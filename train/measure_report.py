@@ -21,6 +21,7 @@ SECTIONS = (
     "sizes",
     "processed",
     "tables",
+    "drawings",
     "forge",
     "cameras",
     "papers",
@@ -142,6 +143,10 @@ def report(results: Results) -> str:
         for first, key in (("isolated windows", "windows"), ("centre crops", "images")):
             of_kind = {row: figures for row, figures in rows.items() if key in figures}
             lines += table(first, of_kind) if of_kind else [f"No model for {first} is at hand.", ""]
+    if "drawings" in results:
+        found = results["drawings"]
+        lines += ["## Drawings, screens and the like, each of one history", ""]
+        lines += table("kind", found["kinds"]) + table("history", found["histories"])
     if "forge" in results:
         found = results["forge"]
         size = f" of up to {results['side']} pixels a side" if "side" in results else ""
@@ -209,7 +214,7 @@ def tidy(results: Results) -> list[tuple[Any, ...]]:
     for section in (s for s in SECTIONS if s in results):
         for name, found in results[section].items() if section in OF_SETS else [("", results[section])]:
             # Sections of one row: the figures stand in the section, or the set, itself.
-            rows = {"": found} if section in ("qf", "forge", "cameras") else found
+            rows = {"": found} if section in ("qf", "drawings", "forge", "cameras") else found
             for row, figures in rows.items():
                 out += [(t, name, *rest) for t, *rest in _figures(section, row, figures)]
     return out
