@@ -425,6 +425,20 @@ def test_the_manifest_says_how_far_the_schedule_came(shelved: Path) -> None:
     weights.check("uchida")
 
 
+def test_the_manifest_says_what_a_run_began_with(folder: Path, tmp_path: Path) -> None:
+    flat, start = replace(paper_config.load("densenet-qf90"), begin="flat"), None
+    for name, patches in (("one", 10), ("two", 20), ("three", 30)):
+        trainer = fit_paper.Trainer(flat, tmp_path / name, "cpu", minutes=3, start=start)
+        trainer.net = untrained("densenet-qf90")
+        trainer.state |= {"patches": patches, "loss": 1.0}
+        trainer.save()
+        start = tmp_path / name
+    export_paper.write("densenet-qf90", tmp_path / "three", folder, tmp_path / "weights")
+    said = json.loads((tmp_path / "weights" / "densenet-qf90" / "manifest.json").read_text())["training"]
+    assert said["patches"] == 30 and said["command"].endswith(f"--start {tmp_path / 'two'}")
+    assert [(run["patches"], run["command"].count("--start")) for run in said["before"]] == [(20, 1), (10, 0)]
+
+
 def test_a_run_that_is_not_yet_a_densenet_is_not_exported(folder: Path, tmp_path: Path) -> None:
     fit_paper.Trainer(paper_config.load("densenet-qf90"), tmp_path, "cpu", minutes=3).save()
     with pytest.raises(ValueError, match="still the shallow network; go on with the command that began it"):

@@ -157,6 +157,32 @@ def compare_torch(net: Any, model: onnx.ModelProto, network: str, pixels: npt.ND
     return float(np.abs(got[0] - out.numpy()).max())
 
 
+def _of_run(name: str, run: Path, saved: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says of a run."""
+    state, start = saved["state"], saved.get("start")
+    return {
+        "command": f"python -m train.fit_paper {name} --src SRC --run {run.as_posix()}"
+        + (f" --start {start}" if start else ""),
+        "data": f"{', then '.join(map(str, dict.fromkeys(saved['images'])))} uncompressed images",
+        "minutes_cpu": round(state["cpu"] / 60, 1),
+        "minutes_gpu": round(state["gpu"] / 60, 1),
+        "schedule": f"{saved['minutes']:g} minutes, {saved['device']}",
+        "schedule_done": round(min(1.0, state[saved["device"]] / (60 * saved["minutes"])), 3),
+        "steps": state["steps"],
+        "patches": state["patches"],
+        "loss": round(state["loss"], 4),
+    }
+
+
+def _before(saved: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same of the runs that it began with, the last one first, as far as their checkpoints are there."""
+    found: list[dict[str, Any]] = []
+    while saved.get("start") and (last := Path(saved["start"], "last.pt")).exists():
+        run, saved = last.parent, fit_paper.load(last)
+        found.append(_of_run(saved["config"]["name"], run, saved))
+    return found
+
+
 def write(name: str, run: Path, src: Path, out: Path) -> None:
     """Exports the network of a run. Raises ValueError where the model differs from torch."""
     saved = fit_paper.load(run / "last.pt")
@@ -175,20 +201,7 @@ def write(name: str, run: Path, src: Path, out: Path) -> None:
         replant(steps.eval(), net, fit_paper.scaled(torch.from_numpy(pixels), config.network))
     model = build_onnx(net, config.network)
     difference = compare_torch(net, model, config.network, pixels[:8])
-    state = saved["state"]
-    training = {
-        "command": f"python -m train.fit_paper {name} --src SRC --run {run.as_posix()}"
-        + (f" --start {saved['start']}" if saved.get("start") else ""),
-        "data": f"{', then '.join(map(str, dict.fromkeys(saved['images'])))} uncompressed images",
-        "minutes_cpu": round(state["cpu"] / 60, 1),
-        "minutes_gpu": round(state["gpu"] / 60, 1),
-        "schedule": f"{saved['minutes']:g} minutes, {saved['device']}",
-        "schedule_done": round(min(1.0, state[saved["device"]] / (60 * saved["minutes"])), 3),
-        "steps": state["steps"],
-        "patches": state["patches"],
-        "loss": round(state["loss"], 4),
-        "task": config.recipe(),
-    }
+    training = {**_of_run(name, run, saved), "before": _before(saved), "task": config.recipe()}
     more = {"reads": config.input, **({} if config.network == "uchida" else {"qf2": config.qf2})}
     export.write(name, model, training, out, difference, more)
 
