@@ -1,7 +1,7 @@
 """A DenseNet that began as the shallow network, as it is trained: the same function by a fraction of the work.
 
 The first block of such a network is arithmetic (`steps.py`). Here it is computed as the shallow network computes it,
-of coefficients that are cut off as the DenseNet's are, and what it rests on is trained with all the rest: teeth,
+of coefficients that end at the borders as the DenseNet's do, and what it rests on is trained with all the rest: teeth,
 widths, weights and floors. Sums of places at half and at a quarter of the resolution are computed as sums. What is left
 are dense layers, each a convolution of hundreds of channels to twelve, whose gradients (and, on a GPU, answers) are
 products with a matrix of 9 x 12 columns, of which each pixel adds up one from each neighbour, so that what is read is
