@@ -5,11 +5,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import numpy as np
-
 from train import drawings
 from train import measure_metrics as metrics
-from train.measure_files import NOTABLE
+from train.measure_files import of_pristine
 from train.measure_sets import scanner
 
 Job = tuple[str, str, str]
@@ -34,18 +32,10 @@ def measure_drawings(per_kind: int, workers: int) -> dict[str, Any]:
         for k in range(per_kind)
     ]
     scores = list(metrics.spread(measure, jobs, workers))
-    out: dict[str, Any] = {}
-    for which, names in (("kinds", drawings.KINDS), ("histories", drawings.HISTORIES)):
-        gathered: dict[str, list[float]] = {name: [] for name in names}
-        for (kind, history, _), score in zip(jobs, scores, strict=True):
-            gathered[kind if which == "kinds" else history].append(score)
-        out[which] = {
-            name: {
-                "images": len(of),
-                "median_score": float(np.median(of)),
-                f"share_from_{NOTABLE}": float(np.mean(np.array(of) >= NOTABLE)),
-            }
-            for name, of in gathered.items()
-            if of
-        }
+    out = {}
+    for at, which in enumerate(("kinds", "histories")):
+        gathered: dict[str, list[float]] = {}
+        for job, score in zip(jobs, scores, strict=True):
+            gathered.setdefault(job[at], []).append(score)
+        out[which] = {name: of_pristine(of) for name, of in gathered.items()}
     return out

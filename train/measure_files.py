@@ -6,6 +6,7 @@ import csv
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ Mask = npt.NDArray[np.bool_]
 
 NOTABLE = 0.5
 """Score from which an image counts as found, or as a false alarm."""
+
+
+def of_pristine(scores: Sequence[float]) -> dict[str, Any]:
+    """Figures of the scores of pristine images, of which there are some."""
+    return {
+        "images": len(scores),
+        "median_score": float(np.median(scores)),
+        f"share_from_{NOTABLE}": float(np.mean(np.array(scores) >= NOTABLE)),
+    }
+
 
 # Where something was pasted into the published examples, as polygons of (x, y) in pixels, read off by eye.
 PLACES: dict[str, tuple[tuple[tuple[int, int], ...], ...]] = {

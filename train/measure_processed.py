@@ -12,7 +12,7 @@ import numpy as np
 from train import compress
 from train import measure_metrics as metrics
 from train.compress import Pixels
-from train.measure_files import NOTABLE
+from train.measure_files import of_pristine
 from train.measure_sets import Images, load, scanner, sides
 from train.process import PROCESSES, process
 
@@ -68,11 +68,7 @@ def measure_processed(sets: Images, count: int, workers: int) -> dict[str, Any]:
         gathered.setdefault((seed.partition("/")[0], f"{how}, {saved}"), []).append(score)
     return {
         name: {
-            line: {
-                "images": len(scores),
-                "median_score": float(np.median(scores)),
-                f"share_from_{NOTABLE}": float(np.mean(np.array(scores) >= NOTABLE)),
-            }
+            line: of_pristine(scores)
             for how, saved in lines
             if (scores := gathered.get((name, line := f"{how}, {saved}")))
         }
